@@ -1,0 +1,55 @@
+"""What several commands share: option types, the way to print, and how faults reach the terminal."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from planner.errors import InputError
+from planner.text import printable
+from planner.units import parse_size
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+T = TypeVar("T")
+
+
+def option(parse: Callable[[str], T]) -> Callable[[str], T]:
+    """Wraps a parser of ours so that argparse shows its one-line message as a usage error (exit code 2)."""
+
+    def parse_option(text: str) -> T:
+        try:
+            return parse(text)
+        except InputError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    parse_option.__name__ = parse.__name__
+    return parse_option
+
+
+size_option = option(parse_size)
+
+
+def note(text: str) -> None:
+    """Prints one line that a user should know and a script should not read (standard error)."""
+    print(f"hotsplit: note: {printable(text)}", file=sys.stderr)
+
+
+def print_json(value: Any) -> None:
+    """Prints `value` as indented JSON on standard output; key order is kept, so equal answers give equal bytes."""
+    json.dump(value, sys.stdout, indent=2, ensure_ascii=False)
+    print()
+
+
+def console() -> Console:
+    """Returns the console for tables and text for people: no colour with `NO_COLOR` or when it is not a terminal.
+
+    Piped output is wide enough that no table is cut.
+    """
+    from rich.console import Console
+
+    return Console(highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else 200)

@@ -1,0 +1,36 @@
+"""What a user can be told: one line that says what was found, what was expected, where, and what to do.
+
+Exit codes are part of the contract with scripts: 0 done, 1 the answer is no, 2 bad input or usage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+class HotsplitError(Exception):
+    """Base of everything Hotsplit raises on purpose; `str()` is what the user reads."""
+
+    exit_code = 2
+
+
+class InputError(HotsplitError):
+    """A file, key or option is not what it must be (exit code 2)."""
+
+
+class NoAnswerError(HotsplitError):
+    """The question was understood and the answer is no, such as "nothing fits" (exit code 1)."""
+
+    exit_code = 1
+
+
+class FaultsError(InputError):
+    """Several faults found in one reading, reported together, one line each.
+
+    Attributes:
+        lines: the faults, in the order in which they were found; never empty.
+    """
+
+    def __init__(self, lines: Iterable[str]) -> None:
+        self.lines = tuple(lines)
+        super().__init__("\n".join(self.lines))

@@ -1,0 +1,102 @@
+"""Output files that appear whole or not at all, and leave nothing half-written to be mistaken for a result."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows has no advisory locks of this kind; leftovers are then left to the user.
+    fcntl = None  # type: ignore[assignment]
+
+_STAGED_SUFFIX = ".hotsplit-partial"
+
+
+@contextlib.contextmanager
+def staged(path: Path) -> Iterator[Path]:
+    """Yields a new, empty file beside `path`; when the block ends well, its content is `path`'s, on disk, at once.
+
+    The staged file is flushed to disk before it is renamed over `path`, and the folder after it, so a reader, a crash
+    or a power cut sees the old file or the whole new one. When the block raises, the staged file is removed and `path`
+    is as it was. Staged files of runs that were killed are removed by the next run that writes the same `path`.
+
+    A `path` that is a symbolic link keeps being one: the file it points to is replaced. An existing file's permission
+    bits are kept.
+
+    Raises:
+        OSError: the folder is missing or read-only, the disk is full, and so on.
+    """
+    target = Path(os.path.realpath(path))
+    _remove_leftovers(target)
+    staged_path, descriptor = _create_locked(target)
+    try:
+        yield staged_path
+        with contextlib.suppress(FileNotFoundError):
+            os.chmod(staged_path, stat.S_IMODE(target.stat().st_mode))
+        os.fsync(descriptor)
+        # Windows refuses to rename a file that is open.
+        os.close(descriptor)
+        descriptor = -1
+        os.replace(staged_path, target)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            staged_path.unlink()
+        raise
+    finally:
+        if descriptor >= 0:
+            os.close(descriptor)
+    _sync_folder(target.parent)
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Makes `content` the content of the file `path`, whole or not at all (see `staged`).
+
+    Raises:
+        OSError: as `staged`.
+    """
+    with staged(path) as staged_path:
+        staged_path.write_bytes(content)
+
+
+def _create_locked(target: Path) -> tuple[Path, int]:
+    """Creates a staged file that is marked as in use by a living process; the lock ends with the process."""
+    while True:
+        staged_path = target.with_name(f".{target.name}.{secrets.token_hex(6)}{_STAGED_SUFFIX}")
+        descriptor = os.open(staged_path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        if fcntl is None:
+            return staged_path, descriptor
+        with contextlib.suppress(OSError):  # some network file systems have no locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Another run may have taken the file for a leftover between its creation and the lock.
+        if os.fstat(descriptor).st_nlink:
+            return staged_path, descriptor
+        os.close(descriptor)
+
+
+def _remove_leftovers(target: Path) -> None:
+    """Removes staged files for `target` whose writers are dead, told by a lock that nobody holds."""
+    if fcntl is None:
+        return
+    with contextlib.suppress(OSError):
+        prefix = f".{target.name}."
+        for entry in os.scandir(target.parent):
+            if not (entry.name.startswith(prefix) and entry.name.endswith(_STAGED_SUFFIX)):
+                continue
+            with contextlib.suppress(OSError), open(entry.path, "rb") as leftover:
+                fcntl.flock(leftover, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.unlink(entry.path)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Flushes the rename itself; systems that cannot open a folder keep their own promise instead."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

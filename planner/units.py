@@ -1,0 +1,77 @@
+"""Sizes: text to bytes and back. Inside Hotsplit a size is an `int` of bytes; units exist only here and in print."""
+
+from __future__ import annotations
+
+import re
+import struct
+from decimal import Decimal
+
+from planner.errors import InputError
+
+KIB = 1 << 10
+MIB = 1 << 20
+GIB = 1 << 30
+
+_FACTORS = {
+    "B": 1,
+    "KIB": KIB,
+    "MIB": MIB,
+    "GIB": GIB,
+    "TIB": 1 << 40,
+    "KB": 10**3,
+    "MB": 10**6,
+    "GB": 10**9,
+    "TB": 10**12,
+}
+_SIZE = re.compile(r"(?P<number>[0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*(?P<unit>[A-Za-z]*)", re.ASCII)
+_EXAMPLES = "write it as 8GiB, 8GB, 8192MiB, 8589934592B or, as in the engine's own flag, 8 for GiB"
+_MOST_BYTES = 1 << 63
+
+
+def engine_gib(gib: str) -> int:
+    """Returns the bytes that the engine makes of its own `--vram-budget` value `gib`.
+
+    The engine reads the option as a 32-bit float and computes `int(x * 2^30)` (`llama.cpp` 188-207), so
+    `7.9` gives 103 bytes more than exact arithmetic. The product with a power of two is exact in float32.
+
+    Raises:
+        InputError: `gib` is outside what a 32-bit float can hold.
+    """
+    try:
+        (as_float32,) = struct.unpack("<f", struct.pack("<f", float(gib)))
+    except OverflowError:
+        raise InputError(f"size {gib!r} is more than any machine has; {_EXAMPLES}") from None
+    return int(as_float32 * GIB)
+
+
+def parse_size(text: str) -> int:
+    """Returns the bytes that `text` names: `8GiB`, `8GB`, `8192MiB`, `8.5GiB`, `123B`, or a bare number of GiB.
+
+    A bare number means what it means to the engine, float32 rounding included (see `engine_gib`); with a unit the
+    arithmetic is exact and a fraction of a byte is dropped.
+
+    Raises:
+        InputError: anything else; the message gives examples.
+    """
+    match = _SIZE.fullmatch(text.strip())
+    unit = match["unit"].upper() if match else ""
+    if match is None or (unit and unit not in _FACTORS):
+        raise InputError(f"size {text[:80]!r} is not understood; {_EXAMPLES}")
+    if len(match["number"]) > 40:
+        raise InputError(f"size {text[:80]!r} has too many digits; {_EXAMPLES}")
+    size_bytes = int(Decimal(match["number"]) * _FACTORS[unit]) if unit else engine_gib(match["number"])
+    if size_bytes >= _MOST_BYTES:
+        raise InputError(f"size {text[:80]!r} is more than any machine has; {_EXAMPLES}")
+    return size_bytes
+
+
+def format_bytes(size_bytes: int) -> str:
+    """Returns a size for people, with its sign: `12.50 GiB`, `256.0 MiB`, `1.5 KiB`, `12 B`."""
+    magnitude = abs(size_bytes)
+    if magnitude >= GIB:
+        return f"{size_bytes / GIB:,.2f} GiB"
+    if magnitude >= MIB:
+        return f"{size_bytes / MIB:,.1f} MiB"
+    if magnitude >= KIB:
+        return f"{size_bytes / KIB:,.1f} KiB"
+    return f"{size_bytes} B"
