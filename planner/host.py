@@ -1,0 +1,114 @@
+"""How much memory the host has: Linux's `/proc/meminfo`, Windows' and macOS' own answers, POSIX `sysconf` otherwise."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+_MEMINFO = Path("/proc/meminfo")
+_MEMINFO_LINE = re.compile(r"^(MemTotal|MemAvailable):\s+([0-9]{1,18}) kB\s*$", re.MULTILINE | re.ASCII)
+_VM_STAT_PAGE = re.compile(r"page size of ([0-9]{1,9}) bytes", re.ASCII)
+_VM_STAT_LINE = re.compile(r"^Pages (free|inactive|speculative):\s+([0-9]{1,18})\.", re.MULTILINE | re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class HostMemory:
+    """The host's memory, in bytes.
+
+    Attributes:
+        total_bytes: what is installed and usable by programs.
+        available_bytes: what a new program could have without swapping; None where the system does not tell.
+        basis: where the two figures come from, for print.
+    """
+
+    total_bytes: int
+    available_bytes: int | None
+    basis: str
+
+
+def host_memory() -> HostMemory:
+    """Returns the host's memory.
+
+    A system that answers none of the questions gives `total_bytes` 0, `available_bytes` None and a basis that says so.
+    """
+    return _from_meminfo() or _from_windows() or _from_sysconf() or HostMemory(0, None, "this system does not tell")
+
+
+def meminfo_bytes(text: str) -> tuple[int, int | None] | None:
+    """Returns (total, available) bytes of the text of `/proc/meminfo`, whose `kB` are KiB; None when it has no total.
+
+    `MemAvailable` is there since Linux 3.14 and counts page cache that can be dropped, which `MemFree` does not.
+    """
+    found = {name: int(kib) * 1024 for name, kib in _MEMINFO_LINE.findall(text)}
+    return (found["MemTotal"], found.get("MemAvailable")) if "MemTotal" in found else None
+
+
+def vm_stat_available_bytes(text: str) -> int | None:
+    """Returns the bytes that macOS' `vm_stat` counts as free, inactive or speculative; None when it is not its text."""
+    page = _VM_STAT_PAGE.search(text)
+    pages = {name: int(count) for name, count in _VM_STAT_LINE.findall(text)}
+    if page is None or "free" not in pages:
+        return None
+    return int(page[1]) * sum(pages.values())
+
+
+def _from_meminfo() -> HostMemory | None:
+    try:
+        with _MEMINFO.open(encoding="ascii", errors="replace") as meminfo:
+            found = meminfo_bytes(meminfo.read(1 << 16))
+    except OSError:
+        return None
+    return HostMemory(*found, "/proc/meminfo") if found else None
+
+
+def _from_windows() -> HostMemory | None:
+    if sys.platform != "win32":
+        return None
+
+    # MEMORYSTATUSEX of the Win32 API (sysinfoapi.h).
+    class MemoryStatus(ctypes.Structure):
+        _fields_ = (
+            ("length", ctypes.c_uint32),
+            ("memory_load", ctypes.c_uint32),
+            ("total_physical", ctypes.c_uint64),
+            ("available_physical", ctypes.c_uint64),
+            ("others", ctypes.c_uint64 * 5),
+        )
+
+    status = MemoryStatus(length=ctypes.sizeof(MemoryStatus))
+    if not ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status)):
+        return None
+    return HostMemory(int(status.total_physical), int(status.available_physical), "GlobalMemoryStatusEx")
+
+
+def _from_sysconf() -> HostMemory | None:
+    page_bytes, total_pages = _sysconf("SC_PAGE_SIZE"), _sysconf("SC_PHYS_PAGES")
+    if page_bytes is None or total_pages is None:
+        return None
+    if sys.platform == "darwin":
+        return HostMemory(page_bytes * total_pages, _ask_vm_stat(), "sysconf and vm_stat")
+    available_pages = _sysconf("SC_AVPHYS_PAGES")
+    available_bytes = None if available_pages is None else page_bytes * available_pages
+    return HostMemory(page_bytes * total_pages, available_bytes, "sysconf")
+
+
+def _sysconf(name: str) -> int | None:
+    """Returns one positive answer of POSIX `sysconf`, or None where the system has no such question or answer."""
+    try:
+        answer = os.sysconf(name)
+    except (AttributeError, OSError, ValueError):
+        return None
+    return answer if answer > 0 else None
+
+
+def _ask_vm_stat() -> int | None:
+    try:
+        told = subprocess.run(["/usr/bin/vm_stat"], capture_output=True, text=True, timeout=5, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return vm_stat_available_bytes(told.stdout)

@@ -1,0 +1,551 @@
+"""What NVML says about the GPUs, and which of them the engine would use. The only module that knows `pynvml`.
+
+The binding is the one of NVIDIA's package `nvidia-ml-py`. It is imported, and the library started and shut down again,
+only while a question is asked. GPUs are identified by UUID, because NVML's order, CUDA's order and the order in
+`CUDA_VISIBLE_DEVICES` are three different things.
+
+Sources: NVIDIA's NVML API reference (`nvml.h`), the CUDA programming guide's page on environment variables
+(`CUDA_VISIBLE_DEVICES`, `CUDA_DEVICE_ORDER`), and the MIG user guide's section on CUDA device enumeration.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import os
+import re
+import sys
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from planner.errors import InputError
+from planner.host import HostMemory, host_memory
+from planner.text import listed
+from planner.units import GIB, format_bytes
+
+__all__ = [
+    "Gpu",
+    "GpuFault",
+    "HostMemory",
+    "MemoryBasis",
+    "NoGpuError",
+    "Survey",
+    "choose_gpu",
+    "host_memory",
+    "list_gpus",
+    "survey",
+]
+
+_INSTEAD = "give the budget yourself: --vram-budget 8GiB"
+
+# The engine needs CUDA parts with far more; below this NVML is showing a carve-out of shared memory, not VRAM.
+_LEAST_VRAM_BYTES = GIB
+
+# Parts whose GPU uses the host's memory. NVML answers NOT_SUPPORTED on GB10 and Orin, and 8128 MiB of a far larger
+# pool has been seen on N1X; a name of this kind makes an answer that is smaller than MemAvailable untrustworthy.
+_UNIFIED_NAMES = re.compile(r"\b(GB10|N1X|Jetson|Tegra|Xavier|Orin|Thor|nvgpu)\b", re.IGNORECASE)
+
+_INDEX_ENTRY = re.compile(r"\+?([0-9]{1,9})", re.ASCII)
+
+
+class NoGpuError(InputError):
+    """No GPU's memory can be told, so a budget has to be given; `str()` says why and what to do."""
+
+
+class MemoryBasis(enum.Enum):
+    """Where a GPU's figures come from."""
+
+    NVML_V2 = "NVML v2"
+    NVML_V1 = "NVML v1"
+    HOST_MEMORY = "host memory"
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """A GPU, or a MIG device (a slice of one), as NVML describes it now. Sizes are bytes.
+
+    Attributes:
+        index: NVML's number of the GPU, the one `nvidia-smi` shows; a MIG device has its parent's.
+        name: the product's name.
+        uuid: the identity, `GPU-…` or `MIG-…`.
+        total_bytes: all of its memory.
+        free_bytes: what is not in use now. The engine's own budget is less by its CUDA context and margin.
+        used_bytes: what NVML calls used; versions 1 and 2 disagree on whether it includes what the driver reserved.
+        basis: where the figures come from.
+        cuda_ordinal: its number inside a CUDA program started in this environment, 0 being the one that the engine
+            uses; None when such a program would not see it.
+        compute_capability: (major, minor), None when NVML does not tell.
+        pci_bus_id: such as `00000000:01:00.0`, None when NVML does not tell.
+        mig_enabled: the GPU is cut into MIG devices, its own figures are aggregates, and CUDA sees only the slices.
+        mig_parent: of a MIG device, the UUID of the GPU that it is a slice of.
+        mig_index: of a MIG device, its number within its parent.
+        mig_instance: of a MIG device, its (GPU instance, compute instance) numbers when NVML tells them.
+        notes: what a user should know about these figures or this choice, one line each.
+    """
+
+    index: int
+    name: str
+    uuid: str
+    total_bytes: int
+    free_bytes: int
+    used_bytes: int | None
+    basis: MemoryBasis
+    cuda_ordinal: int | None = None
+    compute_capability: tuple[int, int] | None = None
+    pci_bus_id: str | None = None
+    mig_enabled: bool = False
+    mig_parent: str | None = None
+    mig_index: int | None = None
+    mig_instance: tuple[int, int] | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def cuda_visible(self) -> bool:
+        """Whether a CUDA program started in this environment sees it."""
+        return self.cuda_ordinal is not None
+
+    @property
+    def label(self) -> str:
+        """Its number for people: `0`, or `0:1` for MIG device 1 of GPU 0."""
+        return str(self.index) if self.mig_index is None else f"{self.index}:{self.mig_index}"
+
+
+@dataclass(frozen=True, slots=True)
+class GpuFault:
+    """A GPU or MIG device that is there but cannot be read: its NVML number, and one line that says why."""
+
+    index: int
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """Everything NVML told in one session.
+
+    Attributes:
+        gpus: in NVML's order, each GPU followed by its MIG devices.
+        faults: what could not be read.
+        driver_version: such as `580.65.06`; None when NVML does not tell.
+        cuda_visible_devices: the environment variable's text; None when it is not set.
+        cuda_order_known: False when CUDA's numbering of these GPUs could only be guessed: they are of different
+            kinds, `CUDA_DEVICE_ORDER` is not `PCI_BUS_ID`, and they are not named by UUID.
+    """
+
+    gpus: tuple[Gpu, ...]
+    faults: tuple[GpuFault, ...] = ()
+    driver_version: str | None = None
+    cuda_visible_devices: str | None = None
+    cuda_order_known: bool = True
+
+
+def list_gpus() -> tuple[Gpu, ...]:
+    """Returns every readable GPU and MIG device, in NVML's order; empty when the driver has no GPU.
+
+    Raises:
+        NoGpuError: there is no driver, or it does not answer.
+    """
+    return survey().gpus
+
+
+def choose_gpu(selector: str | None = None) -> Gpu:
+    """Returns one GPU, with notes that a user should see.
+
+    Args:
+        selector: None for the GPU that the engine would use: CUDA's first, its `main_gpu` being 0. Otherwise a UUID,
+            the beginning of one that fits no other, or NVML's index (the number in `nvidia-smi`).
+
+    Raises:
+        NoGpuError: there is no driver, no GPU, or none that can be read and that CUDA sees.
+        InputError: `selector` fits no GPU, or several.
+    """
+    found = survey()
+    if not found.gpus:
+        raise NoGpuError(_why_none(found))
+    if selector is None:
+        return _engine_gpu(found)
+    gpu = _selected(found, selector)
+    if gpu.cuda_ordinal != 0:
+        state = "not visible to CUDA here" if gpu.cuda_ordinal is None else f"CUDA's device {gpu.cuda_ordinal} here"
+        note = (
+            f"GPU {gpu.label} ({gpu.name}) is {state} and the engine uses CUDA's device 0; "
+            f"start the engine with CUDA_VISIBLE_DEVICES={gpu.uuid}"
+        )
+        return replace(gpu, notes=(*gpu.notes, note))
+    return gpu
+
+
+def survey(environment: Mapping[str, str] | None = None) -> Survey:
+    """Asks NVML about every GPU and MIG device, and works out which of them CUDA would see.
+
+    One GPU that is lost, or closed to this user, is reported among the faults and does not hide the others.
+
+    Args:
+        environment: where to look for `CUDA_VISIBLE_DEVICES` and `CUDA_DEVICE_ORDER`; None for the process' own.
+
+    Raises:
+        NoGpuError: there is no driver, or it does not answer.
+    """
+    environment = os.environ if environment is None else environment
+    with _nvml() as nvml:
+        driver_version = _told(nvml, "nvmlSystemGetDriverVersion")
+        try:
+            count = nvml.nvmlDeviceGetCount()
+        except nvml.NVMLError as error:
+            raise NoGpuError(_fault(error, "NVML cannot count the GPUs")) from None
+        slots = [_read_slot(nvml, index) for index in range(count)]
+    order, order_known = _cuda_order(slots, environment.get("CUDA_DEVICE_ORDER"))
+    setting = environment.get("CUDA_VISIBLE_DEVICES")
+    visible, by_uuid_only = _visible(order, setting)
+    ordinals = {uuid: ordinal for ordinal, uuid in enumerate(visible)}
+    gpus = [gpu for slot in slots for gpu in ((slot.gpu,) if slot.gpu else ()) + slot.mig_devices]
+    return Survey(
+        gpus=tuple(replace(gpu, cuda_ordinal=ordinals.get(gpu.uuid)) for gpu in gpus),
+        faults=tuple(fault for slot in slots for fault in slot.faults),
+        driver_version=driver_version,
+        cuda_visible_devices=setting,
+        cuda_order_known=order_known or by_uuid_only,
+    )
+
+
+# ---- choosing -------------------------------------------------------------------------------------------------------
+
+
+def _engine_gpu(found: Survey) -> Gpu:
+    first = next((gpu for gpu in found.gpus if gpu.cuda_ordinal == 0), None)
+    if first is None:
+        if found.cuda_visible_devices is None:
+            raise NoGpuError(
+                "CUDA sees no GPU: MIG mode is on and no MIG device can be read; "
+                f"create one (nvidia-smi mig -cgi … -C), or {_INSTEAD}"
+            )
+        raise NoGpuError(
+            f"CUDA_VISIBLE_DEVICES={found.cuda_visible_devices!r} leaves CUDA no GPU, so the engine would offload "
+            f"nothing; set it to {_uuids(found.gpus)}, or {_INSTEAD}"
+        )
+    notes = first.notes
+    if not found.cuda_order_known:
+        notes += (
+            "the GPUs are of different kinds and CUDA's order of them, fastest first, is only guessed: "
+            f"GPU {first.label} ({first.name}); to be certain start the engine with CUDA_VISIBLE_DEVICES={first.uuid}",
+        )
+    return replace(first, notes=notes + tuple(fault.message for fault in found.faults))
+
+
+def _selected(found: Survey, selector: str) -> Gpu:
+    if index := re.fullmatch(r"[0-9]{1,9}", selector.strip(), re.ASCII):
+        return _selected_by_index(found, int(index[0]))
+    prefix = selector.strip().lower()
+    fitting = [gpu for gpu in found.gpus if prefix and gpu.uuid.lower().startswith(prefix)]
+    exact = [gpu for gpu in fitting if gpu.uuid.lower() == prefix]
+    fitting = exact or fitting
+    if not fitting:
+        raise InputError(
+            f"no GPU has a UUID that begins with {selector[:100]!r}; expected an index or one of: {_uuids(found.gpus)}"
+        )
+    if len(fitting) > 1:
+        raise InputError(f"{selector[:100]!r} fits {len(fitting)} GPUs: {_uuids(fitting)}; give more of the UUID")
+    return _sliced(found, fitting[0])
+
+
+def _selected_by_index(found: Survey, index: int) -> Gpu:
+    for gpu in found.gpus:
+        if gpu.index == index and gpu.mig_parent is None:
+            return _sliced(found, gpu)
+    for fault in found.faults:
+        if fault.index == index:
+            raise NoGpuError(fault.message)
+    indices = sorted({gpu.index for gpu in found.gpus})
+    raise InputError(f"there is no GPU {index}; expected one of: {listed([str(known) for known in indices])}")
+
+
+def _sliced(found: Survey, gpu: Gpu) -> Gpu:
+    """Returns `gpu`, or in MIG mode its only slice, because CUDA cannot use the whole."""
+    if not gpu.mig_enabled:
+        return gpu
+    slices = [other for other in found.gpus if other.mig_parent == gpu.uuid]
+    if len(slices) == 1:
+        return slices[0]
+    expected = f"choose one of: {_uuids(slices)}" if slices else "create one (nvidia-smi mig -cgi … -C)"
+    raise InputError(f"GPU {gpu.label} ({gpu.name}) is in MIG mode with {len(slices)} readable MIG devices; {expected}")
+
+
+def _why_none(found: Survey) -> str:
+    if found.faults:
+        return found.faults[0].message
+    driver = f" {found.driver_version}" if found.driver_version else ""
+    return f"the NVIDIA driver{driver} is there but finds no GPU; check the machine with nvidia-smi, or {_INSTEAD}"
+
+
+def _uuids(gpus: Sequence[Gpu]) -> str:
+    return listed([gpu.uuid for gpu in gpus if not gpu.mig_enabled])
+
+
+# ---- CUDA's view ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Slot:
+    """One NVML index: a GPU (None when it cannot be read), its MIG devices, and what orders it in CUDA's eyes."""
+
+    index: int
+    gpu: Gpu | None
+    mig_devices: tuple[Gpu, ...] = ()
+    faults: tuple[GpuFault, ...] = ()
+    pci_address: tuple[int, int, int] | None = None
+    speed: int | None = None
+
+    @property
+    def cuda_uuid(self) -> str | None:
+        """The UUID of what CUDA enumerates here: the GPU, its first slice, or nothing."""
+        if self.gpu is None:
+            return None
+        if self.gpu.mig_enabled:
+            return self.mig_devices[0].uuid if self.mig_devices else None
+        return self.gpu.uuid
+
+
+def _cuda_order(slots: Sequence[_Slot], device_order: str | None) -> tuple[list[_Slot], bool]:
+    """Returns the slots as CUDA numbers them before `CUDA_VISIBLE_DEVICES`, and whether that is certain.
+
+    `CUDA_DEVICE_ORDER=PCI_BUS_ID` means ascending PCI address. The default, `FASTEST_FIRST`, is "a simple heuristic"
+    that NVIDIA does not describe: for GPUs of one kind it comes to the PCI order, otherwise cores times clock is a
+    guess and is called one.
+    """
+    if all(slot.pci_address for slot in slots):
+        by_address = sorted(slots, key=lambda slot: slot.pci_address or ())
+    else:
+        by_address = list(slots)
+    names = {slot.gpu.name for slot in slots if slot.gpu}
+    if device_order == "PCI_BUS_ID" or len(names) < 2:
+        return by_address, True
+    return sorted(by_address, key=lambda slot: -(slot.speed or 0)), False
+
+
+def _visible(order: Sequence[_Slot], setting: str | None) -> tuple[list[str], bool]:
+    """Returns the UUIDs that CUDA enumerates, in its order, and whether the setting named them all by UUID.
+
+    Each entry of `setting` is an index into `order` (read as `strtoul` does, so `1x` is 1) or the beginning of exactly
+    one UUID. The first entry that is neither ends the list; naming one device twice leaves none. CUDA enumerates a
+    single MIG device, and no whole GPU beside it.
+    """
+    by_uuid_only = setting is not None
+    if setting is None:
+        named = [slot.cuda_uuid for slot in order if slot.cuda_uuid]
+    else:
+        named = []
+        for entry in map(str.strip, setting.split(",")):
+            index = _INDEX_ENTRY.match(entry)
+            uuid = _uuid_at(order, int(index[1])) if index else _uuid_of(order, entry)
+            if uuid is None:
+                break
+            by_uuid_only = by_uuid_only and index is None
+            if uuid in named:
+                return [], by_uuid_only
+            named.append(uuid)
+    slices = [uuid for slot in order for uuid in (gpu.uuid for gpu in slot.mig_devices)]
+    first_slice = [uuid for uuid in named if uuid in slices][:1]
+    return first_slice or named, by_uuid_only
+
+
+def _uuid_at(order: Sequence[_Slot], index: int) -> str | None:
+    return order[index].cuda_uuid if index < len(order) else None
+
+
+def _uuid_of(order: Sequence[_Slot], entry: str) -> str | None:
+    """Returns the UUID that CUDA enumerates for the UUID prefix or old MIG name `entry`; None unless exactly one."""
+    fitting: list[str | None] = []
+    for slot in order:
+        if slot.gpu is not None and entry.startswith("GPU-") and slot.gpu.uuid.startswith(entry):
+            fitting.append(slot.cuda_uuid)
+        if entry.startswith("MIG-"):
+            fitting += [
+                gpu.uuid for gpu in slot.mig_devices if gpu.uuid.startswith(entry) or entry == _old_mig_name(gpu)
+            ]
+    return fitting[0] if len(fitting) == 1 else None
+
+
+def _old_mig_name(gpu: Gpu) -> str | None:
+    """Returns `MIG-<GPU UUID>/<GPU instance>/<compute instance>`, how drivers before R470 named a MIG device."""
+    return None if gpu.mig_instance is None else "MIG-{}/{}/{}".format(gpu.mig_parent, *gpu.mig_instance)
+
+
+# ---- NVML -----------------------------------------------------------------------------------------------------------
+
+
+class _Code(enum.IntEnum):
+    """The return codes of `nvml.h` that are told apart here."""
+
+    NOT_SUPPORTED = 3
+    NO_PERMISSION = 4
+    NOT_FOUND = 6
+    DRIVER_NOT_LOADED = 9
+    TIMEOUT = 10
+    LIBRARY_NOT_FOUND = 12
+    FUNCTION_NOT_FOUND = 13
+    GPU_IS_LOST = 15
+    RESET_REQUIRED = 16
+    OPERATING_SYSTEM = 17
+    LIB_RM_VERSION_MISMATCH = 18
+    ARGUMENT_VERSION_MISMATCH = 25
+
+
+_LIBRARY = "nvml.dll" if sys.platform == "win32" else "libnvidia-ml.so.1"
+
+# What is wrong and what to do about it; every line goes on with "or give the budget yourself".
+_EXPLAINED: dict[int, tuple[str, str]] = {
+    _Code.NO_PERMISSION: (
+        "insufficient permission",
+        "let this user read the /dev/nvidia* devices (or start the container with the GPU)",
+    ),
+    _Code.DRIVER_NOT_LOADED: ("the NVIDIA driver is not loaded", "load it (modprobe nvidia) or restart the machine"),
+    _Code.TIMEOUT: ("the driver did not answer in time", "try again, restart the machine if it stays so"),
+    _Code.LIBRARY_NOT_FOUND: (f"no NVIDIA driver: {_LIBRARY} is not found", "install the driver"),
+    _Code.FUNCTION_NOT_FOUND: (f"{_LIBRARY} is too old", "update the NVIDIA driver"),
+    _Code.GPU_IS_LOST: ("the GPU is lost (it fell off the bus)", "restart the machine"),
+    _Code.RESET_REQUIRED: ("the GPU needs a reset", "reset it (nvidia-smi --gpu-reset) or restart the machine"),
+    _Code.OPERATING_SYSTEM: ("the operating system blocks the request", "check the sandbox's or container's rules"),
+    _Code.LIB_RM_VERSION_MISMATCH: (
+        "the driver's library and kernel module have different versions",
+        "restart the machine, as after every driver update",
+    ),
+}
+
+
+def _fault(error: Exception, where: str | None = None) -> str:
+    """Returns one line for an NVMLError: where, what is wrong, what to do."""
+    value = getattr(error, "value", -1)
+    what, remedy = _EXPLAINED.get(value, (f"NVML says {error} (code {value})", "look at what nvidia-smi says"))
+    return f"{where + ': ' if where else ''}{what}; {remedy}, or {_INSTEAD}"
+
+
+@contextlib.contextmanager
+def _nvml() -> Iterator[Any]:
+    """Yields the `pynvml` module with the library started, and shuts it down."""
+    with warnings.catch_warnings():
+        # The deprecated PyPI project `pynvml` installs a hook that warns at every import, also of the real binding.
+        warnings.simplefilter("ignore", FutureWarning)
+        try:
+            import pynvml
+        except ImportError:
+            raise NoGpuError(f"the Python package nvidia-ml-py is missing; install it, or {_INSTEAD}") from None
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError as error:
+        raise NoGpuError(_fault(error)) from None
+    try:
+        yield pynvml
+    finally:
+        with contextlib.suppress(pynvml.NVMLError):
+            pynvml.nvmlShutdown()
+
+
+def _told(nvml: Any, question: str, *arguments: Any) -> Any:
+    """Returns what NVML answers to `nvml.<question>`, or None when it does not: for what no budget hangs on."""
+    try:
+        return getattr(nvml, question)(*arguments)
+    except (nvml.NVMLError, UnicodeDecodeError):
+        return None
+
+
+def _read_slot(nvml: Any, index: int) -> _Slot:
+    where = f"GPU {index}"
+    try:
+        handle = nvml.nvmlDeviceGetHandleByIndex(index)
+        pci = _told(nvml, "nvmlDeviceGetPciInfo_v3", handle)
+        pci_address = None if pci is None else (pci.domain, pci.bus, pci.device)
+        mig_mode = _told(nvml, "nvmlDeviceGetMigMode", handle)
+        mig_enabled = mig_mode is not None and mig_mode[0] == 1
+        cores, clock = (
+            _told(nvml, "nvmlDeviceGetNumGpuCores", handle),
+            _told(nvml, "nvmlDeviceGetMaxClockInfo", handle, 1),
+        )
+        gpu = replace(
+            _read(nvml, handle, index, unified_possible=not mig_enabled),
+            compute_capability=_told(nvml, "nvmlDeviceGetCudaComputeCapability", handle),
+            pci_bus_id=None if pci is None else pci.busId.decode("ascii", "replace"),
+            mig_enabled=mig_enabled,
+        )
+        mig_devices, faults = _read_mig_devices(nvml, handle, gpu) if mig_enabled else ((), ())
+    except (nvml.NVMLError, NoGpuError) as error:
+        message = f"{where}: {error}" if isinstance(error, NoGpuError) else _fault(error, where)
+        return _Slot(index, None, faults=(GpuFault(index, message),))
+    speed = cores * clock if cores and clock else None
+    return _Slot(index, gpu, mig_devices, faults, pci_address, speed)
+
+
+def _read_mig_devices(nvml: Any, parent_handle: Any, parent: Gpu) -> tuple[tuple[Gpu, ...], tuple[GpuFault, ...]]:
+    devices, faults = [], []
+    for mig_index in range(_told(nvml, "nvmlDeviceGetMaxMigDeviceCount", parent_handle) or 0):
+        where = f"GPU {parent.index}, MIG device {mig_index}"
+        try:
+            handle = nvml.nvmlDeviceGetMigDeviceHandleByIndex(parent_handle, mig_index)
+            device = _read(nvml, handle, parent.index, unified_possible=False)
+        except nvml.NVMLError as error:
+            # The count is the most that there can be; places without a device answer NOT_FOUND.
+            if error.value != _Code.NOT_FOUND:
+                faults.append(GpuFault(parent.index, _fault(error, where)))
+            continue
+        instance = tuple(
+            _told(nvml, question, handle)
+            for question in ("nvmlDeviceGetGpuInstanceId", "nvmlDeviceGetComputeInstanceId")
+        )
+        devices.append(
+            replace(
+                device,
+                compute_capability=parent.compute_capability,
+                pci_bus_id=parent.pci_bus_id,
+                mig_parent=parent.uuid,
+                mig_index=mig_index,
+                mig_instance=None if None in instance else instance,
+            )
+        )
+    return tuple(devices), tuple(faults)
+
+
+def _read(nvml: Any, handle: Any, index: int, *, unified_possible: bool) -> Gpu:
+    """Reads the identity and memory of one GPU or MIG device.
+
+    Raises:
+        NVMLError: it has no identity or no memory figures.
+        NoGpuError: it uses the host's memory and the host does not tell how much there is.
+    """
+    uuid = nvml.nvmlDeviceGetUUID(handle)
+    name = _told(nvml, "nvmlDeviceGetName", handle) or "unnamed GPU"
+    try:
+        memory, basis = _read_memory(nvml, handle)
+    except nvml.NVMLError as error:
+        if not unified_possible or error.value != _Code.NOT_SUPPORTED:
+            raise
+        return _on_host_memory(index, name, uuid, "NVML answers Not Supported when asked for its memory")
+    gpu = Gpu(index, name, uuid, int(memory.total), int(memory.free), int(memory.used), basis)
+    if unified_possible:
+        told = f"NVML tells of only {format_bytes(gpu.free_bytes)} free of {format_bytes(gpu.total_bytes)}"
+        if gpu.total_bytes < _LEAST_VRAM_BYTES:
+            return _on_host_memory(index, name, uuid, told)
+        if _UNIFIED_NAMES.search(name) and gpu.free_bytes < (host_memory().available_bytes or 0):
+            return _on_host_memory(index, name, uuid, told)
+    return gpu
+
+
+def _read_memory(nvml: Any, handle: Any) -> tuple[Any, MemoryBasis]:
+    """Returns NVML's memory structure: version 2, or version 1 where the driver's library does not know that."""
+    try:
+        return nvml.nvmlDeviceGetMemoryInfo(handle, version=nvml.nvmlMemory_v2), MemoryBasis.NVML_V2
+    except nvml.NVMLError as error:
+        if error.value not in {_Code.FUNCTION_NOT_FOUND, _Code.ARGUMENT_VERSION_MISMATCH, _Code.NOT_SUPPORTED}:
+            raise
+    return nvml.nvmlDeviceGetMemoryInfo(handle), MemoryBasis.NVML_V1
+
+
+def _on_host_memory(index: int, name: str, uuid: str, told: str) -> Gpu:
+    host = host_memory()
+    if host.available_bytes is None:
+        raise NoGpuError(f"{told}, and the host does not tell how much memory is available; {_INSTEAD}")
+    note = (
+        f"GPU {index} ({name}) shares the host's memory: {told}; "
+        f"its free memory is taken to be what the host has available ({host.basis}: "
+        f"{format_bytes(host.available_bytes)}); if it has memory of its own, {_INSTEAD}"
+    )
+    return Gpu(index, name, uuid, host.total_bytes, host.available_bytes, None, MemoryBasis.HOST_MEMORY, notes=(note,))
