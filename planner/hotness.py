@@ -1,0 +1,161 @@
+"""How hot the neurons of each layer are, sorted once so that many budgets can be asked.
+
+All neurons of a layer cost the same bytes, so the best choice of x neurons in a layer is its x hottest. The planner
+therefore needs only F_l(x), the sum of the x largest impacts of layer l: a concave curve. The impact of a neuron is
+its activation frequency, v_i = f_i (PowerInfer, SOSP'24, section 6.3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from planner.errors import InputError
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+# A prefix sum is kept for one neuron in so many; the rest is added when asked. It keeps the memory close to that of the
+# sorted impacts alone, whatever their type.
+_STRIDE = 64
+
+_EXACT_BELOW = float(1 << 53)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Hotness:
+    """The impacts of all layers, each layer sorted from hot to cold; make it with `from_values`.
+
+    Attributes:
+        impacts: shape (neurons of all layers,), layer after layer, descending inside a layer, in the type of the
+            statistics; unit: activations (or whatever the statistics count).
+        offsets: shape (layers + 1,): layer l is `impacts[offsets[l]:offsets[l + 1]]`.
+        totals: shape (layers,): the sum of each layer's impacts.
+        total: the sum of everything.
+        exact: whether every sum is an integer below 2^53, so that float64 holds it without rounding. Then a proven
+            upper bound may be rounded down to an integer.
+    """
+
+    impacts: npt.NDArray[Any]
+    offsets: Ints
+    totals: Floats
+    total: float
+    exact: bool
+    _checkpoints: Floats
+    _checkpoint_offsets: Ints
+
+    @classmethod
+    def from_values(cls, values: Sequence[npt.NDArray[Any]]) -> Hotness:
+        """Sorts the statistics of every layer.
+
+        Args:
+            values: one 1-D array for each layer, shape (n_ff of the layer,), any real numeric type, unsorted; left as
+                they are.
+
+        Raises:
+            InputError: an array is not 1-D or not numeric, or holds a value that is negative or not finite.
+        """
+        for layer, column in enumerate(values):
+            if column.ndim != 1:
+                raise InputError(
+                    f"statistics of layer {layer}: expected one value a neuron (1-D), found {column.ndim}-D"
+                )
+            if column.dtype.kind not in "buif":
+                raise InputError(f"statistics of layer {layer}: expected real numbers, found type {column.dtype}")
+        counts = np.array([column.size for column in values], dtype=np.int64)
+        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
+        blocks = -(-counts // _STRIDE)
+        checkpoint_offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(blocks + 1)])
+        impacts = np.empty(int(offsets[-1]), dtype=_common_type(values))
+        checkpoints = np.zeros(int(checkpoint_offsets[-1]), dtype=np.float64)
+        # numpy sorts types of one and two bytes fastest by radix, which it calls stable; all others by its default.
+        kind: Any = "stable" if impacts.dtype.itemsize <= 2 and impacts.dtype.kind in "ui" else None
+        totals = np.zeros(len(values), dtype=np.float64)
+        exact = True
+        for layer, column in enumerate(values):
+            part = impacts[offsets[layer] : offsets[layer + 1]]
+            if part.size == 0:
+                continue
+            part[:] = column
+            part.sort(kind=kind)
+            part[:] = part[::-1]
+            # NaN sorts behind everything, so after the reversal the first value speaks for all of them.
+            if not np.isfinite(part[0]) or part[-1] < 0:
+                raise InputError(
+                    f"statistics of layer {layer}: expected values that are finite and not negative, "
+                    f"found {column[~(np.isfinite(column) & (column >= 0))][0]}"
+                )
+            prefix = checkpoints[checkpoint_offsets[layer] : checkpoint_offsets[layer + 1]]
+            prefix[1:] = np.add.reduceat(part, np.arange(0, part.size, _STRIDE), dtype=np.float64)
+            if impacts.dtype.kind == "f" and exact:
+                exact = bool(np.array_equal(part, np.rint(part)))
+            np.cumsum(prefix, out=prefix)
+            totals[layer] = prefix[-1]
+        total = float(totals.sum())
+        if not np.isfinite(total):
+            raise InputError("statistics: their sum is more than a 64-bit float can hold; scale them down")
+        for array in (impacts, offsets, totals, checkpoints, checkpoint_offsets):
+            array.flags.writeable = False
+        return cls(
+            impacts=impacts,
+            offsets=offsets,
+            totals=totals,
+            total=total,
+            exact=exact and total < _EXACT_BELOW,
+            _checkpoints=checkpoints,
+            _checkpoint_offsets=checkpoint_offsets,
+        )
+
+    @property
+    def n_layer(self) -> int:
+        """How many layers (or experts, counted as layers) there are."""
+        return self.offsets.size - 1
+
+    @property
+    def n_ff(self) -> tuple[int, ...]:
+        """The neurons of each layer."""
+        return tuple(np.diff(self.offsets).tolist())
+
+    def layer(self, layer: int) -> npt.NDArray[Any]:
+        """Returns the impacts of one layer from hot to cold, shape (n_ff of the layer,), a read-only view."""
+        return self.impacts[self.offsets[layer] : self.offsets[layer + 1]]
+
+    def caught(self, counts: npt.ArrayLike) -> Floats:
+        """Returns F_l(counts[l]), the impact that the hottest counts[l] neurons of each layer catch.
+
+        Args:
+            counts: shape (layers,), 0 <= counts[l] <= n_ff of layer l.
+
+        Returns:
+            Shape (layers,), activations.
+        """
+        return self.caught_in(np.arange(self.n_layer), counts)
+
+    def caught_in(self, layers: npt.ArrayLike, counts: npt.ArrayLike) -> Floats:
+        """Returns F_l(x) for pairs of a layer and a count; both arguments have shape (pairs,), so has the answer."""
+        which = np.asarray(layers, dtype=np.int64)
+        upto = np.asarray(counts, dtype=np.int64)
+        found = np.empty(which.size, dtype=np.float64)
+        span = np.arange(_STRIDE, dtype=np.int64)
+        # In slices, so that the gathered block stays small when there are many thousand layers.
+        for begin in range(0, which.size, 4096):
+            part = slice(begin, begin + 4096)
+            block, rest = np.divmod(upto[part], _STRIDE)
+            start = self.offsets[which[part]] + block * _STRIDE
+            inside = span < rest[:, None]
+            index = np.where(inside, start[:, None] + span, 0)
+            tail = np.where(inside, self.impacts[index], 0).sum(axis=1, dtype=np.float64) if self.impacts.size else 0.0
+            found[part] = self._checkpoints[self._checkpoint_offsets[which[part]] + block] + tail
+        return found
+
+
+def _common_type(values: Sequence[npt.NDArray[Any]]) -> np.dtype[Any]:
+    """Returns the one type that holds the values of every layer (booleans are counted as bytes)."""
+    types = {column.dtype.newbyteorder("=") for column in values}
+    if not types:
+        return np.dtype(np.float64)
+    return np.result_type(*types, np.uint8) if types == {np.dtype(np.bool_)} else np.result_type(*types)
