@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from planner.files import staged, write_whole
+
+LINUX_ONLY = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux signals, limits and locks")
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in folder.iterdir())
+
+
+def test_content_appears_under_the_name(tmp_path: Path) -> None:
+    write_whole(tmp_path / "out", b"new")
+    assert (tmp_path / "out").read_bytes() == b"new"
+    assert names(tmp_path) == ["out"]
+
+
+def test_the_old_file_stays_until_the_block_ends(tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    target.write_bytes(b"old")
+    with staged(target) as staged_path:
+        staged_path.write_bytes(b"new")
+        assert target.read_bytes() == b"old"
+        assert staged_path.parent == tmp_path
+        assert staged_path.name.startswith(".out.")
+        assert staged_path.name.endswith(".hotsplit-partial")
+    assert target.read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("failure", [RuntimeError, KeyboardInterrupt, SystemExit])
+def test_a_failed_run_leaves_what_was_there(tmp_path: Path, failure: type[BaseException]) -> None:
+    target = tmp_path / "out"
+    target.write_bytes(b"old")
+    with pytest.raises(failure), staged(target) as staged_path:
+        staged_path.write_bytes(b"half")
+        raise failure
+    assert target.read_bytes() == b"old"
+    assert names(tmp_path) == ["out"]
+
+
+def test_permissions_of_the_old_file_are_kept(tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    target.write_bytes(b"old")
+    target.chmod(0o640)
+    write_whole(target, b"new")
+    assert target.stat().st_mode & 0o777 == 0o640
+
+
+def test_a_new_file_has_the_permissions_of_the_umask(tmp_path: Path) -> None:
+    old_umask = os.umask(0o027)
+    try:
+        write_whole(tmp_path / "out", b"new")
+    finally:
+        os.umask(old_umask)
+    assert (tmp_path / "out").stat().st_mode & 0o777 == 0o640
+
+
+def test_a_link_keeps_pointing(tmp_path: Path) -> None:
+    (tmp_path / "real").write_bytes(b"old")
+    (tmp_path / "link").symlink_to("real")
+    write_whole(tmp_path / "link", b"new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real").read_bytes() == b"new"
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        write_whole(tmp_path / "missing" / "out", b"new")
+
+
+@LINUX_ONLY
+def test_leftovers_of_dead_runs_are_removed_and_those_of_living_ones_are_not(tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    (tmp_path / ".out.0123456789ab.hotsplit-partial").write_bytes(b"dead")
+    (tmp_path / ".other.0123456789ab.hotsplit-partial").write_bytes(b"somebody else's")
+    with staged(target) as living:
+        living.write_bytes(b"first")
+        write_whole(target, b"second")
+        assert living.exists()
+    assert target.read_bytes() == b"first"
+    assert names(tmp_path) == [".other.0123456789ab.hotsplit-partial", "out"]
+
+
+@LINUX_ONLY
+def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    target.write_bytes(b"old")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large") as caught:
+            write_whole(target, b"x" * 5000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert caught.value.errno == errno.EFBIG
+    assert target.read_bytes() == b"old"
+    assert names(tmp_path) == ["out"]
+
+
+KILLED_WRITER = """
+import sys, pathlib
+from planner.files import staged
+target = pathlib.Path(sys.argv[1])
+content = bytes([int(sys.argv[2])]) * 200_000
+while True:
+    with staged(target) as path, open(path, "wb") as file:
+        for start in range(0, len(content), 10_000):
+            file.write(content[start : start + 10_000])
+            file.flush()
+"""
+
+
+@LINUX_ONLY
+def test_killed_writers_leave_one_whole_file_and_nothing_that_stays(tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    for attempt in range(8):
+        writers = [
+            subprocess.Popen([sys.executable, "-c", KILLED_WRITER, str(target), str(64 + 2 * attempt + which)])
+            for which in range(2)
+        ]
+        deadline = time.monotonic() + 20
+        while not target.exists() and time.monotonic() < deadline:
+            time.sleep(0.001)
+        time.sleep(0.013 * attempt)
+        for writer in writers:
+            writer.kill()
+            writer.wait()
+        content = target.read_bytes()
+        assert len(content) == 200_000
+        assert len(set(content)) == 1
+    write_whole(target, b"done")
+    assert names(tmp_path) == ["out"]
