@@ -1,75 +1,23 @@
-"""The GPU index format, and the way to write it through the `gguf` package.
-
-An index is a GGUF version 3 container, little-endian, data aligned to 32 bytes, whose magic is `PWRI`:
-
-    keys     general.architecture            string  "generic.gpu_index"
-             generic.gpu_index.block_count   u32     number of layers
-             split.vram_capacity             u64     bytes the selected neurons need on the GPU
-    tensors  blk.L.gpu_idx                   I32     [n_ff]  1 where neuron n is on the GPU, else 0
-             blk.L.gpu_bucket                I32     [k_L]   those neurons' numbers, ascending
-             ... for each layer in order; for each expert E in order, `blk.L.E.…`
-
-The engine finds tensors by position, checks their number, refuses the file when its budget is smaller than
-`split.vram_capacity`, and checks nothing else (`llama.cpp` 2781-2871 at PowerInfer d3ebd7c). Its loader looks up only
-`split.vram_capacity`, `general.file_type` and `general.alignment`, prints the other keys and goes on (`llama.cpp`
-1795-1960, 2797-2800; `ggml.c` 19465-19759), so an index may carry keys of its own: the marks.
-"""
+"""Writes the GPU index format through the `gguf` package; the only place that imports it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 from gguf import GGMLQuantizationType, GGUFWriter
 
+from exporter.index_format import ALIGNMENT, ARCHITECTURE, KEY_VRAM_CAPACITY, NUMBER_TYPE, IndexedLayer, Magic
 from planner.files import staged
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-Magic = Literal["PWRI", "GGUF"]
-
-ARCHITECTURE = "generic.gpu_index"
-KEY_ARCHITECTURE = "general.architecture"
-KEY_BLOCK_COUNT = f"{ARCHITECTURE}.block_count"
-KEY_VRAM_CAPACITY = "split.vram_capacity"
-ALIGNMENT = 32
-NUMBER_TYPE = np.dtype("<i4")
-
-MARK_MODEL = "hotsplit.model_fingerprint"
-MARK_ACTIVATIONS = "hotsplit.activations_fingerprint"
-
 # PowerInfer forked ggml before the I-quants: its I32 is 18. Today's `gguf` calls 18 IQ3_XXS and numbers I32 as 26, so
 # the type goes in as a bare number, under the name that today's package happens to have for it.
 _I32 = {"PWRI": GGMLQuantizationType(18), "GGUF": GGMLQuantizationType.I32}
-
-
-@dataclass(frozen=True, slots=True)
-class IndexedLayer:
-    """One layer, or one expert of a layer, as the index lists it.
-
-    Attributes:
-        label: `3`, or `3.1` for expert 1 of layer 3.
-        n_ff: its FFN neurons.
-        hot_neurons: how many of them are on the GPU (k_L).
-    """
-
-    label: str
-    n_ff: int
-    hot_neurons: int
-
-    @property
-    def gpu_idx_name(self) -> str:
-        """The mask's tensor name."""
-        return f"blk.{self.label}.gpu_idx"
-
-    @property
-    def gpu_bucket_name(self) -> str:
-        """The bucket's tensor name."""
-        return f"blk.{self.label}.gpu_bucket"
 
 
 def gpu_idx(bucket: npt.NDArray[np.int32], n_ff: int) -> npt.NDArray[np.int32]:
