@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -31,7 +32,27 @@ def option(parse: Callable[[str], T]) -> Callable[[str], T]:
     return parse_option
 
 
+def natural(text: str) -> int:
+    """Returns the whole number that `text` is, 0 or more, small enough for any count of tokens or neurons."""
+    if not (text.isascii() and text.isdigit() and len(text) <= 10):
+        raise InputError(f"found {text[:40]!r}, expected a whole number such as 512")
+    return int(text)
+
+
+def positive(text: str) -> float:
+    """Returns the number above 0 that `text` is."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not (math.isfinite(number) and number > 0):
+        raise InputError(f"found {text[:40]!r}, expected a number above 0 such as 2.5")
+    return number
+
+
 size_option = option(parse_size)
+natural_option = option(natural)
+positive_option = option(positive)
 
 
 def note(text: str) -> None:

@@ -1,0 +1,134 @@
+"""The options that say what to place where, shared by every command that makes a plan."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from planner.commands import common
+
+if TYPE_CHECKING:
+    from planner.planning import PlanRequest
+
+ENGINE_CONTEXT = 512
+
+
+def add_model_options(parser: argparse.ArgumentParser, *, required: bool) -> None:
+    """Adds the options that name the model and its statistics."""
+    parser.add_argument(
+        "--model", type=Path, required=required, metavar="FILE", help="the model, usually NAME.powerinfer.gguf"
+    )
+    parser.add_argument(
+        "--activations",
+        type=Path,
+        metavar="DIR",
+        help="activation statistics, activation_<L>.pt (default: activation/ beside the model, as for the engine)",
+    )
+
+
+def add_budget_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that say how much VRAM there is and what the engine takes of it before the FFN."""
+    group = parser.add_argument_group("the budget")
+    source = group.add_mutually_exclusive_group()
+    source.add_argument(
+        "--gpu",
+        metavar="UUID|INDEX",
+        help="the GPU whose free memory counts (default: the one that the engine would use)",
+    )
+    source.add_argument(
+        "--vram-budget",
+        type=common.size_option,
+        metavar="SIZE",
+        help="the engine's own --vram-budget instead of free memory: 8GiB, 8192MiB, 8589934592B; a bare number is GiB",
+    )
+    group.add_argument(
+        "--context",
+        type=common.natural_option,
+        default=ENGINE_CONTEXT,
+        metavar="N",
+        help="tokens of context whose KV cache is reserved, the engine's -c (default: %(default)s)",
+    )
+    group.add_argument(
+        "--kv-type", choices=("f16", "f32"), default="f16", help="type of the KV cache (default: %(default)s)"
+    )
+    group.add_argument(
+        "--reserve",
+        type=common.size_option,
+        metavar="SIZE",
+        help="VRAM to keep free for what the engine takes without charging it (default: estimated item by item)",
+    )
+
+
+def add_solver_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of the placement program and of its solver."""
+    group = parser.add_argument_group("the placement")
+    group.add_argument(
+        "--host-memory",
+        type=common.size_option,
+        metavar="SIZE",
+        help="host memory that the cold neurons must fit into (default: no limit, the engine maps the file)",
+    )
+    group.add_argument(
+        "--threshold",
+        type=common.natural_option,
+        metavar="N",
+        help="a layer has at least N hot neurons or none (the paper's C_l; default: off)",
+    )
+    group.add_argument(
+        "--sync-time",
+        type=common.positive_option,
+        metavar="MICROSECONDS",
+        help="derive the threshold of each layer from this synchronisation time and the two bandwidths instead",
+    )
+    group.add_argument(
+        "--gpu-bandwidth", type=common.positive_option, metavar="GB/S", help="GPU memory bandwidth, for --sync-time"
+    )
+    group.add_argument(
+        "--host-bandwidth", type=common.positive_option, metavar="GB/S", help="host memory bandwidth, for --sync-time"
+    )
+    group.add_argument(
+        "--granularity",
+        type=common.natural_option,
+        default=1,
+        metavar="N",
+        help="place neurons in groups of N of similar impact (default: %(default)s, single neurons)",
+    )
+    group.add_argument(
+        "--solver", choices=("highs", "cbc"), default="highs", help="solver behind pulp (default: %(default)s)"
+    )
+    group.add_argument(
+        "--time-limit",
+        type=common.positive_option,
+        metavar="SECONDS",
+        help="stop with the best answer found so far (default: no limit)",
+    )
+
+
+def request_from(arguments: argparse.Namespace) -> PlanRequest:
+    """Returns what the options ask for.
+
+    Raises:
+        InputError: options that only make sense together are incomplete.
+    """
+    from planner.planning import PlanRequest, ThresholdRule
+    from planner.problem import SolverOptions
+
+    return PlanRequest(
+        model=arguments.model,
+        activations=arguments.activations,
+        gpu=arguments.gpu,
+        vram_budget_bytes=arguments.vram_budget,
+        context=arguments.context,
+        kv_type=arguments.kv_type,
+        reserve_bytes=arguments.reserve,
+        host_bytes=arguments.host_memory,
+        threshold=ThresholdRule.from_options(
+            neurons=arguments.threshold,
+            sync_us=arguments.sync_time,
+            gpu_gb_per_s=arguments.gpu_bandwidth,
+            host_gb_per_s=arguments.host_bandwidth,
+        ),
+        granularity=arguments.granularity,
+        solver=SolverOptions(solver=arguments.solver, time_limit_s=arguments.time_limit),
+    )

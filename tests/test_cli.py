@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from types import ModuleType
+
+import pytest
+
+from planner import __version__
+from planner.cli import build_parser, run_command
+from planner.commands import common
+from planner.errors import FaultsError, InputError, NoAnswerError
+
+
+def command_that(act: Callable[[argparse.Namespace], int]) -> ModuleType:
+    """Returns a command module `act` whose `run` is the given function."""
+    module = ModuleType("act")
+
+    def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+        parser = subparsers.add_parser("act", help="does something")
+        parser.add_argument("--size", type=common.size_option)
+        parser.add_argument("--count", type=common.natural_option)
+        parser.add_argument("--rate", type=common.positive_option)
+        parser.set_defaults(run=act)
+
+    module.__dict__["add_parser"] = add_parser
+    return module
+
+
+def run(act: Callable[[argparse.Namespace], int], *options: str) -> int:
+    return run_command(build_parser("hotsplit", "Does things.", [command_that(act)]), ["act", *options])
+
+
+def failing(error: BaseException) -> Callable[[argparse.Namespace], int]:
+    def act(_: argparse.Namespace) -> int:
+        raise error
+
+    return act
+
+
+@pytest.mark.parametrize("exit_code", [0, 1, 2])
+def test_the_answer_of_a_command_is_the_exit_code(exit_code: int) -> None:
+    assert run(lambda _: exit_code) == exit_code
+
+
+@pytest.mark.parametrize(
+    ("error", "exit_code", "said"),
+    [
+        (InputError("m.gguf: found X, expected Y; do Z"), 2, "hotsplit: error: m.gguf: found X, expected Y; do Z\n"),
+        (NoAnswerError("nothing fits"), 1, "hotsplit: error: nothing fits\n"),
+        (FaultsError(["one", "two"]), 2, "hotsplit: error: one\nhotsplit: error: two\n"),
+        (
+            FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), "m.gguf"),
+            2,
+            "hotsplit: error: m.gguf: No such file or directory\n",
+        ),
+        (OSError("odd"), 2, "hotsplit: error: odd\n"),
+        (MemoryError(), 2, "hotsplit: error: out of memory; close other programs or use a machine with more\n"),
+        (KeyboardInterrupt(), 130, "hotsplit: error: interrupted; nothing was written\n"),
+        (InputError("name \x1b[2J"), 2, "hotsplit: error: name \\x1b[2J\n"),
+    ],
+)
+def test_what_goes_wrong_is_one_line_for_each_fault(
+    error: BaseException, exit_code: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(failing(error)) == exit_code
+    captured = capsys.readouterr()
+    assert captured.err == said
+    assert captured.out == ""
+
+
+def test_mistakes_in_the_program_are_not_hidden() -> None:
+    with pytest.raises(ZeroDivisionError):
+        run(failing(ZeroDivisionError()))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (
+            ["--size", "8 stones"],
+            "hotsplit act: error: argument --size: size '8 stones' is not understood; write it as 8GiB, 8GB, 8192MiB, "
+            "8589934592B or, as in the engine's own flag, 8 for GiB",
+        ),
+        (
+            ["--count", "-1"],
+            "hotsplit act: error: argument --count: found '-1', expected a whole number such as 512",
+        ),
+        (
+            ["--count", "99999999999"],
+            "hotsplit act: error: argument --count: found '99999999999', expected a whole number such as 512",
+        ),
+        (["--rate", "0"], "hotsplit act: error: argument --rate: found '0', expected a number above 0 such as 2.5"),
+        (["--rate", "nan"], "hotsplit act: error: argument --rate: found 'nan', expected a number above 0 such as 2.5"),
+        (["--rate", "x"], "hotsplit act: error: argument --rate: found 'x', expected a number above 0 such as 2.5"),
+    ],
+)
+def test_usage_errors_say_what_is_expected(options: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        run(lambda _: 0, *options)
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.splitlines()[-1] == said
+
+
+def test_options_are_parsed() -> None:
+    seen: list[argparse.Namespace] = []
+
+    def act(arguments: argparse.Namespace) -> int:
+        seen.append(arguments)
+        return 0
+
+    assert run(act, "--size", "1KiB", "--count", "3", "--rate", "2.5") == 0
+    assert (seen[0].size, seen[0].count, seen[0].rate) == (1024, 3, 2.5)
+
+
+@pytest.mark.parametrize("module", ["planner", "exporter"])
+def test_both_packages_run_as_modules(module: str) -> None:
+    done = subprocess.run([sys.executable, "-m", module, "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"hotsplit {__version__}\n"
+
+
+@pytest.mark.parametrize("package", ["planner", "exporter"])
+def test_help_comes_without_heavy_imports(package: str) -> None:
+    script = f"""
+import sys
+from {package}.__main__ import main
+try:
+    main(["plan", "--help"])
+finally:
+    heavy = {{"numpy", "torch", "pulp", "highspy", "gguf", "pydantic", "yaml", "rich", "transformers"}}
+    assert not heavy & set(sys.modules), heavy & set(sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
+
+
+def test_a_reader_that_stops_early_is_no_error() -> None:
+    script = """
+import sys
+from planner.cli import build_parser, run_command
+from types import ModuleType
+
+def run(arguments):
+    for _ in range(100_000):
+        print("a line of some length, again and again")
+    return 0
+
+act = ModuleType("act")
+act.add_parser = lambda subparsers: subparsers.add_parser("act").set_defaults(run=run)
+sys.exit(run_command(build_parser("hotsplit", "", [act]), ["act"]))
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as writer:
+        assert writer.stdout is not None
+        assert writer.stderr is not None
+        writer.stdout.readline()
+        writer.stdout.close()
+        assert writer.stderr.read() == ""
+        assert writer.wait() == 0
