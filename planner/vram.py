@@ -47,7 +47,7 @@ _LEAST_VRAM_BYTES = GIB
 # pool has been seen on N1X; a name of this kind makes an answer that is smaller than MemAvailable untrustworthy.
 _UNIFIED_NAMES = re.compile(r"\b(GB10|N1X|Jetson|Tegra|Xavier|Orin|Thor|nvgpu)\b", re.IGNORECASE)
 
-_INDEX_ENTRY = re.compile(r"\+?([0-9]{1,9})", re.ASCII)
+_INDEX_ENTRY = re.compile(r"\+?0*([0-9]+)", re.ASCII)
 
 
 class NoGpuError(InputError):
@@ -337,7 +337,7 @@ def _visible(order: Sequence[_Slot], setting: str | None) -> tuple[list[str], bo
         named = []
         for entry in map(str.strip, setting.split(",")):
             index = _INDEX_ENTRY.match(entry)
-            uuid = _uuid_at(order, int(index[1])) if index else _uuid_of(order, entry)
+            uuid = _uuid_at(order, index[1]) if index else _uuid_of(order, entry)
             if uuid is None:
                 break
             by_uuid_only = by_uuid_only and index is None
@@ -349,8 +349,8 @@ def _visible(order: Sequence[_Slot], setting: str | None) -> tuple[list[str], bo
     return first_slice or named, by_uuid_only
 
 
-def _uuid_at(order: Sequence[_Slot], index: int) -> str | None:
-    return order[index].cuda_uuid if index < len(order) else None
+def _uuid_at(order: Sequence[_Slot], digits: str) -> str | None:
+    return order[int(digits)].cuda_uuid if len(digits) < 10 and int(digits) < len(order) else None
 
 
 def _uuid_of(order: Sequence[_Slot], entry: str) -> str | None:
@@ -464,7 +464,7 @@ def _read_slot(nvml: Any, index: int) -> _Slot:
         gpu = replace(
             _read(nvml, handle, index, unified_possible=not mig_enabled),
             compute_capability=_told(nvml, "nvmlDeviceGetCudaComputeCapability", handle),
-            pci_bus_id=None if pci is None else pci.busId.decode("ascii", "replace"),
+            pci_bus_id=None if pci_address is None else "{:08X}:{:02X}:{:02X}.0".format(*pci_address),
             mig_enabled=mig_enabled,
         )
         mig_devices, faults = _read_mig_devices(nvml, handle, gpu) if mig_enabled else ((), ())

@@ -1,0 +1,133 @@
+"""`hotsplit devices`: the GPUs, what each has free, which one the engine would use, and the host's memory."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from planner.commands import common
+
+if TYPE_CHECKING:
+    from planner.host import HostMemory
+    from planner.vram import Gpu, Survey
+
+_EXAMPLE = """\
+examples:
+  hotsplit devices
+  CUDA_VISIBLE_DEVICES=1 hotsplit devices --json
+"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds the command's options."""
+    parser = subparsers.add_parser(
+        "devices",
+        help="show GPUs and host memory as the engine would find them",
+        description=(
+            "Shows every GPU with its UUID, free and total bytes and its number in CUDA (0 is the one that the engine "
+            "uses), and the host's memory. Without a driver it says so."
+        ),
+        epilog=_EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON, sizes in bytes")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Prints the answer; a machine without a GPU is an answer too, so the exit code is 0."""
+    from planner.host import host_memory
+    from planner.vram import NoGpuError, choose_gpu, survey
+
+    host = host_memory()
+    found: Survey | None = None
+    notes: tuple[str, ...] = ()
+    trouble: str | None = None
+    try:
+        found = survey()
+        notes = choose_gpu().notes
+    except NoGpuError as error:
+        trouble = str(error)
+    if arguments.json:
+        common.print_json(_as_json(found, host, notes, trouble))
+    else:
+        _print(found, host, notes, trouble)
+    return 0
+
+
+def _as_json(found: Survey | None, host: HostMemory, notes: tuple[str, ...], trouble: str | None) -> dict[str, Any]:
+    return {
+        "driver_version": found.driver_version if found else None,
+        "cuda_visible_devices": found.cuda_visible_devices if found else None,
+        "cuda_order_known": found.cuda_order_known if found else None,
+        "gpus": [_gpu_as_json(gpu) for gpu in found.gpus] if found else [],
+        "faults": [{"index": fault.index, "message": fault.message} for fault in found.faults] if found else [],
+        "engine_gpu": next((gpu.uuid for gpu in found.gpus if gpu.cuda_ordinal == 0), None) if found else None,
+        "trouble": trouble,
+        "notes": list(notes),
+        "host": {"total_bytes": host.total_bytes, "available_bytes": host.available_bytes, "basis": host.basis},
+    }
+
+
+def _gpu_as_json(gpu: Gpu) -> dict[str, Any]:
+    return {
+        "index": gpu.index,
+        "name": gpu.name,
+        "uuid": gpu.uuid,
+        "free_bytes": gpu.free_bytes,
+        "total_bytes": gpu.total_bytes,
+        "used_bytes": gpu.used_bytes,
+        "basis": gpu.basis.value,
+        "cuda_visible": gpu.cuda_visible,
+        "cuda_ordinal": gpu.cuda_ordinal,
+        "compute_capability": _dotted(gpu.compute_capability),
+        "pci_bus_id": gpu.pci_bus_id,
+        "mig_enabled": gpu.mig_enabled,
+        "mig_parent": gpu.mig_parent,
+        "mig_index": gpu.mig_index,
+    }
+
+
+def _dotted(version: tuple[int, int] | None) -> str | None:
+    return None if version is None else f"{version[0]}.{version[1]}"
+
+
+def _print(found: Survey | None, host: HostMemory, notes: tuple[str, ...], trouble: str | None) -> None:
+    from rich.table import Table
+
+    from planner.text import printable
+    from planner.units import format_bytes
+
+    console = common.console()
+    if found and found.gpus:
+        table = Table(title=f"NVIDIA driver {printable(found.driver_version or 'of unknown version')}")
+        for heading in ("GPU", "Name", "UUID"):
+            table.add_column(heading, overflow="fold")
+        for heading in ("Free", "Total"):
+            table.add_column(heading, justify="right", no_wrap=True)
+        for heading in ("CUDA", "Figures from"):
+            table.add_column(heading)
+        for gpu in found.gpus:
+            table.add_row(
+                gpu.label,
+                printable(gpu.name),
+                printable(gpu.uuid),
+                format_bytes(gpu.free_bytes),
+                format_bytes(gpu.total_bytes),
+                _cuda_state(gpu, known=found.cuda_order_known),
+                gpu.basis.value,
+            )
+        console.print(table)
+    shown = list(notes) if trouble is None else [trouble]
+    shown += [fault.message for fault in found.faults if fault.message not in shown] if found else []
+    for line in shown:
+        console.print(printable(line), soft_wrap=True)
+    available = "unknown" if host.available_bytes is None else format_bytes(host.available_bytes)
+    console.print(f"host memory: {available} available of {format_bytes(host.total_bytes)} ({host.basis})")
+
+
+def _cuda_state(gpu: Gpu, *, known: bool) -> str:
+    if gpu.cuda_ordinal is None:
+        return "only its MIG devices" if gpu.mig_enabled else "not visible"
+    state = f"device {gpu.cuda_ordinal}" + (", the engine's" if gpu.cuda_ordinal == 0 else "")
+    return state if known else state + " (guessed)"

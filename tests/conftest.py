@@ -1,0 +1,151 @@
+"""What several test modules share: a shared library with NVML's C interface, compiled here, that the binding loads."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+_ROOT = Path(__file__).resolve().parent.parent
+_SOURCE = Path(__file__).with_name("nvml_stand_in.c")
+
+# Answers one JSON request a line, so that many scenarios cost one start of Python. The real binding finds the library
+# as it always does, by name; only LD_LIBRARY_PATH, which a process reads when it starts, decides which one that is.
+_SERVER = """
+import dataclasses, enum, json, os, sys
+from planner import errors, host, vram
+
+def plain(value):
+    return value.value if isinstance(value, enum.Enum) else str(value)
+
+for line in sys.stdin:
+    request = json.loads(line)
+    for name in ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"):
+        os.environ.pop(name, None)
+    os.environ.update(request["environment"])
+    given = request["host"]
+    vram.host_memory = (lambda: host.HostMemory(*given, "/proc/meminfo")) if given else host.host_memory
+    try:
+        answer = getattr(vram, request["call"])(*request["arguments"])
+        many = isinstance(answer, tuple)
+        told = {"answer": [dataclasses.asdict(one) for one in answer] if many else dataclasses.asdict(answer)}
+    except errors.HotsplitError as error:
+        told = {"error": type(error).__name__, "message": str(error)}
+    print(json.dumps(told, default=plain), flush=True)
+"""
+
+
+class NvmlStandIn:
+    """A process in which the real `pynvml` has loaded the stand-in library.
+
+    Attributes:
+        folder: where the library is.
+        scenario: the file that the library reads at every start.
+        log: the file to which it appends its starts and shutdowns.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.scenario = folder / "scenario"
+        self.log = folder / "log"
+        self._process: subprocess.Popen[str] | None = None
+
+    def environment(self, scenario: str, **variables: str) -> dict[str, str]:
+        """Writes `scenario` and returns the environment of a process that is to find the library."""
+        self.scenario.write_text(scenario, encoding="utf-8")
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("CUDA_")}
+        return inherited | {
+            "LD_LIBRARY_PATH": str(self.folder),
+            "HOTSPLIT_NVML_SCENARIO": str(self.scenario),
+            "HOTSPLIT_NVML_LOG": str(self.log),
+            "PYTHONPATH": str(_ROOT),
+            **variables,
+        }
+
+    def ask(
+        self,
+        scenario: str,
+        call: str,
+        *arguments: Any,
+        environment: Mapping[str, str] | None = None,
+        host: tuple[int, int | None] | None = None,
+    ) -> dict[str, Any]:
+        """Calls `planner.vram.<call>(*arguments)` there; returns `{"answer": …}` or `{"error": …, "message": …}`.
+
+        Args:
+            scenario: what the library is to answer (the format is in `nvml_stand_in.c`).
+            call: the function's name.
+            arguments: its arguments.
+            environment: `CUDA_*` variables to set.
+            host: total and available bytes to take for the host's; None for its own.
+        """
+        variables = self.environment(scenario)
+        if self._process is None:
+            self._process = subprocess.Popen(
+                [sys.executable, "-W", "error", "-c", _SERVER],
+                env=variables,
+                text=True,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+            )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        request = {"call": call, "arguments": arguments, "environment": dict(environment or {}), "host": host}
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        if not line:
+            self.close()
+            pytest.fail("the process that holds the stand-in ended; its own complaint is on standard error")
+        told: dict[str, Any] = json.loads(line)
+        return told
+
+    def close(self) -> None:
+        if self._process is not None:
+            self._process.communicate(timeout=30)
+            self._process = None
+
+
+@pytest.fixture(scope="session")
+def compile_nvml(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Returns a function that compiles the stand-in with C macros and returns the folder of `libnvidia-ml.so.1`."""
+    if not sys.platform.startswith("linux"):
+        pytest.skip("the stand-in for libnvidia-ml.so.1 is loaded as Linux loads it")
+    compiler = next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
+    if compiler is None:
+        pytest.skip("no C compiler (cc, gcc, clang) to build the stand-in for libnvidia-ml.so.1")
+
+    def compile_with(*macros: str) -> Path:
+        folder = tmp_path_factory.mktemp("nvml")
+        command = [compiler, "-std=c11", "-Wall", "-Wextra", "-shared", "-fPIC", *macros]
+        subprocess.run([*command, "-o", str(folder / "libnvidia-ml.so.1"), str(_SOURCE)], check=True)
+        return folder
+
+    return compile_with
+
+
+@pytest.fixture(scope="session")
+def load_nvml() -> Iterator[Callable[[Path], NvmlStandIn]]:
+    """Returns a function that gives a stand-in for the library in a folder, closed when the tests are over."""
+    with contextlib.ExitStack() as opened:
+
+        def load(folder: Path) -> NvmlStandIn:
+            stand_in = NvmlStandIn(folder)
+            opened.callback(stand_in.close)
+            return stand_in
+
+        yield load
+
+
+@pytest.fixture(scope="session")
+def nvml(compile_nvml: Callable[..., Path], load_nvml: Callable[[Path], NvmlStandIn]) -> NvmlStandIn:
+    """The stand-in as today's drivers are."""
+    return load_nvml(compile_nvml())
