@@ -1,0 +1,238 @@
+"""Activation statistics: how often each FFN neuron fired, one file a layer, checked once for everyone who plans.
+
+A folder holds `activation_<L>.pt`, or `activation_<L>_<E>.pt` for the experts of a mixture of experts, counted from 0
+without gaps and paired with layers by number. Upstream's exporter sorts the names as text, which from 11 layers up
+gives layers the statistics of other layers (PowerInfer issue 247).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from planner.errors import InputError
+from planner.text import listed
+from planner.torch_file import read_vector
+
+_FILE_NAME = re.compile(r"activation_([0-9]{1,9})(?:_([0-9]{1,9}))?\.pt", re.ASCII)
+_NAMING = "expected activation_0.pt, activation_1.pt, … or, for experts, activation_0_0.pt, activation_0_1.pt, …"
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """What is known about how often neurons fire.
+
+    Attributes:
+        source: where the numbers come from, for people: a folder, or the name of a catalogue entry.
+        labels: one for each entry of `values`: the layer `L`, or layer and expert `L.E`, ascending by number.
+        values: for each label the activation counts by neuron number, shape [n_ff], a real numeric type of its own,
+            finite and at least 0, not sorted.
+        fingerprint: `sha256:` and the digest of labels and counts. Equal counts have equal fingerprints in whatever
+            type they were saved.
+        ignored: names in the folder that are not statistics, sorted.
+    """
+
+    source: str
+    labels: tuple[str, ...]
+    values: tuple[npt.NDArray[Any], ...]
+    fingerprint: str
+    ignored: tuple[str, ...] = ()
+
+
+class _Entry(NamedTuple):
+    """One statistics file: layer, and expert where there are experts."""
+
+    layer: int
+    expert: int | None
+    path: Path
+
+    @property
+    def label(self) -> str:
+        return str(self.layer) if self.expert is None else f"{self.layer}.{self.expert}"
+
+    @property
+    def place(self) -> str:
+        expert = "" if self.expert is None else f", expert {self.expert}"
+        return f"{self.path}: layer {self.layer}{expert}"
+
+
+def read_statistics(folder: Path, *, n_layer: int | None = None, n_ff: Sequence[int] | None = None) -> Statistics:
+    """Reads and checks a folder of activation statistics; nothing in it is executed.
+
+    Numbers may be padded with zeros (`activation_03.pt`) as long as no number comes twice. Every other name is
+    ignored and reported in `Statistics.ignored`.
+
+    Args:
+        folder: the folder, beside a model usually `activation`.
+        n_layer: how many layers there must be; any number when not given.
+        n_ff: how many neurons each layer has, or, for experts, each layer's experts or each expert by itself;
+            any number when not given.
+
+    Raises:
+        InputError: one line that names the file, the layer and the neuron: folder missing or without statistics, a
+            number missing or twice, another number of layers or neurons than the model's, a file that is not one 1-D
+            tensor of integers or floats, a number that is negative, infinite or NaN.
+        OSError: a file cannot be read.
+    """
+    entries, ignored = _find(folder)
+    _check_numbers(folder, entries, n_layer)
+    lengths = _expected_lengths(folder, entries, n_ff)
+    values = tuple(_read(entry, length) for entry, length in zip(entries, lengths, strict=True))
+    labels = tuple(entry.label for entry in entries)
+    return Statistics(str(folder), labels, values, fingerprint_of(labels, values), ignored)
+
+
+def statistics_from_values(source: str, values: Sequence[npt.NDArray[Any]]) -> Statistics:
+    """Wraps counts that are at hand, one array a layer, such as those made from published figures.
+
+    Raises:
+        InputError: a layer is not 1-D, is empty, or has a number that is negative, infinite or NaN.
+    """
+    for layer, counts in enumerate(values):
+        if counts.ndim != 1:
+            raise InputError(f"{source}: layer {layer}: has {counts.ndim} dimensions; expected 1")
+        _check_counts(f"{source}: layer {layer}", counts)
+    labels = tuple(str(layer) for layer in range(len(values)))
+    return Statistics(source, labels, tuple(values), fingerprint_of(labels, values))
+
+
+def fingerprint_of(labels: Sequence[str], values: Sequence[npt.NDArray[Any]]) -> str:
+    """Returns the digest of statistics, the same for equal numbers in whatever type.
+
+    Each layer is hashed as a line `<label> <form> <neurons>` and its numbers in the smallest of three forms that
+    holds all of them exactly, little-endian: `u4` whole numbers under 2^32, `u8` whole numbers under 2^64, `f8` the
+    rest. Every type that `planner.torch_file` reads fits one of them without rounding.
+
+    Args:
+        labels: one for each array.
+        values: shape [n_ff] each, finite, at least 0.
+    """
+    digest = hashlib.sha256(b"hotsplit.statistics 1\n")
+    for label, counts in zip(labels, values, strict=True):
+        form = _exact_form(counts)
+        digest.update(f"{label} {form} {counts.size}\n".encode())
+        # Adding 0 turns the float -0.0, which equals 0, into the one zero that is hashed.
+        canonical = counts.astype(f"<{form}") if form != "f8" else counts.astype("<f8") + 0.0
+        digest.update(canonical.data)
+    return f"sha256:{digest.hexdigest()}"
+
+
+def _exact_form(counts: npt.NDArray[Any]) -> str:
+    most = counts.max(initial=0).item()
+    if counts.dtype.kind == "f" and (most >= 2.0**64 or not np.array_equal(counts, np.trunc(counts))):
+        return "f8"
+    return "u4" if most < 1 << 32 else "u8"
+
+
+def _find(folder: Path) -> tuple[list[_Entry], tuple[str, ...]]:
+    """Returns the statistics files of `folder` by number, and the names of everything else in it."""
+    if not folder.exists():
+        raise InputError(f"{folder}: there is no such folder; expected the model's activation statistics in it")
+    if not folder.is_dir():
+        raise InputError(f"{folder}: is not a folder; expected the folder of the model's activation statistics")
+    entries, ignored = [], []
+    for path in folder.iterdir():
+        match = _FILE_NAME.fullmatch(path.name)
+        if match:
+            entries.append(_Entry(int(match[1]), None if match[2] is None else int(match[2]), path))
+        else:
+            ignored.append(path.name)
+    if not entries:
+        found = f"only {listed(sorted(ignored), most=3)}" if ignored else "nothing"
+        raise InputError(f"{folder}: holds no activation statistics but {found}; {_NAMING}")
+    with_experts = [entry for entry in entries if entry.expert is not None]
+    if 0 < len(with_experts) < len(entries):
+        whole = min(entry.path.name for entry in entries if entry.expert is None)
+        raise InputError(
+            f"{folder}: {whole} is named for a layer and {min(entry.path.name for entry in with_experts)} "
+            f"for an expert; {_NAMING}"
+        )
+    entries.sort(key=lambda entry: (entry.layer, entry.expert or 0, entry.path.name))
+    return entries, tuple(sorted(ignored))
+
+
+def _check_numbers(folder: Path, entries: list[_Entry], n_layer: int | None) -> None:
+    """Checks that layers, and experts in each layer, count from 0 without gaps or doubles."""
+    for former, latter in itertools.pairwise(entries):
+        if former[:2] == latter[:2]:
+            raise InputError(
+                f"{folder}: {former.path.name} and {latter.path.name} are both layer {former.label}; keep one"
+            )
+    for number, layer in enumerate(sorted({entry.layer for entry in entries})):
+        if layer != number:
+            raise _missing(folder, entries, number)
+    layers = entries[-1].layer + 1
+    if n_layer is not None and layers < n_layer:
+        raise InputError(f"{_missing(folder, entries, layers)}, and the model has {n_layer} layers")
+    if n_layer is not None and layers > n_layer:
+        first = next(entry for entry in entries if entry.layer == n_layer)
+        raise InputError(
+            f"{folder}: {first.path.name} is for layer {n_layer}, but the model has {n_layer} layers, counted from 0"
+        )
+    experts = max(entry.expert or 0 for entry in entries) + 1
+    if entries[0].expert is None or len(entries) == layers * experts:
+        return
+    # Files are in order, so the first that is not where it belongs stands behind the gap.
+    for place in range(layers * experts):
+        layer, expert = divmod(place, experts)
+        if place >= len(entries) or entries[place][:2] != (layer, expert):
+            raise InputError(
+                f"{folder}: activation_{layer}_{expert}.pt is missing; expected {experts} experts in each of "
+                f"{layers} layers"
+            )
+
+
+def _missing(folder: Path, entries: list[_Entry], layer: int) -> InputError:
+    name = f"activation_{layer}.pt" if entries[0].expert is None else f"activation_{layer}_0.pt"
+    layers = len({entry.layer for entry in entries})
+    return InputError(
+        f"{folder}: {name} is missing; found {layers} layers, the last of them {entries[-1].path.name}, "
+        "and expected every layer from 0 on"
+    )
+
+
+def _expected_lengths(folder: Path, entries: list[_Entry], n_ff: Sequence[int] | None) -> list[int | None]:
+    """Returns how many neurons each file must have."""
+    layers = entries[-1].layer + 1
+    if n_ff is None:
+        return [None] * len(entries)
+    if len(n_ff) == layers:
+        return [n_ff[entry.layer] for entry in entries]
+    if len(n_ff) == len(entries):
+        return list(n_ff)
+    raise InputError(f"{folder}: holds statistics of {layers} layers; the model has {len(n_ff)}")
+
+
+def _read(entry: _Entry, length: int | None) -> npt.NDArray[Any]:
+    """Reads and checks one file."""
+    try:
+        counts = read_vector(entry.path)
+    except InputError as error:
+        raise InputError(f"{entry.place}: {error}") from None
+    if length is not None and counts.size != length:
+        raise InputError(f"{entry.place}: has {counts.size} numbers; expected {length}, one for each of its neurons")
+    _check_counts(entry.place, counts)
+    return counts
+
+
+def _check_counts(place: str, counts: npt.NDArray[Any]) -> None:
+    """Checks that there are counts, and that they are finite and not negative."""
+    if not counts.size:
+        raise InputError(f"{place}: has no numbers; expected one for each neuron")
+    if counts.dtype.kind == "u":
+        return
+    # NaN comes through both minimum and maximum, so two passes tell of all three faults.
+    if counts.min() >= 0 and counts.max() < np.inf:
+        return
+    neuron = int(np.flatnonzero(~((counts >= 0) & (counts < np.inf)))[0])
+    number = counts[neuron].item()
+    kind = "NaN" if number != number else f"{number:g}" if abs(number) == np.inf else f"{number}"  # noqa: PLR0124
+    raise InputError(f"{place}: neuron {neuron} is {kind}; expected a finite count of 0 or more")

@@ -1,0 +1,568 @@
+"""The `.pt` door: one 1-D tensor out of a file that `torch.save` wrote, read as data, without torch.
+
+A `.pt` file is a zip archive of stored entries, `<name>/data.pkl` (a pickle that says how to rebuild the tensor) and
+`<name>/data/<key>` (its bytes), or, before PyTorch 1.6, a row of pickles followed by the bytes. A pickle is a program,
+and files come from strangers: here it is never run. `_PickleTerm` reads the two dozen opcodes that `torch.save` uses
+for a tensor into an inert term (names stay names, calls stay records of calls), and `_describe` accepts exactly the
+terms that PyTorch's own `torch._utils._rebuild_tensor*` would turn into a dense tensor. Sizes are compared with the
+bytes that are there before anything is read, so time and memory stay in proportion to the file.
+
+Source: PyTorch 2.13, `torch/serialization.py` (`_save`, `_legacy_save`), `torch/_utils.py`, `torch/_tensor.py`.
+"""
+
+from __future__ import annotations
+
+import io
+import stat
+import struct
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from planner.errors import InputError
+
+MOST_FILE_BYTES = 1 << 30
+_MOST_PICKLE_BYTES = 1 << 16
+_MOST_ENTRIES = 1024
+_EXPECTED = "expected one 1-D tensor written by torch.save"
+
+_ZIP_START = b"PK\x03\x04"
+_CENTRAL_HEADER = b"PK\x01\x02"
+# The first pickle of the older form is the number 0x1950a86a20f9469cfc6c (`torch.serialization.MAGIC_NUMBER`).
+_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+_LEGACY_START = b"\x80\x02\x8a\x0a" + _LEGACY_MAGIC.to_bytes(10, "little") + b"."
+_LEGACY_PROTOCOL = 1001
+
+_STORAGE_DTYPES = {
+    "DoubleStorage": "float64",
+    "FloatStorage": "float32",
+    "HalfStorage": "float16",
+    "BFloat16Storage": "bfloat16",
+    "LongStorage": "int64",
+    "IntStorage": "int32",
+    "ShortStorage": "int16",
+    "CharStorage": "int8",
+    "ByteStorage": "uint8",
+    "BoolStorage": "bool",
+    "ComplexFloatStorage": "complex64",
+    "ComplexDoubleStorage": "complex128",
+}
+_NUMPY_CODES = {
+    "float64": "f8",
+    "float32": "f4",
+    "float16": "f2",
+    "int64": "i8",
+    "int32": "i4",
+    "int16": "i2",
+    "int8": "i1",
+    "uint64": "u8",
+    "uint32": "u4",
+    "uint16": "u2",
+    "uint8": "u1",
+    "bool": "u1",
+    "bfloat16": "u2",
+    "float8_e4m3fn": "u1",
+    "float8_e4m3fnuz": "u1",
+    "float8_e5m2": "u1",
+    "float8_e5m2fnuz": "u1",
+    "float8_e8m0fnu": "u1",
+}
+_REFUSED_BUILDERS = {
+    "_rebuild_qtensor": "a quantised tensor",
+    "_rebuild_sparse_tensor": "a sparse tensor",
+    "_rebuild_sparse_csr_tensor": "a sparse tensor",
+    "_rebuild_nested_tensor": "a nested tensor",
+    "_rebuild_meta_tensor_no_storage": "a meta tensor, which has no values",
+}
+
+
+def read_vector(path: Path) -> npt.NDArray[Any]:
+    """Returns the one 1-D tensor that the file `path` holds.
+
+    Every PyTorch integer and float type is read. The array has the file's own type where numpy has it; `bool` becomes
+    `uint8`, and `bfloat16` and the 8-bit floats become `float32`, which holds each of their values exactly.
+
+    A parameter (`torch.nn.Parameter`) counts as its tensor, and so does a strided view such as one row of a larger
+    tensor, as long as every value has bytes of its own.
+
+    Args:
+        path: a regular file of at most `MOST_FILE_BYTES`.
+
+    Returns:
+        Shape [n], native byte order, contiguous, read-only; at most as large as the file, times 4 for 8-bit floats.
+
+    Raises:
+        InputError: the file is anything else. The message is the end of a sentence whose start, the place, is the
+            caller's to give.
+        OSError: the file cannot be read.
+    """
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise InputError(f"is {'a folder' if stat.S_ISDIR(status.st_mode) else 'not a regular file'}; {_EXPECTED}")
+    if status.st_size > MOST_FILE_BYTES:
+        raise InputError(f"has {status.st_size} bytes; {_EXPECTED}, of at most {MOST_FILE_BYTES} bytes")
+    content = path.read_bytes()
+    if content.startswith(_ZIP_START):
+        return _read_zip(content)
+    if content.startswith(_LEGACY_START):
+        return _read_legacy(content)
+    if not content:
+        raise InputError(f"is empty; {_EXPECTED}")
+    kind = "a bare pickle" if content[0] == 0x80 else "not a PyTorch file"
+    raise InputError(f"is {kind}; {_EXPECTED}")
+
+
+def _read_zip(content: bytes) -> npt.NDArray[Any]:
+    """Reads the form of PyTorch 1.6 and later."""
+    # Every entry costs the zip reader an object, so their number is bounded before it starts.
+    if content.count(_CENTRAL_HEADER) > _MOST_ENTRIES:
+        raise InputError(f"is an archive of more than {_MOST_ENTRIES} entries; {_EXPECTED}")
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            return _read_archive(archive)
+    except zipfile.BadZipFile as error:
+        raise InputError(f"is truncated or damaged ({error}); {_EXPECTED}") from None
+    except (NotImplementedError, RuntimeError, EOFError, OverflowError, ValueError, struct.error) as error:
+        raise InputError(f"is not an archive that torch.save writes ({error}); {_EXPECTED}") from None
+
+
+def _read_archive(archive: zipfile.ZipFile) -> npt.NDArray[Any]:
+    names = archive.namelist()
+    if len(set(names)) != len(names):
+        raise InputError(f"holds two entries of the same name; {_EXPECTED}")
+    pickles = [name for name in names if name == "data.pkl" or (name.endswith("/data.pkl") and name.count("/") == 1)]
+    if len(pickles) != 1:
+        raise InputError(f"is an archive without a data.pkl; {_EXPECTED}")
+    prefix = pickles[0][: -len("data.pkl")]
+    pickled = _stored(archive, pickles[0])
+    if len(pickled) > _MOST_PICKLE_BYTES:
+        raise InputError(f"has a pickle of {len(pickled)} bytes, too much for one tensor; {_EXPECTED}")
+    view = _describe(_PickleTerm(pickled).read())
+    order = "little"
+    if prefix + "byteorder" in names:
+        order = _stored(archive, prefix + "byteorder").decode("ascii", "replace")
+    if order not in ("little", "big"):
+        raise InputError(f"has the byte order {order[:20]!r}; expected little or big")
+    key = f"{prefix}data/{view.storage_key}"
+    if key not in names:
+        raise InputError(f"lacks the values of its tensor (archive entry {key[:80]!r})")
+    return view.values(_stored(archive, key), "<" if order == "little" else ">")
+
+
+def _stored(archive: zipfile.ZipFile, name: str) -> bytes:
+    """Returns an entry's bytes; refuses compression, by which a small file could fill the memory."""
+    entry = archive.getinfo(name)
+    if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size:
+        raise InputError(f"has a compressed archive entry {name[:80]!r}, which torch.save never writes; {_EXPECTED}")
+    return archive.read(entry)
+
+
+def _read_legacy(content: bytes) -> npt.NDArray[Any]:
+    """Reads the form before PyTorch 1.6, which `_use_new_zipfile_serialization=False` still writes.
+
+    Five pickles (magic, protocol, the writer's type sizes, the tensor, the list of storage keys), then for each
+    storage its number of elements as int64 and its bytes, little-endian.
+    """
+    start = len(_LEGACY_START)
+    parts = []
+    for _ in range(4):
+        # Pickles of one tensor are short; a pickle that is cut off here is damaged or not one tensor's.
+        term = _PickleTerm(content[start : start + _MOST_PICKLE_BYTES])
+        parts.append(term.read())
+        start += term.position
+    protocol, _, tensor, keys = parts
+    if protocol != _LEGACY_PROTOCOL:
+        raise InputError(f"is of an unknown version of the older PyTorch format; {_EXPECTED}")
+    view = _describe(tensor)
+    if keys != [view.storage_key]:
+        raise InputError(f"holds more than one tensor; {_EXPECTED}")
+    if len(content) < start + 8:
+        raise InputError(f"is truncated; {_EXPECTED}")
+    (elements,) = struct.unpack_from("<q", content, start)
+    if elements != view.storage_elements:
+        raise InputError(f"says {view.storage_elements} and {elements} about the length of its values")
+    return view.values(content[start + 8 :], "<")
+
+
+class _Name(NamedTuple):
+    """A name that the pickle mentions, such as `torch FloatStorage`; never looked up, never imported."""
+
+    module: str
+    name: str
+
+
+class _Call(NamedTuple):
+    """A call that the pickle asks for; never made."""
+
+    function: object
+    arguments: object
+
+
+class _External(NamedTuple):
+    """A reference out of the pickle (a persistent id): to torch, a storage."""
+
+    identity: object
+
+
+class _Mapping(NamedTuple):
+    """A dict that the pickle builds: only whether it has items matters here."""
+
+    items: list[None]
+
+
+class _View(NamedTuple):
+    """A dense 1-D tensor as the pickle describes it: which elements of which storage."""
+
+    storage_key: str
+    storage_elements: int
+    dtype: str
+    offset: int
+    length: int
+    stride: int
+
+    def values(self, storage: bytes, order: str) -> npt.NDArray[Any]:
+        """Returns the tensor's values out of `storage`, the bytes of its whole storage.
+
+        Raises:
+            InputError: the storage is not of the declared size, or the view reaches outside it.
+        """
+        code = np.dtype(order + _NUMPY_CODES[self.dtype])
+        if len(storage) != self.storage_elements * code.itemsize:
+            raise InputError(
+                f"declares {self.storage_elements} values of {code.itemsize} bytes but holds {len(storage)} bytes"
+            )
+        if self.length == 0:
+            return _exact(np.empty(0, code), self.dtype)
+        end = self.offset + (self.length - 1) * self.stride + 1
+        if end > self.storage_elements:
+            raise InputError(f"describes values 0 to {end - 1} of a storage of {self.storage_elements}")
+        elements = np.frombuffer(storage, code)[self.offset : end : self.stride]
+        if self.length < self.storage_elements:
+            # A row of a larger tensor must not keep the whole of it in memory.
+            elements = elements.copy()
+        values = _exact(elements, self.dtype)
+        values.flags.writeable = False
+        return values
+
+
+def _describe(term: object) -> _View:
+    """Returns the view that a pickle's term stands for, when it is one dense, real, 1-D tensor.
+
+    Raises:
+        InputError: it is something else; the message says what.
+    """
+    builder, arguments = _builder(term)
+    if builder == "_rebuild_parameter" and len(arguments) == 3:
+        builder, arguments = _builder(arguments[0])
+    # storage, offset, size, stride [, requires_grad, hooks [, dtype] [, metadata]]
+    counts = {"_rebuild_tensor": (4, 4), "_rebuild_tensor_v2": (6, 7), "_rebuild_tensor_v3": (7, 8)}
+    if builder not in counts:
+        raise InputError(f"holds {_REFUSED_BUILDERS.get(builder, f'an unknown kind of tensor ({builder[:80]})')}")
+    least, most = counts[builder]
+    if not least <= len(arguments) <= most:
+        raise _damaged()
+    metadata = arguments[most - 1] if len(arguments) == most and most > 4 else None
+    if metadata is not None and not (isinstance(metadata, _Mapping) and not metadata.items):
+        raise InputError("holds a lazily negated or conjugated view; save tensor.clone() instead")
+    storage, offset, size, stride = arguments[:4]
+    dtype, key, elements = _storage(storage, arguments[6] if builder == "_rebuild_tensor_v3" else None)
+    if not (isinstance(size, tuple) and isinstance(stride, tuple)):
+        raise _damaged()
+    if not all(_is_count(number) for number in (offset, elements, *size, *stride)) or len(size) != len(stride):
+        raise _damaged()
+    if len(size) != 1:
+        shape = ", ".join(str(extent) for extent in size[:8]) + (", …" if len(size) > 8 else "")
+        raise InputError(f"holds a tensor of shape [{shape}]; expected one dimension, one number for each neuron")
+    length = size[0]
+    if length > 1 and stride[0] == 0:
+        raise InputError("holds one number repeated (an expanded view); save tensor.contiguous() instead")
+    return _View(key, elements, dtype, offset, length, stride[0] if length > 1 else 1)
+
+
+def _builder(term: object) -> tuple[str, tuple[Any, ...]]:
+    """Returns which function of PyTorch the term calls, and with what."""
+    if not isinstance(term, _Call):
+        kinds = {
+            _Mapping: "a dict",
+            list: "a list",
+            tuple: "a tuple",
+            int: "a number",
+            float: "a number",
+            str: "a text",
+        }
+        raise InputError(f"holds {kinds.get(type(term), 'no tensor')}; {_EXPECTED}")
+    function, arguments = term
+    if not (isinstance(function, _Name) and isinstance(arguments, tuple)):
+        raise _damaged()
+    if function == _Name("collections", "OrderedDict"):
+        raise InputError(f"holds a dict; {_EXPECTED}")
+    if function.module not in ("torch._utils", "torch._tensor"):
+        raise InputError(
+            f"is a pickle that calls {'.'.join(function)[:80]!r}, which is never run; {_EXPECTED}",
+        )
+    return function.name, arguments
+
+
+def _storage(term: object, dtype: object) -> tuple[str, str, Any]:
+    """Returns the storage's element type, key and number of elements.
+
+    Args:
+        term: the persistent id `("storage", type, key, location, elements)`; the older form adds a sixth, unused part.
+        dtype: the tensor's type where the storage is untyped, its elements then being bytes.
+    """
+    identity = term.identity if isinstance(term, _External) else None
+    if not isinstance(identity, tuple) or len(identity) not in (5, 6) or not isinstance(identity[0], str):
+        raise _damaged()
+    kind, storage_type, key, _, elements = identity[:5]
+    if kind != "storage" or identity[5:] not in ((), (None,)):
+        raise _damaged()
+    if not isinstance(storage_type, _Name) or storage_type.module not in ("torch", "torch.cuda", "torch.storage"):
+        raise _damaged()
+    if not isinstance(key, str) or not _is_count(elements):
+        raise _damaged()
+    if dtype is None:
+        name = _STORAGE_DTYPES.get(storage_type.name, storage_type.name)
+    elif isinstance(dtype, _Name) and dtype.module == "torch":
+        name = dtype.name
+    else:
+        raise _damaged()
+    if name.startswith("complex"):
+        raise InputError(f"holds complex numbers ({name}); expected activation counts")
+    if name not in _NUMPY_CODES:
+        raise InputError(f"holds numbers of type {name[:40]!r}; expected an integer or float type")
+    if storage_type.name == "UntypedStorage":
+        item_bytes = np.dtype(_NUMPY_CODES[name]).itemsize
+        if elements % item_bytes:
+            raise InputError(f"declares {elements} bytes of values, not a multiple of the {item_bytes} of a {name}")
+        elements //= item_bytes
+    return name, key, elements
+
+
+def _is_count(number: object) -> bool:
+    return type(number) is int and 0 <= number < 1 << 48
+
+
+def _damaged() -> InputError:
+    return InputError(f"has a pickle that torch.save does not write; {_EXPECTED}")
+
+
+def _exact(elements: npt.NDArray[Any], dtype: str) -> npt.NDArray[Any]:
+    """Returns stored `elements` as native, contiguous numbers, each equal to what PyTorch means by it."""
+    if dtype == "bfloat16":
+        # A bfloat16 is the upper half of the float32 of the same value.
+        widened: npt.NDArray[Any] = np.left_shift(elements, 16, dtype=np.uint32)
+        return widened.view(np.float32)
+    if dtype.startswith("float8"):
+        decoded: npt.NDArray[np.float32] = _float8_table(dtype)[elements]
+        return decoded
+    if dtype == "bool":
+        truth: npt.NDArray[np.uint8] = np.not_equal(elements, 0).astype(np.uint8)
+        return truth
+    return np.ascontiguousarray(elements, elements.dtype.newbyteorder("="))
+
+
+# Mantissa bits, exponent bias, and the codes that are not numbers, of the formats named in PyTorch's `Float8_*.h`.
+_FLOAT8 = {
+    "float8_e4m3fn": (3, 7, {0x7F: np.nan, 0xFF: np.nan}),
+    "float8_e4m3fnuz": (3, 8, {0x80: np.nan}),
+    "float8_e5m2": (
+        2,
+        15,
+        {0x7C: np.inf, 0xFC: -np.inf} | dict.fromkeys((0x7D, 0x7E, 0x7F, 0xFD, 0xFE, 0xFF), np.nan),
+    ),
+    "float8_e5m2fnuz": (2, 16, {0x80: np.nan}),
+}
+
+
+def _float8_table(dtype: str) -> npt.NDArray[np.float32]:
+    """Returns the float32 value of each of the 256 codes of an 8-bit float format."""
+    if dtype == "float8_e8m0fnu":  # an exponent and nothing else
+        powers: npt.NDArray[np.float32] = np.append(np.ldexp(1.0, np.arange(255) - 127), np.nan).astype(np.float32)
+        return powers
+    mantissa_bits, bias, special = _FLOAT8[dtype]
+    code = np.arange(256)
+    exponent = (code & 0x7F) >> mantissa_bits
+    mantissa = code & ((1 << mantissa_bits) - 1)
+    normal = exponent > 0
+    magnitude = np.ldexp(mantissa + (normal << mantissa_bits), np.maximum(exponent, 1) - bias - mantissa_bits)
+    values: npt.NDArray[np.float32] = np.where(code & 0x80, -magnitude, magnitude).astype(np.float32)
+    for place, number in special.items():
+        values[place] = number
+    return values
+
+
+class _PickleTerm:
+    """Reads one pickle as an inert term, with only the opcodes that describe a tensor.
+
+    Nothing is imported, called, hashed or compared, every opcode costs a bounded time, and a term takes memory in
+    proportion to the pickle's bytes.
+    """
+
+    def __init__(self, content: bytes) -> None:
+        self.position = 0
+        self._content = content
+        self._stack: list[Any] = []
+        self._marks: list[int] = []
+        self._memo: dict[int, Any] = {}
+
+    def read(self) -> object:
+        """Returns the term; `position` is then where the pickle ends.
+
+        Raises:
+            InputError: the pickle is damaged, or builds something that no tensor needs.
+        """
+        try:
+            while (code := self.take(1)[0]) != _STOP:
+                operation = _OPERATIONS.get(code)
+                if operation is None:
+                    raise InputError(f"is a pickle with an instruction no tensor needs ({_opcode(code)}); {_EXPECTED}")
+                operation(self)
+            return self._stack.pop()
+        except (IndexError, KeyError, UnicodeDecodeError):
+            raise _damaged() from None
+
+    def take(self, count: int) -> bytes:
+        """Returns the next `count` bytes."""
+        start = self.position
+        taken = self._content[start : start + count]
+        if len(taken) != count:
+            raise _damaged()
+        self.position = start + count
+        return taken
+
+    def number(self, count: int, *, signed: bool = False) -> int:
+        """Returns the next `count` bytes as a little-endian number."""
+        return int.from_bytes(self.take(count), "little", signed=signed)
+
+    def line(self) -> str:
+        """Returns the text up to the next line break, and steps over it."""
+        end = self._content.find(b"\n", self.position)
+        if end < 0:
+            raise _damaged()
+        text = self._content[self.position : end].decode("utf-8")
+        self.position = end + 1
+        return text
+
+    def push(self, term: object) -> None:
+        """Puts a term on the stack."""
+        self._stack.append(term)
+
+    def pop(self) -> Any:
+        """Takes the top of the stack."""
+        return self._stack.pop()
+
+    def mark(self) -> None:
+        """Remembers the stack's height."""
+        self._marks.append(len(self._stack))
+
+    def pop_to_mark(self) -> list[Any]:
+        """Takes what was put on the stack since the last mark."""
+        height = self._marks.pop()
+        if height > len(self._stack):
+            raise _damaged()
+        terms = self._stack[height:]
+        del self._stack[height:]
+        return terms
+
+    def push_tuple(self, count: int) -> None:
+        """Makes one tuple of the top `count` terms."""
+        if count > len(self._stack):
+            raise _damaged()
+        terms = tuple(self._stack[-count:])
+        del self._stack[-count:]
+        self._stack.append(terms)
+
+    def remember(self, place: int | None = None) -> None:
+        """Notes the top of the stack under a number of its own."""
+        self._memo[len(self._memo) if place is None else place] = self._stack[-1]
+
+    def recall(self, place: int) -> None:
+        """Puts a remembered term on the stack."""
+        self._stack.append(self._memo[place])
+
+    def name_from_stack(self) -> None:
+        """Makes a name of two texts."""
+        name, module = self.pop(), self.pop()
+        if not (isinstance(name, str) and isinstance(module, str)):
+            raise _damaged()
+        self.push(_Name(module, name))
+
+    def call(self) -> None:
+        """Records a call, without making it."""
+        arguments, function = self.pop(), self.pop()
+        self.push(_Call(function, arguments))
+
+    def extend_list(self, terms: list[Any]) -> None:
+        """Adds to the list on top of the stack."""
+        top = self._stack[-1]
+        if not isinstance(top, list):
+            raise _damaged()
+        top.extend(terms)
+
+    def set_item(self) -> None:
+        """Adds one item to the mapping below it."""
+        self.pop()
+        self.pop()
+        self._note_items()
+
+    def set_items(self) -> None:
+        """Adds the items since the last mark to the mapping below them."""
+        self.pop_to_mark()
+        self._note_items()
+
+    def _note_items(self) -> None:
+        """Notes that the mapping on top of the stack has items, which is all that matters: no tensor needs any."""
+        top = self._stack[-1]
+        if isinstance(top, _Mapping):
+            top.items.append(None)
+        elif not (isinstance(top, _Call) and top.function == _Name("collections", "OrderedDict")):
+            raise _damaged()
+
+
+_STOP = 0x2E
+_OPERATIONS: dict[int, Callable[[_PickleTerm], object]] = {
+    0x80: lambda term: term.take(1),  # PROTO
+    0x95: lambda term: term.take(8),  # FRAME
+    0x28: _PickleTerm.mark,
+    0x63: lambda term: term.push(_Name(term.line(), term.line())),  # GLOBAL
+    0x93: _PickleTerm.name_from_stack,  # STACK_GLOBAL
+    0x71: lambda term: term.remember(term.number(1)),  # BINPUT
+    0x72: lambda term: term.remember(term.number(4)),  # LONG_BINPUT
+    0x94: _PickleTerm.remember,  # MEMOIZE
+    0x68: lambda term: term.recall(term.number(1)),  # BINGET
+    0x6A: lambda term: term.recall(term.number(4)),  # LONG_BINGET
+    0x58: lambda term: term.push(term.take(term.number(4)).decode("utf-8")),  # BINUNICODE
+    0x8C: lambda term: term.push(term.take(term.number(1)).decode("utf-8")),  # SHORT_BINUNICODE
+    0x4A: lambda term: term.push(term.number(4, signed=True)),  # BININT
+    0x4B: lambda term: term.push(term.number(1)),  # BININT1
+    0x4D: lambda term: term.push(term.number(2)),  # BININT2
+    0x8A: lambda term: term.push(term.number(term.number(1), signed=True)),  # LONG1
+    0x47: lambda term: term.push(struct.unpack(">d", term.take(8))[0]),  # BINFLOAT
+    0x88: lambda term: term.push(True),
+    0x89: lambda term: term.push(False),
+    0x4E: lambda term: term.push(None),
+    0x29: lambda term: term.push(()),
+    0x74: lambda term: term.push(tuple(term.pop_to_mark())),  # TUPLE
+    0x85: lambda term: term.push_tuple(1),
+    0x86: lambda term: term.push_tuple(2),
+    0x87: lambda term: term.push_tuple(3),
+    0x5D: lambda term: term.push([]),
+    0x61: lambda term: term.extend_list([term.pop()]),  # APPEND
+    0x65: lambda term: term.extend_list(term.pop_to_mark()),  # APPENDS
+    0x7D: lambda term: term.push(_Mapping([])),  # EMPTY_DICT
+    0x73: _PickleTerm.set_item,  # SETITEM
+    0x75: _PickleTerm.set_items,  # SETITEMS
+    0x52: _PickleTerm.call,  # REDUCE
+    0x51: lambda term: term.push(_External(term.pop())),  # BINPERSID
+}
+
+
+def _opcode(code: int) -> str:
+    import pickletools
+
+    known = {ord(opcode.code): opcode.name for opcode in pickletools.opcodes}
+    return known.get(code, f"byte {code:#04x}")
