@@ -1,0 +1,93 @@
+"""Where a plan, the model and the statistics contradict each other, said one line at a time. Knows no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import zip_longest
+from typing import TYPE_CHECKING
+
+from planner.plan import Plan
+
+if TYPE_CHECKING:
+    from planner.geometry import Geometry
+
+    from planner.statistics import Statistics
+
+
+def disagreements(
+    plan: Plan, *, statistics: Statistics | None = None, geometry: Geometry | None = None, where: str = "plan"
+) -> list[str]:
+    """Returns every contradiction, one line each; empty when all that is given fits together.
+
+    Args:
+        plan: what is to be exported; its own contradictions come first.
+        statistics: the activation statistics that neurons will be selected by.
+        geometry: the model.
+        where: the plan's name, for messages.
+    """
+    lines = plan.contradictions()
+    if not lines and statistics is not None:
+        lines = [*_with_statistics(plan, statistics)]
+    if not lines and geometry is not None:
+        lines = [*_with_model(plan, geometry)]
+    return [f"{where}: {line}" for line in lines]
+
+
+def _with_statistics(plan: Plan, statistics: Statistics) -> Iterator[str]:
+    source = statistics.source
+    if plan.activations is not None and plan.activations.fingerprint != statistics.fingerprint:
+        yield (
+            f"activations.fingerprint: found {plan.activations.fingerprint}, but {source} has "
+            f"{statistics.fingerprint}; the statistics changed or are another model's, make the plan again"
+        )
+        return
+    if len(plan.solved_list) != len(statistics.labels):
+        yield f"solved_list: found {len(plan.solved_list)} layers, but {source} has {len(statistics.labels)}"
+        return
+    if plan.model is not None and plan.model.labels and plan.model.labels != statistics.labels:
+        yield _first_difference("model.labels", plan.model.labels, statistics.labels, source)
+        return
+    for layer, (hot_neurons, label, values) in enumerate(
+        zip(plan.solved_list, statistics.labels, statistics.values, strict=True)
+    ):
+        there = f"layer {label} of {source} has {len(values)}"
+        if plan.model is not None and plan.model.n_ff[layer] != len(values):
+            yield f"model.n_ff[{layer}]: found {plan.model.n_ff[layer]}, but {there}"
+        elif hot_neurons > len(values):
+            yield f"solved_list[{layer}]: found {hot_neurons} hot neurons, but {there}"
+
+
+def _with_model(plan: Plan, geometry: Geometry) -> Iterator[str]:
+    if plan.model is not None and plan.model.fingerprint != geometry.fingerprint:
+        yield (
+            f"model.fingerprint: found {plan.model.fingerprint}, but the model has {geometry.fingerprint}; "
+            "it changed or is another one, make the plan again"
+        )
+        return
+    if len(plan.solved_list) != len(geometry.n_ff):
+        yield f"solved_list: found {len(plan.solved_list)} layers, but the model has {len(geometry.n_ff)}"
+        return
+    if plan.model is not None:
+        for name, planned, actual in (
+            ("model.n_ff", plan.model.n_ff, geometry.n_ff),
+            ("model.neuron_bytes", plan.model.neuron_bytes, geometry.neuron_bytes),
+        ):
+            if planned != tuple(actual):
+                yield _first_difference(name, planned, actual, "the model")
+        return
+    for layer, (hot_neurons, n_ff) in enumerate(zip(plan.solved_list, geometry.n_ff, strict=True)):
+        if hot_neurons > n_ff:
+            yield f"solved_list[{layer}]: found {hot_neurons} hot neurons, but that layer of the model has {n_ff}"
+    needed_bytes = sum(k * b for k, b in zip(plan.solved_list, geometry.neuron_bytes, strict=True))
+    if needed_bytes != plan.vram_required_bytes:
+        yield (
+            f"vram_required_bytes: found {plan.vram_required_bytes}, "
+            f"but these neurons of the model take {needed_bytes} bytes"
+        )
+
+
+def _first_difference(name: str, planned: tuple[object, ...], actual: tuple[object, ...], source: str) -> str:
+    for layer, (ours, theirs) in enumerate(zip_longest(planned, actual)):
+        if ours != theirs:
+            return f"{name}[{layer}]: found {ours}, but {source} has {theirs}"
+    raise AssertionError("called without a difference")

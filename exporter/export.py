@@ -1,0 +1,174 @@
+"""A plan and activation statistics in, a GPU index out: checked first, then selected and written layer by layer."""
+
+from __future__ import annotations
+
+import contextlib
+import filecmp
+import operator
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from exporter.agreement import disagreements
+from exporter.existing import is_foreign_index
+from exporter.index_format import MARK_ACTIVATIONS, MARK_MODEL, IndexedLayer
+from exporter.pwri import add_layer, fill_index
+from exporter.select import Selector, select_hottest
+from planner.errors import FaultsError, InputError
+from planner.files import staged
+from planner.plan import Plan
+from planner.statistics import Statistics, read_statistics
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+    from gguf import GGUFWriter
+    from planner.geometry import Geometry
+
+_MOST_VRAM_BYTES = (1 << 64) - 1
+
+
+def load_activation_weights(models_base: str | os.PathLike[str]) -> list[torch.Tensor]:
+    """Reads a folder of activation statistics, ordered by layer number (and expert number).
+
+    Args:
+        models_base: the folder with `activation_0.pt`, `activation_1.pt`, … or `activation_<L>_<E>.pt`.
+
+    Returns:
+        A tensor [n_ff] for each layer; finite, none negative.
+
+    Raises:
+        InputError: a file is missing, damaged, or holds what activation statistics cannot be.
+        OSError: the folder cannot be read.
+    """
+    return [torch.from_numpy(_writeable(values)) for values in read_statistics(Path(models_base)).values]
+
+
+def append_gpu_idx(
+    gguf: GGUFWriter, i_layer: int, activation: torch.Tensor | npt.NDArray[np.generic], select_count: int
+) -> None:
+    """Adds `blk.L.gpu_idx` and `blk.L.gpu_bucket` of one layer to a `GGUFWriter`, for its hottest neurons.
+
+    Args:
+        gguf: the writer; the two tensors go in with the engine's type number for I32, 18.
+        i_layer: the layer's number.
+        activation: [n_ff], how often each neuron fired.
+        select_count: neurons to place on the GPU, 0 to n_ff.
+
+    Raises:
+        InputError: the count is out of range, or `activation` is not a layer's statistics (see `select_hottest`).
+    """
+    bucket = select_hottest(activation, _whole(select_count, f"layer {i_layer}: select_count"))
+    add_layer(gguf, IndexedLayer(str(i_layer), len(activation), len(bucket)), bucket)
+
+
+def export_split(
+    activations_path: str | os.PathLike[str],
+    output_path: str | os.PathLike[str],
+    solved_list: Sequence[int],
+    vram_capacity: int,
+) -> None:
+    """Writes the index of the hottest neurons; an existing file is replaced, whole or not at all.
+
+    Args:
+        activations_path: the folder of activation statistics (see `load_activation_weights`).
+        output_path: the index to write.
+        solved_list: hot neurons of each layer, in layer order.
+        vram_capacity: bytes that these neurons need; the engine refuses the index when it has fewer to give.
+
+    Raises:
+        InputError: the statistics are damaged, or do not fit `solved_list`.
+        OSError: a file cannot be read or written.
+    """
+    plan = Plan(
+        solved_list=tuple(_whole(count, f"solved_list[{layer}]") for layer, count in enumerate(solved_list)),
+        vram_required_bytes=_whole(vram_capacity, "vram_capacity"),
+    )
+    export_plan(plan, read_statistics(Path(activations_path)), Path(output_path), force=True, where="export_split")
+
+
+def export_plan(
+    plan: Plan,
+    statistics: Statistics,
+    output: Path,
+    *,
+    geometry: Geometry | None = None,
+    device: str = "auto",
+    force: bool = False,
+    note: Callable[[str], None] = lambda _text: None,
+    where: str = "plan",
+) -> None:
+    """Writes the index of a plan.
+
+    The file says which model and statistics it was made from when the plan does: then it carries the marks (see
+    `exporter.index_format`). A plan of only a solved list and its bytes gives the format as it stands, byte for byte.
+
+    Args:
+        plan: how many neurons of each layer, and their bytes.
+        statistics: which neurons fired how often.
+        output: the index to write, whole or not at all.
+        geometry: the model, where it is at hand, to check the plan against.
+        device: where to select (`select_hottest`); the file is the same for all.
+        force: replace an index even when Hotsplit did not write it.
+        note: called with one line when a GPU failed and the CPU did its work.
+        where: the plan's name, for messages.
+
+    Raises:
+        FaultsError: plan, statistics and model contradict each other; one line for each contradiction.
+        InputError: `output` holds somebody else's sound index, and `force` is off; or no such device.
+        OSError: the file cannot be written.
+    """
+    if lines := disagreements(plan, statistics=statistics, geometry=geometry, where=where):
+        raise FaultsError(lines)
+    layers = [
+        IndexedLayer(label, len(values), hot_neurons)
+        for label, values, hot_neurons in zip(statistics.labels, statistics.values, plan.solved_list, strict=True)
+    ]
+    selector = Selector(device, note=note)
+    buckets = (
+        selector.select(values, layer.hot_neurons) for layer, values in zip(layers, statistics.values, strict=True)
+    )
+    with _replacing(output, force=force) as staged_path:
+        fill_index(staged_path, layers, buckets, plan.vram_required_bytes, marks=_marks(plan))
+
+
+@contextlib.contextmanager
+def _replacing(output: Path, *, force: bool) -> Iterator[Path]:
+    """As `staged`, but leaves somebody else's sound index alone unless told, or unless it would stay as it is."""
+    is_foreign = not force and is_foreign_index(output)
+    with staged(output) as staged_path:
+        yield staged_path
+        if is_foreign and not filecmp.cmp(staged_path, output, shallow=False):
+            raise InputError(
+                f"{output}: a sound index that Hotsplit did not mark as its own; "
+                "it stays as it is, use --force to replace it"
+            )
+
+
+def _marks(plan: Plan) -> dict[str, str]:
+    """Returns what ties an index to its inputs, as far as the plan knows them."""
+    marks = {}
+    if plan.model is not None:
+        marks[MARK_MODEL] = plan.model.fingerprint
+    if plan.activations is not None:
+        marks[MARK_ACTIVATIONS] = plan.activations.fingerprint
+    return marks
+
+
+def _whole(count: object, name: str) -> int:
+    """Returns a count as an int; the seed's solver gave floats with whole values."""
+    try:
+        number = int(count) if isinstance(count, float) and count.is_integer() else operator.index(count)  # type: ignore[arg-type]
+    except TypeError:
+        raise InputError(f"{name}: found {count!r}, expected a whole number") from None
+    if not 0 <= number <= _MOST_VRAM_BYTES:
+        raise InputError(f"{name}: found {number}, expected 0 to {_MOST_VRAM_BYTES}")
+    return number
+
+
+def _writeable(values: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+    """Returns an array that a tensor can share."""
+    return np.require(values, requirements=["C", "A", "W"])

@@ -1,0 +1,211 @@
+"""Checks everything about a GPU index that the engine does not: it trusts whatever it finds beside the model.
+
+A bucket value out of range is an out-of-bounds read in the engine, swapped layers are garbage output, a capacity that
+is too large makes it throw the index away. Knows no torch: what was selected with it is checked without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from exporter.agreement import disagreements
+from exporter.index_file import IndexFile
+from exporter.index_format import MARK_ACTIVATIONS, MARK_MODEL, IndexedLayer
+from planner.errors import FaultsError, InputError
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+    from planner.geometry import Geometry
+
+    from planner.plan import Plan
+    from planner.statistics import Statistics
+
+MOST_FAULTS = 100
+
+
+def verify_index(
+    path: Path,
+    *,
+    geometry: Geometry | None = None,
+    statistics: Statistics | None = None,
+    plan: Plan | None = None,
+) -> list[str]:
+    """Returns everything that is wrong with an index, one line each; empty when it is sound.
+
+    A file that is not an index at all, or is cut off, is one that is not sound: its fault is returned, not raised.
+
+    Args:
+        path: the index.
+        geometry: the model; then layers, neurons and `split.vram_capacity` must be the model's.
+        statistics: the activation statistics; then each layer's neurons must be the hottest ones, ties to the lowest
+            number.
+        plan: the plan; then counts and bytes must be the plan's.
+
+    Returns:
+        The first 100 faults, and how many more there are.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    try:
+        with IndexFile(path) as index:
+            found = [*_faults(index, geometry, statistics, plan)]
+    except FaultsError as error:
+        found = [line.removeprefix(f"{path}: ") for line in error.lines]
+    except InputError as error:
+        found = [str(error).removeprefix(f"{path}: ")]
+    if len(found) > MOST_FAULTS:
+        found[MOST_FAULTS:] = [f"… and {len(found) - MOST_FAULTS} more faults"]
+    return found
+
+
+def _faults(
+    index: IndexFile, geometry: Geometry | None, statistics: Statistics | None, plan: Plan | None
+) -> Iterator[str]:
+    if index.header.magic != "PWRI":
+        yield f"magic: found {index.header.magic}, expected PWRI; a copy for ordinary tools is not for the engine"
+    if not index.has_clean_padding():
+        yield "padding: found bytes that are not zero between the tensors"
+    yield from _mark_faults(index, geometry, statistics)
+    if geometry is not None:
+        yield from _model_faults(index, geometry)
+    if plan is not None:
+        yield from _plan_faults(index, plan)
+        yield from disagreements(plan, statistics=statistics, geometry=geometry)
+    if statistics is not None and statistics.labels != tuple(layer.label for layer in index.layers):
+        yield (
+            f"layers: found {_span([layer.label for layer in index.layers])}, "
+            f"but {statistics.source} has {_span(statistics.labels)}"
+        )
+        statistics = None
+    for position, layer in enumerate(index.layers):
+        mask, bucket = index.gpu_idx(position), index.gpu_bucket(position)
+        lines = [*_number_faults(layer, mask, bucket)]
+        # Which neurons are meant is only known where mask and bucket agree.
+        if not lines and statistics is not None:
+            lines = [*_selection_faults(layer, bucket, statistics.values[position], statistics.source)]
+        yield from lines
+
+
+def _mark_faults(index: IndexFile, geometry: Geometry | None, statistics: Statistics | None) -> Iterator[str]:
+    for key, source, actual in (
+        (MARK_MODEL, "the model", geometry.fingerprint if geometry else None),
+        (MARK_ACTIVATIONS, "the statistics", statistics.fingerprint if statistics else None),
+    ):
+        mark = index.marks.get(key)
+        if mark is not None and actual is not None and mark != actual:
+            yield f"{key}: found {mark}, but {source} has {actual}; the index is stale, export it again"
+
+
+def _model_faults(index: IndexFile, geometry: Geometry) -> Iterator[str]:
+    if len(index.layers) != len(geometry.n_ff):
+        yield f"layers: found {len(index.layers)}, but the model has {len(geometry.n_ff)}"
+        return
+    wrong_layers = False
+    for layer, n_ff in zip(index.layers, geometry.n_ff, strict=True):
+        if layer.n_ff != n_ff:
+            wrong_layers = True
+            yield f"{layer.gpu_idx_name}: found {layer.n_ff} neurons, but that layer of the model has {n_ff}"
+    if wrong_layers:
+        return
+    needed_bytes = sum(
+        layer.hot_neurons * neuron_bytes
+        for layer, neuron_bytes in zip(index.layers, geometry.neuron_bytes, strict=True)
+    )
+    capacity_bytes = index.vram_capacity_bytes
+    if capacity_bytes < needed_bytes:
+        yield (
+            f"split.vram_capacity: found {capacity_bytes}, too small: the selected neurons take {needed_bytes} bytes, "
+            "so the engine would load the index into memory that is not there"
+        )
+    elif capacity_bytes > needed_bytes:
+        yield (
+            f"split.vram_capacity: found {capacity_bytes}, too large: the selected neurons take {needed_bytes} bytes, "
+            "so the engine would refuse the index although it fits"
+        )
+
+
+def _plan_faults(index: IndexFile, plan: Plan) -> Iterator[str]:
+    if len(index.layers) != len(plan.solved_list):
+        yield f"layers: found {len(index.layers)}, but the plan has {len(plan.solved_list)}"
+        return
+    for layer, hot_neurons in zip(index.layers, plan.solved_list, strict=True):
+        if layer.hot_neurons != hot_neurons:
+            yield f"{layer.gpu_bucket_name}: found {layer.hot_neurons} neurons, but the plan has {hot_neurons}"
+    if index.vram_capacity_bytes != plan.vram_required_bytes:
+        yield (
+            f"split.vram_capacity: found {index.vram_capacity_bytes}, "
+            f"but the plan's vram_required_bytes is {plan.vram_required_bytes}"
+        )
+
+
+def _number_faults(layer: IndexedLayer, mask: npt.NDArray[np.int32], bucket: npt.NDArray[np.int32]) -> Iterator[str]:
+    """Yields where mask and bucket are not what they must be: [n_ff] of 0 and 1, and the numbers of the ones."""
+    strange = np.flatnonzero((mask != 0) & (mask != 1))
+    if len(strange):
+        first = strange[0]
+        yield f"{layer.gpu_idx_name}[{first}]: found {mask[first]}, expected 0 or 1{_others(len(strange))}"
+    selected = np.flatnonzero(mask)
+    if np.array_equal(selected, bucket):
+        return
+    outside = np.flatnonzero((bucket < 0) | (bucket >= layer.n_ff))
+    if len(outside):
+        first = outside[0]
+        yield (
+            f"{layer.gpu_bucket_name}[{first}]: found neuron {bucket[first]}, expected 0 to {layer.n_ff - 1}; "
+            f"the engine would read outside the model{_others(len(outside))}"
+        )
+    falling = np.flatnonzero(bucket[1:] <= bucket[:-1]) + 1
+    if len(falling):
+        first = falling[0]
+        yield (
+            f"{layer.gpu_bucket_name}[{first}]: found neuron {bucket[first]} after {bucket[first - 1]}, "
+            f"expected ascending numbers{_others(len(falling))}"
+        )
+    only_mask, only_bucket = np.setdiff1d(selected, bucket), np.setdiff1d(bucket, selected)
+    if len(only_mask):
+        yield f"{layer.gpu_bucket_name}: neuron {only_mask[0]} is missing, gpu_idx has it{_others(len(only_mask))}"
+    if len(only_bucket) and not len(outside):
+        yield f"{layer.gpu_bucket_name}: neuron {only_bucket[0]} is not in gpu_idx{_others(len(only_bucket))}"
+
+
+def _selection_faults(
+    layer: IndexedLayer, bucket: npt.NDArray[np.int32], values: npt.NDArray[Any], source: str
+) -> Iterator[str]:
+    """Yields why the neurons in `bucket` are not the hottest of their layer."""
+    if len(values) != layer.n_ff:
+        yield f"{layer.gpu_idx_name}: found {layer.n_ff} neurons, but that layer of {source} has {len(values)}"
+        return
+    if not 0 < len(bucket) < layer.n_ff:
+        return
+    is_left_out = np.ones(layer.n_ff, dtype=bool)
+    is_left_out[bucket] = False
+    left_out = np.flatnonzero(is_left_out)
+    coldest_chosen, hottest_left_out = values[bucket].min(), values[left_out].max()
+    if hottest_left_out < coldest_chosen:
+        return
+    # Of the neurons in question: the one that should be out, and the one that should be in.
+    chosen = bucket[values[bucket] == coldest_chosen].max()
+    missed = left_out[values[left_out] == hottest_left_out].min()
+    if hottest_left_out > coldest_chosen:
+        yield (
+            f"{layer.gpu_bucket_name}: not the hottest neurons: {missed} (value {hottest_left_out}) is left out, "
+            f"{chosen} (value {coldest_chosen}) is in"
+        )
+    elif missed < chosen:
+        yield (
+            f"{layer.gpu_bucket_name}: neurons {missed} and {chosen} are equally hot (value {coldest_chosen}); "
+            "the lower number comes first, found the higher one"
+        )
+
+
+def _span(labels: Sequence[str]) -> str:
+    return f"{len(labels)} ({labels[0]} to {labels[-1]})"
+
+
+def _others(count: int) -> str:
+    return f" ({count - 1} more like it)" if count > 1 else ""
