@@ -296,7 +296,7 @@ def _builder(term: object) -> tuple[str, tuple[Any, ...]]:
         }
         raise InputError(f"holds {kinds.get(type(term), 'no tensor')}; {_EXPECTED}")
     function, arguments = term
-    if not (isinstance(function, _Name) and isinstance(arguments, tuple)):
+    if not isinstance(function, _Name):
         raise _damaged()
     if function == _Name("collections", "OrderedDict"):
         raise InputError(f"holds a dict; {_EXPECTED}")
@@ -304,6 +304,8 @@ def _builder(term: object) -> tuple[str, tuple[Any, ...]]:
         raise InputError(
             f"is a pickle that calls {'.'.join(function)[:80]!r}, which is never run; {_EXPECTED}",
         )
+    if not isinstance(arguments, tuple):
+        raise _damaged()
     return function.name, arguments
 
 
@@ -514,6 +516,12 @@ class _PickleTerm:
         self.pop_to_mark()
         self._note_items()
 
+    def set_attributes(self) -> None:
+        """Steps over attributes, such as the versions in a module's `state_dict`; no tensor's call survives it."""
+        self.pop()
+        top = self.pop()
+        self.push(_Call(top.function, None) if isinstance(top, _Call) else None)
+
     def _note_items(self) -> None:
         """Notes that the mapping on top of the stack has items, which is all that matters: no tensor needs any."""
         top = self._stack[-1]
@@ -556,6 +564,7 @@ _OPERATIONS: dict[int, Callable[[_PickleTerm], object]] = {
     0x7D: lambda term: term.push(_Mapping([])),  # EMPTY_DICT
     0x73: _PickleTerm.set_item,  # SETITEM
     0x75: _PickleTerm.set_items,  # SETITEMS
+    0x62: _PickleTerm.set_attributes,  # BUILD
     0x52: _PickleTerm.call,  # REDUCE
     0x51: lambda term: term.push(_External(term.pop())),  # BINPERSID
 }
