@@ -1,0 +1,34 @@
+"""What the engine's sparse FFN kernels can compute. The engine itself neither checks nor says most of this.
+
+Read from `ggml-cuda.cu`, `ggml.c` and `llama.cpp` of PowerInfer at d3ebd7c.
+"""
+
+from __future__ import annotations
+
+FFN_TYPES = ("F16", "Q4_0")
+"""The weight types that the sparse kernels know.
+
+On the GPU any other type ends in a failed assertion (`ggml-cuda.cu` 8790-8799, 7625-7646); on the CPU the product with
+`ffn_down_t` takes everything that is not Q4_0 for F16 (`ggml.c` 14918-14923) and computes garbage.
+"""
+
+Q4_0_NEURON_STEP = 256
+"""`AXPY_BLOCK_Z`: how many rows of `ffn_down_t` one block of the Q4_0 kernel multiplies (`ggml-cuda.cu` 99)."""
+
+ROW_STEP = 32
+"""`GGML_CUDA_DMMV_X`: the length of a row, n_embd, must be a multiple (asserted, `ggml-cuda.cu` 5667, 5697)."""
+
+
+def neuron_step(ffn_down_type: str) -> int:
+    """Returns the step in which a layer's neurons on the GPU have to come for every one of them to be computed.
+
+    For one token at a time the kernel for Q4_0 is started with `nrows / 256` blocks of 256 rows, in integers
+    (`ggml-cuda.cu` 5666-5677): the last `k % 256` hot neurons are never added to the output, and the CPU leaves them
+    out too because the mask says that they are on the GPU. With 0 < k < 256 there are no blocks at all, which CUDA
+    refuses, and the engine stops (`CUDA_CHECK(cudaGetLastError())` after every operation). Upstream's helper escapes
+    by grouping 256 neurons; the F16 kernels round up and take any number.
+
+    Args:
+        ffn_down_type: the type's name of the layer's `ffn_down_t.weight`, such as `Q4_0`.
+    """
+    return Q4_0_NEURON_STEP if ffn_down_type == "Q4_0" else 1
