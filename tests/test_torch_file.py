@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from planner.errors import InputError
@@ -122,6 +122,8 @@ def test_every_type_and_view_is_read_as_pytorch_reads_it(
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "view.pt"
     dtype = tensor.dtype
+    legacy = "_use_new_zipfile_serialization" in form
+    assume(not (legacy and dtype in [*FLOAT8, *INTEGERS[5:]]))  # PyTorch cannot read these back itself
     torch.save(torch.nn.Parameter(tensor, requires_grad=False) if parameter else tensor, path, **form)
     if "pickle_protocol" in form:  # torch.load warns of protocols that torch.save writes when asked
         expected = numbers(tensor)
