@@ -146,8 +146,8 @@ def _find(folder: Path) -> tuple[list[_Entry], tuple[str, ...]]:
         else:
             ignored.append(path.name)
     if not entries:
-        found = f"only {listed(sorted(ignored), most=3)}" if ignored else "nothing"
-        raise InputError(f"{folder}: holds no activation statistics but {found}; {_NAMING}")
+        found = f"only {listed(sorted(ignored), most=3)}" if ignored else "the folder is empty"
+        raise InputError(f"{folder}: holds no activation statistics ({found}); {_NAMING}")
     with_experts = [entry for entry in entries if entry.expert is not None]
     if 0 < len(with_experts) < len(entries):
         whole = min(entry.path.name for entry in entries if entry.expert is None)
@@ -168,10 +168,10 @@ def _check_numbers(folder: Path, entries: list[_Entry], n_layer: int | None) -> 
             )
     for number, layer in enumerate(sorted({entry.layer for entry in entries})):
         if layer != number:
-            raise _missing(folder, entries, number)
+            raise _missing(folder, entries, number, "every layer from 0 on")
     layers = entries[-1].layer + 1
     if n_layer is not None and layers < n_layer:
-        raise InputError(f"{_missing(folder, entries, layers)}, and the model has {n_layer} layers")
+        raise _missing(folder, entries, layers, f"{n_layer} layers, as the model has")
     if n_layer is not None and layers > n_layer:
         first = next(entry for entry in entries if entry.layer == n_layer)
         raise InputError(
@@ -190,12 +190,12 @@ def _check_numbers(folder: Path, entries: list[_Entry], n_layer: int | None) -> 
             )
 
 
-def _missing(folder: Path, entries: list[_Entry], layer: int) -> InputError:
+def _missing(folder: Path, entries: list[_Entry], layer: int, expected: str) -> InputError:
     name = f"activation_{layer}.pt" if entries[0].expert is None else f"activation_{layer}_0.pt"
     layers = len({entry.layer for entry in entries})
     return InputError(
         f"{folder}: {name} is missing; found {layers} layers, the last of them {entries[-1].path.name}, "
-        "and expected every layer from 0 on"
+        f"and expected {expected}"
     )
 
 
