@@ -1,0 +1,112 @@
+"""`hotsplit inspect`: what an index says: its header, its layers, the first neurons of each."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from planner.commands import common
+
+if TYPE_CHECKING:
+    from exporter.index_file import IndexFile
+
+_EXAMPLE = """\
+examples:
+  hotsplit inspect model.powerinfer.gguf.generated.gpuidx
+  hotsplit inspect model.powerinfer.gguf.generated.gpuidx --json | jq .hot_neurons
+"""
+_PREVIEWED = 8
+# A mixture of experts has thousands of entries; a table of them all helps nobody.
+_MOST_ROWS = 256
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds the command's options."""
+    parser = subparsers.add_parser(
+        "inspect",
+        help="show what a GPU index says",
+        description=(
+            "Shows an index's header and, for each layer, how many neurons are on the GPU and the first of their "
+            "numbers. It believes the file; `hotsplit verify` does not."
+        ),
+        epilog=_EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("file", type=Path, metavar="FILE.gpuidx", help="the index")
+    parser.add_argument("--json", action="store_true", help="print JSON, every layer, sizes in bytes")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Prints the answer.
+
+    Raises:
+        InputError: not an index, or one whose tensors cannot be found.
+    """
+    from exporter.index_file import IndexFile
+
+    with IndexFile(arguments.file) as index:
+        if arguments.json:
+            common.print_json(_as_json(index))
+        else:
+            _print(index)
+    return 0
+
+
+def _as_json(index: IndexFile) -> dict[str, Any]:
+    return {
+        "file": str(index.path),
+        "file_bytes": index.header.file_bytes,
+        "magic": index.header.magic,
+        "version": index.header.version,
+        "metadata": dict(index.header.metadata),
+        "vram_capacity_bytes": index.vram_capacity_bytes,
+        "neurons": sum(layer.n_ff for layer in index.layers),
+        "hot_neurons": sum(layer.hot_neurons for layer in index.layers),
+        "layers": [
+            {
+                "layer": layer.label,
+                "n_ff": layer.n_ff,
+                "hot_neurons": layer.hot_neurons,
+                "first_hot_neurons": index.gpu_bucket(position, _PREVIEWED).tolist(),
+            }
+            for position, layer in enumerate(index.layers)
+        ],
+    }
+
+
+def _print(index: IndexFile) -> None:
+    from rich.table import Table
+
+    from planner.text import printable
+    from planner.units import format_bytes
+
+    console = common.console()
+    header, capacity_bytes = index.header, index.vram_capacity_bytes
+    console.print(f"{printable(str(index.path))}: {format_bytes(header.file_bytes)}", soft_wrap=True)
+    console.print(f"{header.magic} version {header.version}, {len(header.tensors)} tensors, keys:")
+    for key, value in header.metadata.items():
+        shown = f"{value} ({format_bytes(capacity_bytes)})" if value is capacity_bytes else str(value)
+        console.print(f"  {printable(key)} = {printable(shown, limit=200)}", soft_wrap=True)
+    table = Table()
+    table.add_column("Layer")
+    for heading in ("Neurons", "Hot", "Share"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("First hot neurons")
+    for position, layer in enumerate(index.layers[:_MOST_ROWS]):
+        preview = [str(number) for number in index.gpu_bucket(position, _PREVIEWED)]
+        if layer.hot_neurons > _PREVIEWED:
+            preview.append("…")
+        table.add_row(
+            layer.label,
+            f"{layer.n_ff:,}",
+            f"{layer.hot_neurons:,}",
+            f"{layer.hot_neurons / layer.n_ff:.1%}",
+            " ".join(preview),
+        )
+    console.print(table)
+    if len(index.layers) > _MOST_ROWS:
+        console.print(f"… and {len(index.layers) - _MOST_ROWS} more; --json shows all")
+    neurons, hot_neurons = (sum(layer.n_ff for layer in index.layers), sum(x.hot_neurons for x in index.layers))
+    console.print(f"in all: {hot_neurons:,} of {neurons:,} neurons on the GPU ({hot_neurons / neurons:.1%})")

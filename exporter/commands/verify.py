@@ -1,0 +1,80 @@
+"""`hotsplit verify`: everything about an index that the engine does not check."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from planner.commands import common
+
+if TYPE_CHECKING:
+    from planner.geometry import Geometry
+
+_EXAMPLE = """\
+examples:
+  hotsplit verify model.powerinfer.gguf.generated.gpuidx
+  hotsplit verify x.gpuidx --model model.powerinfer.gguf --activations activation --plan plan.json
+
+exit codes: 0 sound, 1 any fault (a file that is no index or is cut off included), 2 a file is missing or
+the model, statistics or plan are themselves not usable
+"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds the command's options."""
+    parser = subparsers.add_parser(
+        "verify",
+        help="check everything about a GPU index that the engine does not",
+        description=(
+            "Checks layout, masks and buckets; with a model also layers, neurons and bytes; with statistics that the "
+            "neurons are the hottest; with a plan that the counts are the plan's. One line for each fault."
+        ),
+        epilog=_EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("file", type=Path, metavar="FILE.gpuidx", help="the index")
+    parser.add_argument("--model", type=Path, metavar="M", help="the model file it is for")
+    parser.add_argument("--activations", type=Path, metavar="DIR", help="the activation statistics it was made from")
+    parser.add_argument("--plan", type=Path, metavar="P", help="the plan it was made from")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Prints the faults and returns 1, or says that there are none and returns 0.
+
+    Raises:
+        InputError: model, statistics or plan cannot be used.
+        OSError: a file cannot be read.
+    """
+    from exporter.verify import verify_index
+    from planner.plan import read_plan
+    from planner.statistics import read_statistics
+    from planner.text import printable
+
+    given = [name for name in ("model", "activations", "plan") if getattr(arguments, name) is not None]
+    faults = verify_index(
+        arguments.file,
+        geometry=_geometry(arguments.model) if arguments.model else None,
+        statistics=read_statistics(arguments.activations) if arguments.activations else None,
+        plan=read_plan(arguments.plan) if arguments.plan else None,
+    )
+    if arguments.json:
+        common.print_json(
+            {"file": str(arguments.file), "checked_against": given, "sound": not faults, "faults": faults}
+        )
+        return 1 if faults else 0
+    for fault in faults:
+        print(printable(f"{arguments.file}: {fault}"))
+    if not faults:
+        against = f"; agrees with {', '.join(given)}" if given else ""
+        print(printable(f"{arguments.file}: sound{against}"))
+    return 1 if faults else 0
+
+
+def _geometry(model: Path) -> Geometry:
+    from planner.geometry import geometry_from_header
+    from planner.header import read_header
+
+    return geometry_from_header(read_header(model))
