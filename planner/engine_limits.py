@@ -15,6 +15,10 @@ On the GPU any other type ends in a failed assertion (`ggml-cuda.cu` 8790-8799, 
 Q4_0_NEURON_STEP = 256
 """`AXPY_BLOCK_Z`: how many rows of `ffn_down_t` one block of the Q4_0 kernel multiplies (`ggml-cuda.cu` 99)."""
 
+PROMPT_NEURON_STEP = 32
+"""How many rows of a partly placed `ffn_down_t` the kernel for long prompts gathers at once; it asserts that k_l is a
+multiple (`ggml-cuda.cu` 7556-7563)."""
+
 ROW_STEP = 32
 """`GGML_CUDA_DMMV_X`: the length of a row, n_embd, must be a multiple (asserted, `ggml-cuda.cu` 5667, 5697)."""
 
@@ -25,10 +29,14 @@ def neuron_step(ffn_down_type: str) -> int:
     For one token at a time the kernel for Q4_0 is started with `nrows / 256` blocks of 256 rows, in integers
     (`ggml-cuda.cu` 5666-5677): the last `k % 256` hot neurons are never added to the output, and the CPU leaves them
     out too because the mask says that they are on the GPU. With 0 < k < 256 there are no blocks at all, which CUDA
-    refuses, and the engine stops (`CUDA_CHECK(cudaGetLastError())` after every operation). Upstream's helper escapes
-    by grouping 256 neurons; the F16 kernels round up and take any number.
+    refuses, and the engine stops (`CUDA_CHECK(cudaGetLastError())` after every operation).
+
+    A batch of more than 100 tokens takes another way, whatever the type (`ggml-cuda.cu` 8809, 7515-7572), and there the
+    engine stops at `GGML_ASSERT(ne01 % 32 == 0)` when 0 < k < n_ff is no multiple of 32. A prompt is cut into batches of
+    512 by default, so a short test never meets it. The F16 kernels for fewer tokens take any number. Upstream's helper
+    escapes both by grouping 256 neurons. A layer that is placed whole has no bucket and is not bound to the 32.
 
     Args:
         ffn_down_type: the type's name of the layer's `ffn_down_t.weight`, such as `Q4_0`.
     """
-    return Q4_0_NEURON_STEP if ffn_down_type == "Q4_0" else 1
+    return Q4_0_NEURON_STEP if ffn_down_type == "Q4_0" else PROMPT_NEURON_STEP
