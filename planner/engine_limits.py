@@ -32,7 +32,7 @@ def neuron_step(ffn_down_type: str) -> int:
     refuses, and the engine stops (`CUDA_CHECK(cudaGetLastError())` after every operation).
 
     A batch of more than 100 tokens takes another way, whatever the type (`ggml-cuda.cu` 8809, 7515-7572), and there the
-    engine stops at `GGML_ASSERT(ne01 % 32 == 0)` when 0 < k < n_ff is no multiple of 32. A prompt is cut into batches of
+    engine stops at `GGML_ASSERT(ne01 % 32 == 0)` when 0 < k < n_ff is no multiple of 32. Prompts go in batches of up to
     512 by default, so a short test never meets it. The F16 kernels for fewer tokens take any number. Upstream's helper
     escapes both by grouping 256 neurons. A layer that is placed whole has no bucket and is not bound to the 32.
 
