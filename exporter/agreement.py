@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 from typing import TYPE_CHECKING
 
@@ -10,7 +10,6 @@ from planner.plan import Plan
 
 if TYPE_CHECKING:
     from planner.geometry import Geometry
-
     from planner.statistics import Statistics
 
 
@@ -29,7 +28,8 @@ def disagreements(
     if not lines and statistics is not None:
         lines = [*_with_statistics(plan, statistics)]
     if not lines and geometry is not None:
-        lines = [*_with_model(plan, geometry)]
+        labels = statistics.labels if statistics is not None else plan.model.labels if plan.model is not None else ()
+        lines = [*_with_model(plan, geometry, labels)]
     return [f"{where}: {line}" for line in lines]
 
 
@@ -57,28 +57,42 @@ def _with_statistics(plan: Plan, statistics: Statistics) -> Iterator[str]:
             yield f"solved_list[{layer}]: found {hot_neurons} hot neurons, but {there}"
 
 
-def _with_model(plan: Plan, geometry: Geometry) -> Iterator[str]:
+def per_entry(of_layers: Sequence[int], labels: Sequence[str]) -> tuple[int, ...]:
+    """Returns a model's figures for each entry of an index: an expert (`layer.expert`) has its layer's figure.
+
+    Args:
+        of_layers: one figure a layer.
+        labels: the entries; without experts, or when they do not count the same layers, `of_layers` is returned as is.
+    """
+    layers = [int(label.partition(".")[0]) for label in labels if "." in label]
+    if not layers or layers[-1] + 1 != len(of_layers):
+        return tuple(of_layers)
+    return tuple(of_layers[layer] for layer in layers)
+
+
+def _with_model(plan: Plan, geometry: Geometry, labels: Sequence[str]) -> Iterator[str]:
     if plan.model is not None and plan.model.fingerprint != geometry.fingerprint:
         yield (
             f"model.fingerprint: found {plan.model.fingerprint}, but the model has {geometry.fingerprint}; "
             "it changed or is another one, make the plan again"
         )
         return
-    if len(plan.solved_list) != len(geometry.n_ff):
-        yield f"solved_list: found {len(plan.solved_list)} layers, but the model has {len(geometry.n_ff)}"
+    n_ff, neuron_bytes = per_entry(geometry.n_ff, labels), per_entry(geometry.neuron_bytes, labels)
+    if len(plan.solved_list) != len(n_ff):
+        yield f"solved_list: found {len(plan.solved_list)} layers, but the model has {len(n_ff)}"
         return
     if plan.model is not None:
         for name, planned, actual in (
-            ("model.n_ff", plan.model.n_ff, geometry.n_ff),
-            ("model.neuron_bytes", plan.model.neuron_bytes, geometry.neuron_bytes),
+            ("model.n_ff", plan.model.n_ff, n_ff),
+            ("model.neuron_bytes", plan.model.neuron_bytes, neuron_bytes),
         ):
-            if planned != tuple(actual):
+            if planned != actual:
                 yield _first_difference(name, planned, actual, "the model")
         return
-    for layer, (hot_neurons, n_ff) in enumerate(zip(plan.solved_list, geometry.n_ff, strict=True)):
-        if hot_neurons > n_ff:
-            yield f"solved_list[{layer}]: found {hot_neurons} hot neurons, but that layer of the model has {n_ff}"
-    needed_bytes = sum(k * b for k, b in zip(plan.solved_list, geometry.neuron_bytes, strict=True))
+    for layer, (hot_neurons, neurons) in enumerate(zip(plan.solved_list, n_ff, strict=True)):
+        if hot_neurons > neurons:
+            yield f"solved_list[{layer}]: found {hot_neurons} hot neurons, but that layer of the model has {neurons}"
+    needed_bytes = sum(k * b for k, b in zip(plan.solved_list, neuron_bytes, strict=True))
     if needed_bytes != plan.vram_required_bytes:
         yield (
             f"vram_required_bytes: found {plan.vram_required_bytes}, "

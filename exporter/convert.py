@@ -1,9 +1,8 @@
-"""An index in forms for other readers: a GGUF copy for ordinary tools, masks for numpy and torch. Equal input, equal bytes."""
+"""An index in forms for other readers: a GGUF copy for ordinary tools, masks for numpy and torch."""
 
 from __future__ import annotations
 
 import io
-import os
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -39,7 +38,7 @@ def convert(index: Path, output: Path) -> None:
     faults = [line for line in verify_index(index) if not line.startswith("magic:")]
     if faults:
         raise FaultsError(f"{index}: {fault}" for fault in faults)
-    if output.exists() and os.path.samefile(index, output):
+    if output.exists() and output.samefile(index):
         raise InputError(f"{output}: is the index itself; name another file to write")
     with IndexFile(index) as source:
         write(source, output)

@@ -26,6 +26,7 @@ from planner.statistics import Statistics, read_statistics
 if TYPE_CHECKING:
     import numpy.typing as npt
     from gguf import GGUFWriter
+
     from planner.geometry import Geometry
 
 _MOST_VRAM_BYTES = (1 << 64) - 1
@@ -76,18 +77,19 @@ def export_split(
     Args:
         activations_path: the folder of activation statistics (see `load_activation_weights`).
         output_path: the index to write.
-        solved_list: hot neurons of each layer, in layer order.
+        solved_list: hot neurons of each layer, in layer order. For experts either one number an expert, or, as in
+            the mixture-of-experts fork, one a layer: then its hottest neurons are taken from all its experts.
         vram_capacity: bytes that these neurons need; the engine refuses the index when it has fewer to give.
 
     Raises:
         InputError: the statistics are damaged, or do not fit `solved_list`.
         OSError: a file cannot be read or written.
     """
-    plan = Plan(
-        solved_list=tuple(_whole(count, f"solved_list[{layer}]") for layer, count in enumerate(solved_list)),
-        vram_required_bytes=_whole(vram_capacity, "vram_capacity"),
-    )
-    export_plan(plan, read_statistics(Path(activations_path)), Path(output_path), force=True, where="export_split")
+    counts = tuple(_whole(count, f"solved_list[{layer}]") for layer, count in enumerate(solved_list))
+    vram_required_bytes = _whole(vram_capacity, "vram_capacity")
+    statistics = read_statistics(Path(activations_path))
+    plan = Plan(_of_experts(counts, statistics), vram_required_bytes)
+    export_plan(plan, statistics, Path(output_path), force=True, where="export_split")
 
 
 def export_plan(
@@ -133,6 +135,37 @@ def export_plan(
     )
     with _replacing(output, force=force) as staged_path:
         fill_index(staged_path, layers, buckets, plan.vram_required_bytes, marks=_marks(plan))
+
+
+def _of_experts(counts: tuple[int, ...], statistics: Statistics) -> tuple[int, ...]:
+    """Returns one count for each entry of `statistics` where `counts` has one for each layer of several experts.
+
+    The hottest of a layer's experts together, ties to the lowest expert and number, are each expert's own hottest; so
+    how many fall to each expert says all.
+    """
+    layer_of = [int(label.partition(".")[0]) for label in statistics.labels]
+    n_experts = layer_of.count(0)
+    if len(counts) != layer_of[-1] + 1 or n_experts == 1:
+        return counts
+    selector = Selector()
+    spread: list[int] = []
+    for layer, count in enumerate(counts):
+        experts = statistics.values[layer * n_experts : (layer + 1) * n_experts]
+        together = np.result_type(*experts)
+        # Beside floats, and as int64 beside uint64, whole numbers would be rounded to float64.
+        if len({values.dtype.kind == "f" for values in (*experts, np.empty(0, together))}) > 1:
+            types = ", ".join(sorted({str(values.dtype) for values in experts}))
+            raise InputError(f"{statistics.source}: experts of layer {layer} have types {types}; expected one type")
+        lengths = np.array([len(values) for values in experts])
+        if count > lengths.sum():
+            raise InputError(
+                f"export_split: solved_list[{layer}]: found {count} hot neurons, but layer {layer} of "
+                f"{statistics.source} has {lengths.sum()}"
+            )
+        numbers = selector.select(np.concatenate(experts), count)
+        ends = np.searchsorted(numbers, np.cumsum(lengths))
+        spread += np.diff(ends, prepend=0).tolist()
+    return tuple(spread)
 
 
 @contextlib.contextmanager

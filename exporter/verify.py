@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exporter.agreement import disagreements
+from exporter.agreement import disagreements, per_entry
 from exporter.index_file import IndexFile
 from exporter.index_format import MARK_ACTIVATIONS, MARK_MODEL, IndexedLayer
 from planner.errors import FaultsError, InputError
 
 if TYPE_CHECKING:
     import numpy.typing as npt
-    from planner.geometry import Geometry
 
+    from planner.geometry import Geometry
     from planner.plan import Plan
     from planner.statistics import Statistics
 
@@ -70,7 +70,7 @@ def _faults(
         yield f"magic: found {index.header.magic}, expected PWRI; a copy for ordinary tools is not for the engine"
     if not index.has_clean_padding():
         yield "padding: found bytes that are not zero between the tensors"
-    yield from _mark_faults(index, geometry, statistics)
+    yield from _mark_faults(index, geometry, statistics, plan)
     if geometry is not None:
         yield from _model_faults(index, geometry)
     if plan is not None:
@@ -91,30 +91,37 @@ def _faults(
         yield from lines
 
 
-def _mark_faults(index: IndexFile, geometry: Geometry | None, statistics: Statistics | None) -> Iterator[str]:
-    for key, source, actual in (
-        (MARK_MODEL, "the model", geometry.fingerprint if geometry else None),
-        (MARK_ACTIVATIONS, "the statistics", statistics.fingerprint if statistics else None),
+def _mark_faults(
+    index: IndexFile, geometry: Geometry | None, statistics: Statistics | None, plan: Plan | None
+) -> Iterator[str]:
+    planned_model = plan.model if plan is not None else None
+    planned_activations = plan.activations if plan is not None else None
+    for key, whose, named in (
+        (MARK_MODEL, "the model", geometry),
+        (MARK_MODEL, "the plan's model", planned_model),
+        (MARK_ACTIVATIONS, "the statistics", statistics),
+        (MARK_ACTIVATIONS, "the plan's statistics", planned_activations),
     ):
         mark = index.marks.get(key)
-        if mark is not None and actual is not None and mark != actual:
-            yield f"{key}: found {mark}, but {source} has {actual}; the index is stale, export it again"
+        if mark is not None and named is not None and mark != named.fingerprint:
+            yield f"{key}: found {mark}, but {whose} has {named.fingerprint}; the index is stale, export it again"
 
 
 def _model_faults(index: IndexFile, geometry: Geometry) -> Iterator[str]:
-    if len(index.layers) != len(geometry.n_ff):
-        yield f"layers: found {len(index.layers)}, but the model has {len(geometry.n_ff)}"
+    labels = [layer.label for layer in index.layers]
+    n_ff_of, neuron_bytes_of = per_entry(geometry.n_ff, labels), per_entry(geometry.neuron_bytes, labels)
+    if len(index.layers) != len(n_ff_of):
+        yield f"layers: found {len(index.layers)}, but the model has {len(n_ff_of)}"
         return
     wrong_layers = False
-    for layer, n_ff in zip(index.layers, geometry.n_ff, strict=True):
+    for layer, n_ff in zip(index.layers, n_ff_of, strict=True):
         if layer.n_ff != n_ff:
             wrong_layers = True
             yield f"{layer.gpu_idx_name}: found {layer.n_ff} neurons, but that layer of the model has {n_ff}"
     if wrong_layers:
         return
     needed_bytes = sum(
-        layer.hot_neurons * neuron_bytes
-        for layer, neuron_bytes in zip(index.layers, geometry.neuron_bytes, strict=True)
+        layer.hot_neurons * neuron_bytes for layer, neuron_bytes in zip(index.layers, neuron_bytes_of, strict=True)
     )
     capacity_bytes = index.vram_capacity_bytes
     if capacity_bytes < needed_bytes:
