@@ -22,6 +22,9 @@ multiple (`ggml-cuda.cu` 7556-7563)."""
 ROW_STEP = 32
 """`GGML_CUDA_DMMV_X`: the length of a row, n_embd, must be a multiple (asserted, `ggml-cuda.cu` 5667, 5697)."""
 
+LEAST_NEURONS = 1001
+"""Fewer neurons in a layer than this and the CPU takes them for attention heads (`ggml.c` 14904)."""
+
 
 def neuron_step(ffn_down_type: str) -> int:
     """Returns the step in which a layer's neurons on the GPU have to come for every one of them to be computed.
