@@ -1,0 +1,200 @@
+"""How fast a placement decodes: bytes read for one token on each side over bandwidth, plus what every layer loses.
+
+Decoding one token reads every weight that takes part once, and little else: it is bound by memory. So, for each layer,
+
+    attention, predictors, norms, KV    dense bytes / bandwidth of the side they are on
+    FFN                                 the neurons that fire, hot ones on the GPU and cold ones on the host, both
+                                        sides at the same time: the slower one counts
+    transfer                            the layer's input to the host and its result back, n_embd float32 each
+    synchronisation                     once for each layer that works on both sides
+    launching                           once for each layer
+
+and the output matrix at the end. Which neurons fire is told by activation sparsity: `active_share` of a layer's neurons
+for one token. How many of those are hot is the layer's hit rate, because the statistics count firings: the hot neurons
+make `hit_rate` of all firings, so they make that share of the neurons that fire for an average token.
+
+What the model leaves out: the prompt (it decodes only), the CPU's arithmetic, caches, and predictors that are wrong.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from planner.errors import InputError
+
+_FLOAT32_BYTES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class SpeedParameters:
+    """What bandwidth and bytes do not say. One set for all models; `docs/speed.md` tells how each was chosen.
+
+    Attributes:
+        gpu_efficiency: share of the GPU's bandwidth that reading weights reaches.
+        host_efficiency: share of the host's bandwidth that reading weights reaches.
+        layer_s: seconds lost in every layer to starting kernels.
+        sync_s: seconds lost in every layer in which both sides work, on top of that.
+        active_share: share of a layer's neurons that fire for a token, for models of which nothing is known.
+    """
+
+    gpu_efficiency: float = 0.95
+    host_efficiency: float = 0.70
+    layer_s: float = 75e-6
+    sync_s: float = 300e-6
+    active_share: float = 0.20
+
+    def __post_init__(self) -> None:
+        for name in ("gpu_efficiency", "host_efficiency", "active_share"):
+            value = getattr(self, name)
+            if not 0 < value <= 1:
+                raise InputError(f"speed: {name}: found {value}, expected more than 0 and at most 1")
+        for name in ("layer_s", "sync_s"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise InputError(f"speed: {name}: found {value}, expected seconds, 0 or more")
+
+
+@dataclass(frozen=True, slots=True)
+class Bandwidths:
+    """What the memories and the link between them carry, bytes a second.
+
+    Attributes:
+        gpu_bytes_per_s: the GPU's memory.
+        host_bytes_per_s: the host's memory.
+        link_bytes_per_s: one direction of the link; None leaves transfer out.
+    """
+
+    gpu_bytes_per_s: float
+    host_bytes_per_s: float
+    link_bytes_per_s: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("gpu_bytes_per_s", "host_bytes_per_s", "link_bytes_per_s"):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value > 0):
+                raise InputError(f"speed: {name}: found {value}, expected a positive number of bytes a second")
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What lies where, for one model and one placement. Sizes are bytes.
+
+    Attributes:
+        n_embd: the width of the model.
+        dense_gpu_bytes: dense tensors on the GPU.
+        dense_host_bytes: dense tensors on the host that a token reads whole (an output matrix that is the token
+            embedding included, the embedding itself not: a token reads one row of it).
+        kv_gpu_bytes: the part of the KV cache on the GPU that a token reads.
+        kv_host_bytes: the part on the host.
+        ffn_bytes: shape (layers,), all neurons of each layer.
+        hot_bytes: shape (layers,), the hot neurons of each layer.
+        hit_rates: shape (layers,), the share of each layer's activations that its hot neurons make.
+        active_share: share of a layer's neurons that fire for a token.
+    """
+
+    n_embd: int
+    dense_gpu_bytes: int
+    dense_host_bytes: int
+    kv_gpu_bytes: int
+    kv_host_bytes: int
+    ffn_bytes: Sequence[int]
+    hot_bytes: Sequence[int]
+    hit_rates: Sequence[float]
+    active_share: float
+
+
+class Bound(enum.Enum):
+    """What most of a token's time goes to; the values are what answers say."""
+
+    GPU = "GPU bandwidth"
+    HOST = "host bandwidth"
+    SYNC = "synchronisation"
+    TRANSFER = "transfer"
+
+
+@dataclass(frozen=True, slots=True)
+class SpeedEstimate:
+    """One token's time and where it goes. Seconds; the parts add up to `token_s`.
+
+    Attributes:
+        tokens_per_s: decode speed.
+        token_s: seconds a token.
+        gpu_s: waiting for the GPU's memory.
+        host_s: waiting for the host's memory (where both sides of a layer work, the slower one is counted, once).
+        sync_s: launching and synchronisation.
+        transfer_s: activations over the link.
+        bound: the largest of the four.
+        gpu_read_bytes: bytes the GPU reads for a token, on average.
+        host_read_bytes: bytes the host reads for a token, on average.
+    """
+
+    tokens_per_s: float
+    token_s: float
+    gpu_s: float
+    host_s: float
+    sync_s: float
+    transfer_s: float
+    bound: Bound
+    gpu_read_bytes: int
+    host_read_bytes: int
+
+
+def estimate(work: Work, bandwidths: Bandwidths, parameters: SpeedParameters) -> SpeedEstimate:
+    """Returns how fast the placement decodes.
+
+    Raises:
+        InputError: the sequences differ in length, or there is no work at all.
+    """
+    if not len(work.ffn_bytes) == len(work.hot_bytes) == len(work.hit_rates):
+        raise InputError("speed: expected bytes and hit rates for the same layers")
+    gpu_rate = bandwidths.gpu_bytes_per_s * parameters.gpu_efficiency
+    host_rate = bandwidths.host_bytes_per_s * parameters.host_efficiency
+    gpu_read: float = work.dense_gpu_bytes + work.kv_gpu_bytes
+    host_read: float = work.dense_host_bytes + work.kv_host_bytes
+    gpu_s, host_s = gpu_read / gpu_rate, host_read / host_rate
+    crossing = 0
+    for layer_bytes, hot_bytes, hit_rate in zip(work.ffn_bytes, work.hot_bytes, work.hit_rates, strict=True):
+        hot_read, cold_read = _active_bytes(layer_bytes, hot_bytes, hit_rate, work.active_share)
+        gpu_read += hot_read
+        host_read += cold_read
+        # Both executors start together and the layer waits for the slower (paper, section 5.3).
+        on_gpu_s, on_host_s = hot_read / gpu_rate, cold_read / host_rate
+        if on_gpu_s >= on_host_s:
+            gpu_s += on_gpu_s
+        else:
+            host_s += on_host_s
+        if cold_read and (hot_read or work.dense_gpu_bytes):
+            crossing += 1
+    sync_s = len(work.ffn_bytes) * parameters.layer_s + crossing * parameters.sync_s
+    link = bandwidths.link_bytes_per_s
+    transfer_s = crossing * 2 * work.n_embd * _FLOAT32_BYTES / link if link else 0.0
+    token_s = gpu_s + host_s + sync_s + transfer_s
+    if token_s <= 0:
+        raise InputError("speed: expected a model with weights, found none")
+    parts = {Bound.GPU: gpu_s, Bound.HOST: host_s, Bound.SYNC: sync_s, Bound.TRANSFER: transfer_s}
+    return SpeedEstimate(
+        tokens_per_s=1 / token_s,
+        token_s=token_s,
+        gpu_s=gpu_s,
+        host_s=host_s,
+        sync_s=sync_s,
+        transfer_s=transfer_s,
+        bound=max(parts, key=lambda part: parts[part]),
+        gpu_read_bytes=round(gpu_read),
+        host_read_bytes=round(host_read),
+    )
+
+
+def _active_bytes(layer_bytes: int, hot_bytes: int, hit_rate: float, active_share: float) -> tuple[float, float]:
+    """Returns the bytes of the neurons that fire for a token: hot ones, cold ones.
+
+    A side cannot read more than it holds: where the statistics would have more hot neurons fire than there are, the
+    rest of the firing ones are cold, and the other way round.
+    """
+    active = layer_bytes * active_share
+    cold_bytes = layer_bytes - hot_bytes
+    hot_read = min(hot_bytes, max(active * hit_rate, active - cold_bytes))
+    return hot_read, active - hot_read
