@@ -1,0 +1,234 @@
+"""The placement ILP through pulp: the only module that knows pulp and the solvers behind it.
+
+The program (PowerInfer, SOSP'24, section 6.3, its symbols on the right), over the layers l:
+
+    maximise   sum t_l                                             impact caught,  sum_e a_GPU,e * v_e
+    vram       sum b_l * x_l                  <= V                 memory of the GPU,  sum_n a_GPU,n * M_n < MCap_GPU
+    host       sum b_l * (n_l - x_l)          <= H                 memory of the CPU,  sum_n a_CPU,n * M_n < MCap_CPU
+    threshold_min_l     x_l >= C_l * y_l                           communication,  sum_(e in N_l) a_GPU,e >= C_l * y_l
+    threshold_max_l     x_l <= n_l * y_l                           communication,  sum_(e in N_l) a_GPU,e <= K * y_l
+    catch_l_j           t_l <= slope_j * x_l + rest_j * y_l        impact is a concave curve: below its tangents
+    steps_l, short_min_l, short_max_l                              x_l is a multiple of the granularity, or n_l
+
+x_l hot neurons, y_l whether the layer is split, t_l what it catches. With every tangent and whole x_l the program is
+exact; with fewer tangents, or x_l that need not be whole, it is a relaxation, whose bound holds all the same.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pulp
+
+from planner.problem import SolverOptions
+
+# Solvers hold rows and whole numbers only to a tolerance. HiGHS is asked for this one; CBC keeps its own.
+_HIGHS_TOLERANCE = 1e-9
+_CBC_TOLERANCE = 1e-6
+SOLVER_NAMES = {"highs": "HiGHS", "cbc": "CBC"}
+
+
+class IlpStatus(enum.Enum):
+    """How the solver ended."""
+
+    OPTIMAL = "optimal"
+    STOPPED = "stopped with an answer"
+    INFEASIBLE = "infeasible"
+    NOTHING = "stopped without an answer"
+    ERROR = "failed"
+
+
+# From what pulp makes of a solver's codes: (status, sol_status). The first alone says "optimal" also for a solver that
+# was stopped by its time limit; CBC's "integer infeasible" reaches pulp only in the first.
+_STATUSES = {
+    (pulp.LpStatusOptimal, pulp.LpSolutionOptimal): IlpStatus.OPTIMAL,
+    (pulp.LpStatusOptimal, pulp.LpSolutionIntegerFeasible): IlpStatus.STOPPED,
+    (pulp.LpStatusInfeasible, pulp.LpSolutionInfeasible): IlpStatus.INFEASIBLE,
+    (pulp.LpStatusInfeasible, pulp.LpSolutionNoSolutionFound): IlpStatus.INFEASIBLE,
+    (pulp.LpStatusNotSolved, pulp.LpSolutionNoSolutionFound): IlpStatus.NOTHING,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class IlpLayer:
+    """One layer of the reduced program.
+
+    Attributes:
+        layer: its number, for the names of variables and rows.
+        weight: units of one neuron.
+        n_ff: neurons.
+        low: the fewest hot neurons when it is split (C_l, or more where the price proves it).
+        high: the most hot neurons.
+        may_be_off: whether y_l may be 0.
+        may_be_on: whether y_l may be 1.
+        tangents: pairs of slope and rest, in activations.
+    """
+
+    layer: int
+    weight: int
+    n_ff: int
+    low: int
+    high: int
+    may_be_off: bool
+    may_be_on: bool
+    tangents: Sequence[tuple[float, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class IlpModel:
+    """The reduced program.
+
+    Attributes:
+        layers: the layers.
+        capacity: units of VRAM.
+        floor: units that must be hot; 0 without a host limit.
+        granularity: neurons of a step.
+        whole: whether x_l must be whole steps.
+        most_on: no more layers than this can be on; implied by the others, but it helps the solver's bound.
+        scale: activations that count as 1 in the solver, such as those of one neuron at the price.
+    """
+
+    layers: Sequence[IlpLayer]
+    capacity: int
+    floor: int
+    granularity: int
+    whole: bool
+    most_on: int | None
+    scale: float
+
+
+@dataclass(frozen=True, slots=True)
+class IlpAnswer:
+    """What the solver said.
+
+    Attributes:
+        status: how it ended.
+        on: y_l of each layer of the model; empty without an answer.
+        hot: x_l of each layer, rounded to a neuron; empty without an answer.
+        bound: the solver's upper bound in activations, with what its tolerances may hide added; None if it has none.
+    """
+
+    status: IlpStatus
+    on: tuple[bool, ...]
+    hot: tuple[int, ...]
+    bound: float | None
+
+
+def build(model: IlpModel) -> pulp.LpProblem:
+    """Returns the reduced program as a pulp model, every constraint a named row (see the module's docstring).
+
+    Weights are scaled to a mean of 1 and impacts by `model.scale`, so that tolerances mean a fraction of a neuron.
+    """
+    problem = pulp.LpProblem("placement", pulp.LpMaximize)
+    mean = sum(each.weight for each in model.layers) / max(1, len(model.layers))
+    vram = []
+    host = []
+    gains = []
+    on = []
+    for each in model.layers:
+        name = each.layer
+        x = problem.add_variable(f"x_{name}", 0, each.high)
+        y = problem.add_variable(f"y_{name}", 0 if each.may_be_off else 1, 1 if each.may_be_on else 0, pulp.LpInteger)
+        t = problem.add_variable(f"t_{name}", 0)
+        vram.append((x, each.weight / mean))
+        host.append((x, -each.weight / mean))
+        gains.append((t, 1.0))
+        on.append((y, 1.0))
+        _row(problem, f"threshold_min_{name}", [(x, 1.0), (y, -float(each.low))], pulp.LpConstraintGE, 0.0)
+        _row(problem, f"threshold_max_{name}", [(x, 1.0), (y, -float(each.high))], pulp.LpConstraintLE, 0.0)
+        for number, (slope, rest) in enumerate(each.tangents):
+            terms = [(t, 1.0), (x, -slope / model.scale), (y, -rest / model.scale)]
+            _row(problem, f"catch_{name}_{number}", terms, pulp.LpConstraintLE, 0.0)
+        if model.whole:
+            _whole_steps(problem, model, each, x)
+    problem.setObjective(pulp.LpAffineExpression(gains))
+    _row(problem, "vram", vram, pulp.LpConstraintLE, model.capacity / mean)
+    if model.floor > 0:
+        all_units = sum(each.weight * each.n_ff for each in model.layers)
+        fixed = sum(each.weight * each.n_ff for each in model.layers) / mean
+        _row(problem, "host", host, pulp.LpConstraintLE, (all_units - model.floor) / mean - fixed)
+    if model.most_on is not None:
+        _row(problem, "most_on", on, pulp.LpConstraintLE, float(model.most_on))
+    return problem
+
+
+def _whole_steps(problem: pulp.LpProblem, model: IlpModel, each: IlpLayer, x: pulp.LpVariable) -> None:
+    """Adds that x is a multiple of the granularity, or the whole layer."""
+    if model.granularity == 1:
+        x.cat = pulp.LpInteger
+        return
+    steps, rest = divmod(each.n_ff, model.granularity)
+    j = problem.add_variable(f"j_{each.layer}", 0, steps, pulp.LpInteger)
+    terms = [(x, 1.0), (j, -float(model.granularity))]
+    if rest:
+        z = problem.add_variable(f"z_{each.layer}", 0, 1, pulp.LpInteger)
+        terms.append((z, -float(rest)))
+        _row(problem, f"short_min_{each.layer}", [(j, 1.0), (z, -float(steps))], pulp.LpConstraintGE, 0.0)
+    _row(problem, f"steps_{each.layer}", terms, pulp.LpConstraintEQ, 0.0)
+
+
+def _row(problem: pulp.LpProblem, name: str, terms: list[tuple[Any, float]], sense: int, limit: float) -> None:
+    problem.addConstraint(pulp.LpConstraint(pulp.LpAffineExpression(terms), sense, name, limit))
+
+
+def run(model: IlpModel, options: SolverOptions, *, gap: float, time_limit_s: float | None) -> IlpAnswer:
+    """Builds the program, solves it and reads the answer.
+
+    Args:
+        model: the reduced program.
+        options: which solver.
+        gap: the relative gap at which the solver may stop.
+        time_limit_s: seconds; None for no limit.
+    """
+    problem = build(model)
+    if options.solver == "highs":
+        solver = pulp.HiGHS(
+            msg=False,
+            gapRel=gap,
+            gapAbs=0.0,
+            timeLimit=time_limit_s,
+            mip_feasibility_tolerance=_HIGHS_TOLERANCE,
+            primal_feasibility_tolerance=_HIGHS_TOLERANCE,
+        )
+    else:
+        # pulp brings CBC along, but its own class for it is deprecated.
+        solver = pulp.COIN_CMD(
+            path=pulp.PULP_CBC_CMD.pulp_cbc_path, msg=False, gapRel=gap, gapAbs=0.0, timeLimit=time_limit_s
+        )
+    try:
+        problem.solve(solver)
+    except pulp.PulpSolverError:
+        return IlpAnswer(IlpStatus.ERROR, (), (), None)
+    status = _STATUSES.get((problem.status, problem.sol_status), IlpStatus.ERROR)
+    bound = _bound(problem, model, options, status, gap)
+    if status not in {IlpStatus.OPTIMAL, IlpStatus.STOPPED}:
+        return IlpAnswer(status, (), (), bound)
+    values = problem.variablesDict()
+    on = tuple(values[f"y_{each.layer}"].value() > 0.5 for each in model.layers)
+    hot = tuple(round(values[f"x_{each.layer}"].value()) for each in model.layers)
+    return IlpAnswer(status, on, hot, bound)
+
+
+def _bound(
+    problem: pulp.LpProblem, model: IlpModel, options: SolverOptions, status: IlpStatus, gap: float
+) -> float | None:
+    """Returns the solver's upper bound in activations, or None.
+
+    HiGHS tells its dual bound. CBC behind pulp tells none, but when it ends as optimal the optimum is within the gap
+    that it was given. What a tolerance of delta may hide: each y_l off by delta catches at most delta * F_l(n_l) more,
+    and each row off by delta at most delta neurons of the steepest slope.
+    """
+    tolerance = _HIGHS_TOLERANCE if options.solver == "highs" else _CBC_TOLERANCE
+    if options.solver == "highs":
+        scaled = -float(problem.solverModel.getInfo().mip_dual_bound)
+    elif status is IlpStatus.OPTIMAL:
+        scaled = float(pulp.value(problem.objective)) / (1.0 - gap)
+    else:
+        return None
+    most = sum(min((slope * each.high + rest for slope, rest in each.tangents), default=0.0) for each in model.layers)
+    steepest = max((slope for each in model.layers for slope, _ in each.tangents), default=0.0)
+    rows = problem.numConstraints()
+    return float(scaled * model.scale + tolerance * (most + rows * max(steepest, model.scale)))

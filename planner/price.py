@@ -1,0 +1,366 @@
+"""A price on bytes: it splits the placement problem into layers, bounds the optimum and cuts the problem small.
+
+With a price of lambda activations a byte, each layer alone decides how many neurons are worth theirs, by sorting. What
+the layers then gain, plus lambda for every byte of VRAM, is an upper bound on any placement, whatever the price
+(Lagrangian duality); at the best price it equals the bound of the linear relaxation (Dantzig 1957).
+
+A threshold C_l makes a layer's curve non-concave: 0 or at least C_l neurons. Its concave envelope replaces the first
+C_l neurons by one step of their average impact, so that everything here still only sorts.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from planner.hotness import Floats, Hotness, Ints
+from planner.problem import Problem
+
+Bools = npt.NDArray[np.bool_]
+
+EPSILON = float(np.finfo(np.float64).eps)
+
+# Once the steps that are still open number this few, sorting them is cheaper than more halving.
+_SORT_AT_MOST = 4096
+# Steps that fill what the cut leaves over, one after the other, before it is left to the exact settlement.
+_FILL_AT_MOST = 1000
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Curves:
+    """The problem in the terms in which it is solved: steps of `granularity` neurons, weights in a common unit.
+
+    Position j of layer l means min(j * granularity, n_ff) hot neurons. A step is one position; the last step of a layer
+    may be shorter than the others. Since impacts descend, so does the impact for each unit of weight, step by step.
+
+    Attributes:
+        hotness: where sums are looked up.
+        density: shape (steps of all layers,), descending inside a layer: the mean impact of a step's neurons. With
+            granularity 1 these are the impacts themselves.
+        start: shape (layers,): where each layer begins in `density`.
+        steps: shape (layers,): how many steps each layer has; 0 for a layer that its threshold keeps off.
+        first: shape (layers,): the least position of a layer that is on, where a threshold makes that more than one
+            step; else 0.
+        weight: shape (layers,): units of one neuron.
+        n_ff: shape (layers,): neurons.
+        granularity: neurons of a full step.
+        unit_bytes: the greatest common divisor of the neuron bytes; equal bytes become equal weights of 1.
+        step_units: the greatest common divisor of the weights of all steps, in units.
+        capacity: VRAM in units, rounded down to what steps can fill exactly.
+        floor: the fewest units that must be hot, rounded up likewise (0 without a host limit).
+        slack: relative rounding error of a sum of impacts; 0 when sums are exact.
+    """
+
+    hotness: Hotness
+    density: npt.NDArray[Any]
+    start: Ints
+    steps: Ints
+    first: Ints
+    weight: Ints
+    n_ff: Ints
+    granularity: int
+    unit_bytes: int
+    step_units: int
+    capacity: int
+    floor: int
+    slack: float
+
+    @property
+    def exact(self) -> bool:
+        """Whether every catchable amount is an integer that float64 holds."""
+        return self.hotness.exact
+
+    def neurons(self, positions: Ints) -> Ints:
+        """Returns the hot neurons at a position of each layer, shape (layers,)."""
+        return positions if self.granularity == 1 else np.minimum(positions * self.granularity, self.n_ff)
+
+    def units(self, positions: Ints) -> int:
+        """Returns the weight of a position of each layer, all layers together."""
+        return int(self.neurons(positions) @ self.weight)
+
+    def has_short_step(self) -> Bools:
+        """Returns for each layer whether its last step is shorter than the others, shape (layers,)."""
+        short: Bools = self.n_ff % self.granularity != 0
+        return short
+
+    def caught(self, positions: Ints) -> float:
+        """Returns the impact caught at a position of each layer, all layers together, rounded once."""
+        return math.fsum(self.hotness.caught(self.neurons(positions)))
+
+
+def curves_of(problem: Problem) -> Curves:
+    """Restates a problem in steps and units."""
+    hotness = problem.hotness
+    granularity = min(problem.granularity, max(problem.n_ff, default=1) or 1)
+    n_ff = np.diff(hotness.offsets)
+    unit_bytes = math.gcd(*problem.neuron_bytes) or 1
+    weight = np.array([size_bytes // unit_bytes for size_bytes in problem.neuron_bytes], dtype=np.int64)
+    steps = -(-n_ff // granularity)
+    density: npt.NDArray[Any] = hotness.impacts
+    start = hotness.offsets[:-1]
+    step_units = 1
+    if granularity > 1:
+        start = np.cumsum(steps) - steps
+        density = _means(hotness, start, steps, granularity)
+        step_sizes = {
+            (min(granularity, n), n % granularity, w) for n, w in zip(n_ff.tolist(), weight.tolist(), strict=True)
+        }
+        step_units = math.gcd(*(size * w for full, rest, w in step_sizes for size in (full, rest))) or 1
+    first = np.zeros_like(steps)
+    if problem.thresholds is not None:
+        # A threshold may be any integer; everything above n_ff means the same.
+        wanted = np.array(
+            [min(c, n + 1) for c, n in zip(problem.thresholds, problem.n_ff, strict=True)], dtype=np.int64
+        )
+        first = np.minimum(-(-wanted // granularity), steps)
+        steps = np.where(wanted > n_ff, 0, steps)
+        first = np.where((wanted > n_ff) | (first <= 1), 0, first)
+    floor = -(-problem.least_bytes // unit_bytes)
+    return Curves(
+        hotness=hotness,
+        density=density,
+        start=start,
+        steps=steps,
+        first=first,
+        weight=weight,
+        n_ff=n_ff,
+        granularity=granularity,
+        unit_bytes=unit_bytes,
+        step_units=step_units,
+        capacity=min(problem.ffn_bytes, problem.total_bytes) // unit_bytes // step_units * step_units,
+        floor=-(-floor // step_units) * step_units,
+        slack=0.0 if hotness.exact else (int(n_ff.max(initial=0)) // 64 + 128) * EPSILON,
+    )
+
+
+def _means(hotness: Hotness, start: Ints, steps: Ints, granularity: int) -> Floats:
+    """Returns the mean impact of the neurons of each step, shape (steps of all layers,)."""
+    means = np.empty(int(steps.sum()), dtype=np.float64)
+    for layer in np.flatnonzero(steps):
+        impacts = hotness.layer(int(layer))
+        part = means[start[layer] : start[layer] + steps[layer]]
+        begins = np.arange(0, impacts.size, granularity)
+        np.add.reduceat(impacts, begins, dtype=np.float64, out=part)
+        part /= np.minimum(granularity, impacts.size - begins)
+        # Sums of floats are rounded, which must not turn the order around.
+        np.minimum.accumulate(part, out=part)
+    return means
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Cut:
+    """Where a price cuts the layers.
+
+    Attributes:
+        price: activations for each unit of weight.
+        positions: shape (layers,): steps worth more than the price, within the capacity.
+        everything: whether all that may be hot fits, so that nothing has a price.
+    """
+
+    price: float
+    positions: Ints
+    everything: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Range:
+    """What may be chosen: between `low` and `high` of each layer or, where it has a gate, nothing at all.
+
+    Attributes:
+        low: shape (layers,): the least position.
+        high: shape (layers,): the greatest position.
+        gate: shape (layers,): the price above which a layer is off as a whole; infinite for a layer that is on.
+    """
+
+    low: Ints
+    high: Ints
+    gate: Floats
+
+    def positions(self, curves: Curves, price: float, under: Ints, over: Ints) -> Ints:
+        """Returns the greatest positions that are worth the price, which lie between `under` and `over`.
+
+        Args:
+            curves: the problem.
+            price: activations a unit.
+            under: shape (layers,): positions at a higher price.
+            over: shape (layers,): positions at a lower price.
+        """
+        wanted = price * curves.weight
+        low = np.maximum(under, self.low)
+        found = count_from(curves, wanted, low, np.maximum(over, low))
+        return np.where(self.gate >= price, found, 0)
+
+
+def whole_range(curves: Curves) -> Range:
+    """Returns everything the problem allows, a layer with a threshold as its concave envelope."""
+    gated = curves.first > 0
+    gate = np.full(curves.first.size, np.inf)
+    if gated.any():
+        neurons = curves.neurons(curves.first)
+        caught = curves.hotness.caught(neurons)
+        gate[gated] = caught[gated] / (neurons[gated] * curves.weight[gated])
+    return Range(low=curves.first, high=curves.steps, gate=gate)
+
+
+def range_of(curves: Curves, on: Bools) -> Range:
+    """Returns what may be chosen when exactly the layers `on`, shape (layers,), are on."""
+    return Range(
+        low=np.where(on, curves.first, 0),
+        high=np.where(on, curves.steps, 0),
+        gate=np.full(on.size, np.inf),
+    )
+
+
+def count_from(curves: Curves, wanted: npt.NDArray[np.floating[Any]], low: Ints, high: Ints) -> Ints:
+    """Returns how many steps of each layer have at least the wanted density, known to be from `low` to `high`.
+
+    A binary search in all layers at once; the three arguments and the answer have shape (layers,).
+    """
+    low, high = low.copy(), high.copy()
+    last = curves.density.size - 1
+    while (low < high).any():
+        middle = (low + high) >> 1
+        dense = (curves.density[np.minimum(curves.start + middle, last)] >= wanted) & (low < high)
+        low = np.where(dense, middle + 1, low)
+        high = np.where(dense, high, middle)
+    return low
+
+
+def cut(curves: Curves, within: Range) -> Cut | None:
+    """Finds the price at which the capacity is used up.
+
+    Returns:
+        The cut; None when even the least positions weigh more than the capacity.
+    """
+    forced = np.isinf(within.gate)
+    under = np.where(forced, within.low, 0)
+    over = within.high
+    if curves.units(under) > curves.capacity:
+        return None
+    if curves.units(over) <= curves.capacity:
+        return Cut(price=0.0, positions=over, everything=True)
+    top = within.low < within.high
+    best = np.zeros(top.size)
+    best[top] = curves.density[(curves.start + within.low)[top]] / curves.weight[top]
+    # Halving the bit patterns of two positive floats halves what lies between them, over any number of magnitudes.
+    high_bits = _bits(np.nextafter(max(float(best.max()), float(within.gate[~forced].max(initial=0.0))), np.inf)) + 1
+    low_bits = _bits(0.0)
+    gated = not bool(forced.all())
+    while high_bits - low_bits > 1:
+        if not gated and int((over - under).sum()) <= _SORT_AT_MOST:
+            return _sorted_cut(curves, under, over)
+        middle_bits = (low_bits + high_bits) >> 1
+        positions = within.positions(curves, _price(middle_bits), under, over)
+        if curves.units(positions) <= curves.capacity:
+            high_bits, under = middle_bits, positions
+        else:
+            low_bits, over = middle_bits, positions
+    # All that is still open has the same price. It is taken layer by layer as far as it fits.
+    positions = under.copy()
+    free = curves.capacity - curves.units(under)
+    for layer in np.flatnonzero((over > under) & (forced | (under > 0))).tolist():
+        step = curves.granularity * int(curves.weight[layer])
+        taken = min(int(over[layer] - under[layer]), free // step)
+        # The short last step, if it is among them, weighs less: what is left of it is for the settlement.
+        positions[layer] += taken
+        free -= step * taken
+    return Cut(price=_price(low_bits), positions=positions, everything=False)
+
+
+def _sorted_cut(curves: Curves, under: Ints, over: Ints) -> Cut:
+    """Finishes a cut by sorting the steps that are open; ties go to the lowest layer."""
+    layers, positions = open_steps(under, over)
+    ratio = curves.density[curves.start[layers] + positions] / curves.weight[layers]
+    order = np.argsort(-ratio.astype(np.float64), kind="stable")
+    weights = step_weights(curves, layers, positions)[order]
+    fits = int(np.searchsorted(np.cumsum(weights), curves.capacity - curves.units(under), side="right"))
+    taken = np.bincount(layers[order[:fits]], minlength=under.size)
+    return Cut(price=float(ratio[order[fits]]), positions=under + taken, everything=False)
+
+
+def open_steps(under: Ints, over: Ints) -> tuple[Ints, Ints]:
+    """Returns layer and position of every step from `under` to `over`, layer after layer."""
+    counts = over - under
+    layers = np.repeat(np.arange(under.size), counts)
+    positions = np.arange(layers.size) - np.repeat(np.cumsum(counts) - counts - under, counts)
+    return layers, positions
+
+
+def step_weights(curves: Curves, layers: Ints, positions: Ints) -> Ints:
+    """Returns the units of single steps, given their layers and positions, all of shape (steps,)."""
+    weights: Ints = curves.weight[layers]
+    if curves.granularity > 1:
+        weights = weights * np.minimum(curves.granularity, curves.n_ff[layers] - positions * curves.granularity)
+    return weights
+
+
+def filled(curves: Curves, positions: Ints, high: Ints) -> Ints:
+    """Adds the best single steps that still fit, one after the other; a good answer, not yet the best.
+
+    Args:
+        curves: the problem.
+        positions: shape (layers,): where to begin, within the capacity.
+        high: shape (layers,): the greatest positions allowed.
+    """
+    positions = positions.copy()
+    free = curves.capacity - curves.units(positions)
+    for _ in range(_FILL_AT_MOST):
+        layers = np.flatnonzero(positions < high)
+        weights = step_weights(curves, layers, positions[layers])
+        layers, weights = layers[weights <= free], weights[weights <= free]
+        if layers.size == 0:
+            break
+        best = int(np.argmax(curves.density[curves.start[layers] + positions[layers]] / curves.weight[layers]))
+        positions[int(layers[best])] += 1
+        free -= int(weights[best])
+    return positions
+
+
+def gains(curves: Curves, within: Range, price: float) -> tuple[Ints, Floats]:
+    """Returns where each layer would stand at a price if it were on, and what it then gains.
+
+    Returns:
+        positions, shape (layers,), at least `within.low`; and F_l minus price times weight there, shape (layers,), in
+        activations, negative for a layer that does not pay.
+    """
+    positions = count_from(curves, price * curves.weight, within.low, within.high)
+    neurons = curves.neurons(positions)
+    return positions, curves.hotness.caught(neurons) - price * (neurons * curves.weight)
+
+
+def dual_bound(curves: Curves, within: Range, price: float, *, whole: bool = True) -> float:
+    """Returns an upper bound on every placement within a range: what the layers gain plus the price of the capacity.
+
+    Valid for any price of 0 or more. Rounding is allowed for, and where all sums are integers the bound is one too,
+    unless `whole` is False.
+    """
+    positions, gain = gains(curves, within, price)
+    counted = np.where(np.isinf(within.gate), gain, np.maximum(gain, 0.0))
+    bound = math.fsum([*counted.tolist(), price * curves.capacity])
+    spent = 2 * price * max(curves.capacity, curves.units(positions))
+    return lifted(curves, bound, abs(bound) + spent, whole=whole)
+
+
+def lifted(curves: Curves, bound: float, magnitude: float, *, whole: bool = True) -> float:
+    """Makes a computed bound safe: up by what rounding may have lost, then, among integers, down to one.
+
+    Args:
+        curves: the problem.
+        bound: an upper bound as computed.
+        magnitude: how large the numbers were from which it was computed.
+        whole: whether to round down to an integer where the sums are integers.
+    """
+    safe = bound + magnitude * (4 * EPSILON + curves.slack)
+    return float(math.floor(safe)) if whole and curves.exact else safe
+
+
+def _bits(price: float) -> int:
+    return int(np.float64(price).view(np.int64))
+
+
+def _price(bits: int) -> float:
+    return float(np.int64(bits).view(np.float64))

@@ -1,0 +1,280 @@
+"""The last neurons exactly: the core of a knapsack, solved by dynamic programming around the price.
+
+With the layers that are on decided, what remains is a knapsack whose linear relaxation is within one neuron of the
+optimum. Only steps whose impact is close to the price of their bytes can still change sides: the core (Balas and Zemel
+1980; Pisinger's minimal algorithm, 1997). Steps of equal weight are one sequence whatever their layer, hottest first,
+so a handful of sequences is left, one for each size of a neuron.
+
+Each choice loses a known amount against the bound. The program lists every choice that loses at most tau in all; what
+it does not list is worse than the bound minus tau. Growing tau until the best listed choice is at least that proves it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from planner.hotness import Floats, Ints
+from planner.price import (
+    EPSILON,
+    Curves,
+    Cut,
+    Range,
+    count_from,
+    cut,
+    dual_bound,
+    filled,
+    lifted,
+    open_steps,
+    step_weights,
+)
+
+# What one enumeration may hold; beyond it the answer stands with the gap it has.
+_MOST_CANDIDATES = 2_000_000
+_MOST_CHOICES = 4096
+
+# The first tau is this part of the gap, and each next one so much larger.
+_ROUNDS = 64
+_GROWTH = 8.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Settled:
+    """The best placement within a range, with its proof.
+
+    Attributes:
+        positions: shape (layers,); None when none was found that is heavy enough for the host limit.
+        caught: activations; minus infinity when there are no positions.
+        bound: nothing within the range catches more.
+        price: activations a unit at the margin.
+        none_possible: proven: nothing within the range holds both memory constraints.
+    """
+
+    positions: Ints | None
+    caught: float
+    bound: float
+    price: float
+    none_possible: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Sequence:
+    """Steps that are taken or given back in one order, as the choices they allow.
+
+    Attributes:
+        weights: shape (choices,): units more (or fewer) than at the cut, ascending.
+        values: shape (choices,): activations more (or fewer).
+        zero: the index of the choice that leaves the cut as it is.
+        added: layers of the steps that come in, in order.
+        removed: layers of the steps that go out, in order.
+    """
+
+    weights: Ints
+    values: Floats
+    zero: int
+    added: Ints
+    removed: Ints
+
+
+def settle(curves: Curves, within: Range, expired: Callable[[], bool] = lambda: False) -> Settled:
+    """Finds the best placement within a range whose layers are all either on or off (no finite gate).
+
+    Args:
+        curves: the problem.
+        within: what may be chosen.
+        expired: asked between the rounds; when it says yes, the best so far is returned with the gap it has.
+    """
+    at = cut(curves, within)
+    if at is None or curves.floor > min(curves.capacity, curves.units(within.high)):
+        return Settled(None, -math.inf, -math.inf, 0.0, none_possible=True)
+    if at.everything:
+        caught = curves.caught(at.positions)
+        return Settled(at.positions, caught, caught, 0.0)
+    best = filled(curves, at.positions, within.high)
+    used = curves.units(best)
+    caught = curves.caught(best) if used >= curves.floor else -math.inf
+    if used == curves.capacity and curves.granularity == 1 and bool((curves.weight == curves.weight[0]).all()):
+        # With equal bytes these are the globally hottest, as many as fit: optimal by exchange, whatever the rounding.
+        return Settled(best, caught, caught, at.price)
+    return _settled(curves, within, at, (best, caught), expired)
+
+
+def _settled(curves: Curves, within: Range, at: Cut, first: tuple[Ints, float], expired: Callable[[], bool]) -> Settled:
+    """Closes the gap between a first answer and its bound, growing what is enumerated round by round."""
+    best, caught = first
+    relaxed = dual_bound(curves, within, at.price, whole=False)
+    bound = dual_bound(curves, within, at.price)
+    better = 1.0 if curves.exact else 0.0
+    heaviest = at.price * int(curves.weight.max()) * curves.granularity
+    tau = (relaxed - caught) / _ROUNDS if math.isfinite(caught) else heaviest
+    while bound > caught and not expired():
+        # Nothing can catch less than nothing, so a tau of the whole bound lists every placement there is.
+        needed = min(relaxed, relaxed - caught - better)
+        if needed < 0:
+            bound = caught
+            break
+        tau = min(max(tau, EPSILON * relaxed), needed)
+        complete, found = _best_listed(curves, within, at, tau)
+        value = -math.inf if found is None else curves.caught(found)
+        if found is not None and value > caught:
+            best, caught = found, value
+        if not complete:
+            break
+        if tau >= min(relaxed, relaxed - caught - better):
+            bound = caught if math.isinf(caught) else max(caught, lifted(curves, caught, abs(caught)))
+            break
+        unlisted = relaxed - tau
+        bound = min(bound, max(caught, math.floor(unlisted) if curves.exact else unlisted))
+        tau *= _GROWTH
+    if math.isinf(caught):
+        return Settled(None, caught, bound, at.price, none_possible=math.isinf(bound))
+    return Settled(best, caught, max(bound, caught), at.price)
+
+
+def _best_listed(curves: Curves, within: Range, at: Cut, tau: float) -> tuple[bool, Ints | None]:
+    """Lists all choices that lose at most `tau` against the price and returns the best that holds both constraints.
+
+    Returns:
+        Whether the list was complete; and positions, shape (layers,), None when nothing listed fits.
+    """
+    tolerance = 8 * EPSILON * (tau + at.price * int(curves.weight.max()) * curves.granularity * _MOST_CHOICES)
+    most_loss = tau + tolerance
+    sequences, complete = _sequences(curves, within, at, most_loss)
+    used = curves.units(at.positions)
+    room, need = curves.capacity - used, curves.floor - used
+    # The lighter and better of two choices may replace the other unless it could end below the floor. A choice that
+    # ends there leaves so much unused that it loses more than tau, except when the floor is close to the capacity.
+    replace_lighter = at.price * (curves.capacity - curves.floor) > most_loss
+    lowest = np.cumsum([0, *(int(each.weights[0]) for each in reversed(sequences))])[::-1]
+    highest = np.cumsum([0, *(int(each.weights[-1]) for each in reversed(sequences))])[::-1]
+    weights = np.zeros(1, dtype=np.int64)
+    values = np.zeros(1, dtype=np.float64)
+    history: list[tuple[Ints, Ints]] = []
+    for number, each in enumerate(sequences):
+        if weights.size * each.weights.size > _MOST_CANDIDATES:
+            # Keep what loses least; the answer stays an answer, only the proof is lost.
+            complete = False
+            keep = max(1, _MOST_CANDIDATES // each.weights.size)
+            lost = np.argsort(at.price * weights - values, kind="stable")[:keep]
+            lost.sort()
+            history.append((lost, np.full(lost.size, -1, dtype=np.int64)))
+            weights, values = weights[lost], values[lost]
+        heavy = weights[:, None] + each.weights[None, :]
+        worth = values[:, None] + each.values[None, :]
+        possible = (
+            (at.price * heavy - worth <= most_loss)
+            & (heavy + lowest[number + 1] <= room)
+            & (heavy + highest[number + 1] >= need)
+        )
+        state, choice = np.nonzero(possible)
+        heavy, worth = heavy[possible], worth[possible]
+        order = np.lexsort((-worth, heavy))
+        heavy, worth = heavy[order], worth[order]
+        keep_mask = np.ones(order.size, dtype=bool)
+        if replace_lighter:
+            keep_mask[1:] = worth[1:] > np.maximum.accumulate(worth)[:-1]
+        else:
+            keep_mask[1:] = heavy[1:] != heavy[:-1]
+        order = order[keep_mask]
+        weights, values = heavy[keep_mask], worth[keep_mask]
+        history.append((state[order], choice[order]))
+    if weights.size == 0:
+        return complete, None
+    at_last = int(np.argmax(values))
+    positions = at.positions.copy()
+    remaining = list(sequences)
+    for states, choices in reversed(history):
+        choice_taken = int(choices[at_last])
+        at_last = int(states[at_last])
+        if choice_taken >= 0:
+            each = remaining.pop()
+            count = choice_taken - each.zero
+            if count > 0:
+                np.add.at(positions, each.added[:count], 1)
+            elif count < 0:
+                np.subtract.at(positions, each.removed[:-count], 1)
+    return complete, positions
+
+
+def _sequences(curves: Curves, within: Range, at: Cut, most_loss: float) -> tuple[list[_Sequence], bool]:
+    """Collects the core: steps that may change sides without losing more than `most_loss`, by equal weight.
+
+    Returns:
+        The sequences, shortest first; and whether they hold the whole core.
+    """
+    x = at.positions
+    narrow = np.full(x.size, curves.granularity, dtype=np.int64)
+    short = curves.has_short_step()
+    narrow[short] = curves.n_ff[short] % curves.granularity
+    worth = at.price * curves.weight
+    high = np.minimum(within.high, x + _MOST_CHOICES)
+    low = np.minimum(np.maximum(within.low, x - _MOST_CHOICES), x)
+    above = count_from(curves, worth - most_loss / narrow, x, high)
+    below = count_from(curves, np.nextafter(worth + most_loss / narrow, np.inf), low, x)
+    alone = (above > below) & short & (above == curves.steps)
+    merged = (above > below) & ~alone
+    most = _MOST_CHOICES
+    heaviest = int(curves.weight.max()) * curves.granularity // curves.step_units
+    enough = 2 * heaviest + 2
+    # Where more steps than that come in or go out, some of them together leave the weight as it was (partial sums,
+    # ordered to stay within one step of zero, meet twice), and leaving those out loses nothing. This needs steps that
+    # can stand for each other, so it does not hold beside a layer with a short step.
+    capped = enough <= most and not bool(alone.any())
+    if capped:
+        most = enough
+    groups = [np.array([layer]) for layer in np.flatnonzero(alone)]
+    groups += [np.flatnonzero(merged & (curves.weight == weight)) for weight in np.unique(curves.weight[merged])]
+    sequences = [_sequence(curves, at, (below, above), group, most_loss=most_loss, most=most) for group in groups]
+    # A cap that was not reached has left nothing out either.
+    complete = capped or all(max(each.zero, each.weights.size - 1 - each.zero) < most for each in sequences)
+    return sorted(sequences, key=lambda each: each.weights.size), complete
+
+
+def _sequence(
+    curves: Curves, at: Cut, core: tuple[Ints, Ints], layers: Ints, *, most_loss: float, most: int
+) -> _Sequence:
+    """Merges the open steps of layers of equal weight into one order, hottest first."""
+    below, above = core
+    added_weights, added_values, added = _ordered(curves, layers, at.positions, above, coming=True)
+    removed_weights, removed_values, removed = _ordered(curves, layers, below, at.positions, coming=False)
+
+    def choices(weights: Ints, values: Floats, sign: int) -> tuple[Ints, Floats]:
+        total_weights, total_values = np.cumsum(sign * weights[:most]), np.cumsum(sign * values[:most])
+        losses = np.maximum(at.price * total_weights - total_values, 0.0)
+        count = int(np.count_nonzero(np.maximum.accumulate(losses) <= most_loss)) if losses.size else 0
+        return total_weights[:count], total_values[:count]
+
+    more, more_values = choices(added_weights, added_values, 1)
+    fewer, fewer_values = choices(removed_weights, removed_values, -1)
+    return _Sequence(
+        weights=np.concatenate([fewer[::-1], np.zeros(1, np.int64), more]),
+        values=np.concatenate([fewer_values[::-1], np.zeros(1), more_values]),
+        zero=fewer.size,
+        added=added[: more.size],
+        removed=removed[: fewer.size],
+    )
+
+
+def _ordered(curves: Curves, layers: Ints, begin: Ints, end: Ints, *, coming: bool) -> tuple[Ints, Floats, Ints]:
+    """Returns weights, values and layers of the steps between two positions of some layers, in the order of use.
+
+    Steps that come in do so hottest first, lowest layer first; steps that go out do so in exactly the opposite order.
+    """
+    inside, positions = open_steps(begin[layers], end[layers])
+    which = layers[inside]
+    weights = step_weights(curves, which, positions)
+    if curves.granularity == 1:
+        values = curves.density[curves.start[which] + positions].astype(np.float64)
+    else:
+        full = positions * curves.granularity
+        values = curves.hotness.caught_in(
+            which, np.minimum(full + curves.granularity, curves.n_ff[which])
+        ) - curves.hotness.caught_in(which, full)
+    # One layer alone is in order already, and its short last step must stay behind the others.
+    order = np.argsort(-values, kind="stable") if layers.size > 1 else np.arange(which.size)
+    if not coming:
+        order = order[::-1]
+    return weights[order], values[order], which[order]
