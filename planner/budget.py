@@ -1,0 +1,110 @@
+"""The budget B that the engine starts from, before any tensor is placed (`llama.cpp` 188-207 at commit d3ebd7c)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from planner.units import MIB
+
+# "leave 256 MB as a safety margin" (196-197).
+ENGINE_MARGIN_BYTES = 256 * MIB
+# A CUDA context and a cuBLAS handle are made on every visible GPU before free memory is measured (ggml-cuda.cu
+# 6514-6526). 107 MiB were seen on an RTX 4060 Ti and 120 to 555 MiB on other cards: without a figure for this card the
+# largest is taken, because a budget guessed too high makes the engine refuse the index.
+DEFAULT_CONTEXT_BYTES = 555 * MIB
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What the engine may charge, and where that figure comes from.
+
+    Attributes:
+        source: `nvml` (the engine's automatic budget, predicted from what NVML says is free) or `option`
+            (`--vram-budget`).
+        budget_bytes: the engine's B.
+        total_bytes, free_bytes: of the GPU, where one is known.
+        context_bytes: what CUDA's context and cuBLAS take of `free_bytes` before the engine measures.
+        context_basis: where that figure comes from, in words.
+        gpu_uuid, gpu_name: of the GPU, where one is known.
+        wraps: less than 256 MiB would be free: the engine's unsigned subtraction wraps around and it takes the GPU for
+            boundless. `budget_bytes` is then 0.
+    """
+
+    source: str
+    budget_bytes: int
+    total_bytes: int | None = None
+    free_bytes: int | None = None
+    context_bytes: int = DEFAULT_CONTEXT_BYTES
+    context_basis: str = "largest figure seen on any GPU"
+    gpu_uuid: str | None = None
+    gpu_name: str | None = None
+    wraps: bool = False
+
+    @property
+    def slack_bytes(self) -> int | None:
+        """Free bytes of the GPU that the engine will not charge, negative when it may charge more than there are.
+
+        None when no GPU is known. The automatic budget leaves 256 MiB.
+        """
+        if self.free_bytes is None:
+            return None
+        return self.free_bytes - self.context_bytes - self.budget_bytes
+
+
+def automatic_budget(
+    free_bytes: int,
+    *,
+    total_bytes: int | None = None,
+    context_bytes: int = DEFAULT_CONTEXT_BYTES,
+    context_basis: str = "largest figure seen on any GPU",
+    gpu_uuid: str | None = None,
+    gpu_name: str | None = None,
+) -> Budget:
+    """Returns the budget that the engine takes by itself: NVML's free memory − CUDA context − 256 MiB."""
+    left_bytes = free_bytes - context_bytes - ENGINE_MARGIN_BYTES
+    return Budget(
+        source="nvml",
+        budget_bytes=max(0, left_bytes),
+        total_bytes=total_bytes,
+        free_bytes=free_bytes,
+        context_bytes=context_bytes,
+        context_basis=context_basis,
+        gpu_uuid=gpu_uuid,
+        gpu_name=gpu_name,
+        wraps=left_bytes < 0,
+    )
+
+
+def stated_budget(
+    budget_bytes: int,
+    *,
+    free_bytes: int | None = None,
+    total_bytes: int | None = None,
+    context_bytes: int = DEFAULT_CONTEXT_BYTES,
+    context_basis: str = "largest figure seen on any GPU",
+    gpu_uuid: str | None = None,
+    gpu_name: str | None = None,
+) -> Budget:
+    """Returns the budget of `--vram-budget`, no margin taken off.
+
+    Args:
+        budget_bytes: what `planner.units.parse_size` makes of the option; for a bare number that is the engine's
+            float32 arithmetic.
+        free_bytes: free memory of the GPU, when one is known: what is free beyond the budget then pays for what the
+            engine takes uncharged.
+        total_bytes: of the GPU.
+        context_bytes: what CUDA's context and cuBLAS take.
+        context_basis: where that figure comes from.
+        gpu_uuid: of the GPU.
+        gpu_name: of the GPU.
+    """
+    return Budget(
+        source="option",
+        budget_bytes=budget_bytes,
+        total_bytes=total_bytes,
+        free_bytes=free_bytes,
+        context_bytes=context_bytes,
+        context_basis=context_basis,
+        gpu_uuid=gpu_uuid,
+        gpu_name=gpu_name,
+    )

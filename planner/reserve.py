@@ -1,0 +1,336 @@
+"""VRAM that the engine takes without charging it to its budget, item by item.
+
+Users see it as "more VRAM in use than I budgeted" (upstream issues 38 and 85). Each item is computed from the source
+where it can be, with the worst case over how many neurons each layer will get; what only a measurement could tell is a
+documented figure. Every item, and the whole, can be overridden. Line numbers are those of `ggml-cuda.cu` and, where
+named, `llama.cpp`, at commit d3ebd7c.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from planner.architectures import Level
+from planner.errors import InputError
+from planner.geometry import Geometry
+from planner.ggml_types import TYPES_BY_NAME
+from planner.units import MIB
+
+# 443, 8967-8971: the last row of a matrix is padded to a multiple of this many numbers.
+ROW_PADDING = 512
+# cudaMalloc hands out large allocations in whole blocks of 2 MiB and lets smaller ones share blocks (CUDA's behaviour
+# on discrete GPUs, not the engine's code).
+BLOCK_BYTES = 2 * MIB
+LARGE_BYTES = 1 * MIB
+SMALL_ALIGNMENT = 512
+# 113-117: prompts of more tokens than this are multiplied by cuBLAS in F16, quantised weights dequantised before.
+_CUBLAS_ABOVE = 32
+# 8809: prompts of more tokens than this multiply down_t as a whole matrix in F32.
+_GEMM_ABOVE = 100
+
+ITEMS = ("buckets", "row_padding", "spare_rows", "scratch", "work_buffers", "granularity", "uncharged_kv")
+
+
+@dataclass(frozen=True)
+class ReserveItem:
+    """One item of the uncharged part.
+
+    Attributes:
+        key: one of `ITEMS`, or `stated` when the user gave the whole.
+        label: for people.
+        n_bytes: never negative.
+        basis: what the figure rests on.
+    """
+
+    key: str
+    label: str
+    n_bytes: int
+    basis: str
+
+
+@dataclass(frozen=True)
+class ReserveOptions:
+    """What replaces computed items.
+
+    Attributes:
+        overrides: bytes by item key (`ITEMS`).
+        total_bytes: when given, the whole reserve, whatever the items say.
+    """
+
+    overrides: Mapping[str, int] = field(default_factory=dict)
+    total_bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        for key, n_bytes in self.overrides.items():
+            if key not in ITEMS:
+                raise InputError(f"reserve item {key!r} is not known; known are {', '.join(ITEMS)}")
+            if n_bytes < 0:
+                raise InputError(f"reserve item {key!r} is {n_bytes} bytes; expected 0 or more")
+        if self.total_bytes is not None and self.total_bytes < 0:
+            raise InputError(f"the reserve is {self.total_bytes} bytes; expected 0 or more")
+
+
+class Reserve:
+    """The uncharged part of one model at one context, as a function of the bytes that neurons get.
+
+    Args:
+        geometry: the model.
+        context: the engine's `-c`; 0 means the model's own.
+        batch: the engine's `-b`, most prompt tokens in one go.
+        kv_half_bytes: real bytes of each KV half that is on the GPU.
+        kv_halves: how many of them are (0, 1, 2).
+        uncharged_kv_bytes: KV cache on the GPU that the budget was never charged for (`-c 0`).
+        options: overrides.
+    """
+
+    def __init__(
+        self,
+        geometry: Geometry,
+        *,
+        context: int,
+        batch: int,
+        kv_half_bytes: int,
+        kv_halves: int,
+        uncharged_kv_bytes: int = 0,
+        options: ReserveOptions | None = None,
+    ) -> None:
+        self._geometry = geometry
+        self._options = options or ReserveOptions()
+        self._context = context or geometry.context_train or 0
+        self._tokens = min(self._context, batch)
+        self._uncharged_kv_bytes = uncharged_kv_bytes
+        # A row of an FFN matrix has n_embd numbers in whatever layer it is.
+        self._row_padding_bytes = max(
+            _padding_bytes(geometry.n_embd, m.type_name) for layer in geometry.ffn for m in layer
+        )
+        self._matrices = max(len(layer) for layer in geometry.ffn)
+        self._dense_padding_bytes = sum(_padding_bytes(t.shape[0], t.type_name) for t in geometry.dense)
+        self._scratch_bytes = _scratch_bytes(geometry, self._tokens, self._context)
+        fixed = [t.n_bytes + _padding_bytes(t.shape[0], t.type_name) for t in geometry.dense]
+        fixed += [kv_half_bytes] * kv_halves + [self._scratch_bytes]
+        self._fixed_granularity_bytes = _granularity_bytes(fixed)
+
+    def total_bytes(self, ffn_bytes: int) -> int:
+        """Returns the uncharged bytes when neurons get `ffn_bytes`; never less for more bytes, short of everything."""
+        return sum(item.n_bytes for item in self.items(ffn_bytes))
+
+    def items(self, ffn_bytes: int) -> tuple[ReserveItem, ...]:
+        """Returns the items when neurons get `ffn_bytes`; with room for every neuron, no layer is partly placed."""
+        if self._options.total_bytes is not None:
+            return (ReserveItem("stated", "Reserve as stated", self._options.total_bytes, "option"),)
+        whole = ffn_bytes >= self._geometry.ffn_bytes
+        computed = self._whole_items() if whole else self._split_items(ffn_bytes)
+        return tuple(
+            ReserveItem(item.key, item.label, self._options.overrides[item.key], "stated")
+            if item.key in self._options.overrides
+            else item
+            for item in computed
+        )
+
+    def _split_items(self, ffn_bytes: int) -> tuple[ReserveItem, ...]:
+        geometry = self._geometry
+        most_neurons = min(sum(geometry.n_ff), ffn_bytes // min(geometry.neuron_bytes))
+        layers = min(geometry.n_layer, most_neurons)
+        matrices = layers * self._matrices
+        most_rows = max(
+            min(n_ff, ffn_bytes // neuron_bytes)
+            for n_ff, neuron_bytes in zip(geometry.n_ff, geometry.neuron_bytes, strict=True)
+        )
+        spare_row_bytes = geometry.ffn[0][0].row_bytes + self._row_padding_bytes
+        # A bucket is a row of 4-byte numbers, padded like any other.
+        bucket_bytes = 4 * most_neurons + layers * 4 * (ROW_PADDING - 1)
+        large = min(matrices, ffn_bytes // LARGE_BYTES)
+        return self._items(
+            bucket_bytes=bucket_bytes,
+            bucket_basis=f"4 bytes for each of {most_neurons:,} neurons and padding, in {layers} partly placed layers",
+            ffn_padding_bytes=matrices * self._row_padding_bytes,
+            spare_bytes=matrices * spare_row_bytes,
+            spare_basis=f"one row for each of {matrices} sliced matrices (llama.cpp 2915-2921 never frees it)",
+            most_rows=most_rows,
+            ffn_granularity_bytes=_expected_waste_bytes(large) + _small_waste_bytes(matrices, layers),
+            granularity_basis=f"{large} sliced matrices of no particular size",
+        )
+
+    def _whole_items(self) -> tuple[ReserveItem, ...]:
+        geometry = self._geometry
+        sizes = [
+            matrix.row_bytes * n_ff + self._row_padding_bytes
+            for layer, n_ff in zip(geometry.ffn, geometry.n_ff, strict=True)
+            for matrix in layer
+        ]
+        return self._items(
+            bucket_bytes=0,
+            bucket_basis="no layer is partly placed",
+            ffn_padding_bytes=len(sizes) * self._row_padding_bytes,
+            spare_bytes=0,
+            spare_basis="no layer is partly placed",
+            most_rows=max(geometry.n_ff),
+            ffn_granularity_bytes=_granularity_bytes(sizes),
+            granularity_basis=f"{len(sizes)} whole matrices",
+        )
+
+    def _items(
+        self,
+        *,
+        bucket_bytes: int,
+        bucket_basis: str,
+        ffn_padding_bytes: int,
+        spare_bytes: int,
+        spare_basis: str,
+        most_rows: int,
+        ffn_granularity_bytes: int,
+        granularity_basis: str,
+    ) -> tuple[ReserveItem, ...]:
+        geometry, tokens = self._geometry, self._tokens
+        items = [
+            ReserveItem("buckets", "gpu_bucket of each layer", bucket_bytes, bucket_basis),
+            ReserveItem(
+                "row_padding",
+                "Row padding",
+                self._dense_padding_bytes + ffn_padding_bytes,
+                f"last rows padded to {ROW_PADDING} numbers (8967-8971)",
+            ),
+            ReserveItem("spare_rows", "Spare rows", spare_bytes, spare_basis),
+            ReserveItem(
+                "scratch",
+                "Scratch of the compute graph",
+                self._scratch_bytes,
+                f"largest stage of the graph for {tokens} tokens at context {self._context} (llama.cpp 9957)",
+            ),
+            ReserveItem(
+                "work_buffers",
+                "Work buffers while a prompt is read",
+                _work_buffer_bytes(geometry, tokens, self._context, most_rows),
+                f"cuBLAS copies for {tokens} tokens, pool with 5 % look-ahead (6390-6442)",
+            ),
+            ReserveItem(
+                "granularity",
+                "Allocation granularity",
+                self._fixed_granularity_bytes + ffn_granularity_bytes,
+                f"blocks of 2 MiB: dense part and cache exactly, {granularity_basis}",
+            ),
+        ]
+        if self._uncharged_kv_bytes or "uncharged_kv" in self._options.overrides:
+            items.append(
+                ReserveItem(
+                    "uncharged_kv",
+                    "KV cache of -c 0",
+                    self._uncharged_kv_bytes,
+                    f"charged for context 0, made for {self._context} (llama.cpp 3407, 9855)",
+                )
+            )
+        return tuple(items)
+
+
+def _padding_bytes(row_length: int, type_name: str) -> int:
+    """Returns what the engine adds after the last row (8967-8971)."""
+    if row_length % ROW_PADDING == 0:
+        return 0
+    ggml_type = TYPES_BY_NAME[type_name]
+    return (ROW_PADDING - row_length % ROW_PADDING) * ggml_type.type_bytes // ggml_type.block
+
+
+def _granularity_bytes(sizes: list[int]) -> int:
+    """Returns what allocations of known `sizes` waste: large ones fill whole blocks, small ones share blocks."""
+    large = sum(-size % BLOCK_BYTES for size in sizes if size >= LARGE_BYTES)
+    small = [size for size in sizes if size < LARGE_BYTES]
+    shared_bytes = sum(-(-size // SMALL_ALIGNMENT) * SMALL_ALIGNMENT for size in small)
+    return large + (shared_bytes - sum(small)) + -shared_bytes % BLOCK_BYTES
+
+
+def _expected_waste_bytes(allocations: int) -> int:
+    """Returns half a block each and three standard deviations of that sum, at most a block each.
+
+    The sizes of sliced matrices follow the statistics, so what they leave of their last block is spread evenly: its
+    sum has mean n/2 and variance n/12 blocks.
+    """
+    spread_bytes = math.isqrt(9 * allocations * BLOCK_BYTES * BLOCK_BYTES // 12)
+    return min(allocations * BLOCK_BYTES, allocations * BLOCK_BYTES // 2 + spread_bytes)
+
+
+def _small_waste_bytes(matrices: int, layers: int) -> int:
+    """Spare rows and buckets are small: alignment each, and one block begun."""
+    return (matrices + layers) * SMALL_ALIGNMENT + (BLOCK_BYTES if layers else 0)
+
+
+def _scratch_bytes(geometry: Geometry, tokens: int, context: int) -> int:
+    """Returns an upper estimate of the graph allocator's peak, which is allocated again in VRAM (`llama.cpp` 9957).
+
+    The peak is one of three stages, counted in 4-byte numbers a token, with the KQ mask alive through all of them:
+    attention (KQ for every head, the residual, Q and the copies of K and V), FFN (predictor output, up and gate each
+    with the GPU's part beside the CPU's, normed input, residual, result) and output (logits, the normed state).
+    """
+    n_embd, n_ff = geometry.n_embd, max(geometry.n_ff)
+    attention = geometry.n_head * context + 4 * n_embd + 2 * geometry.n_embd_gqa
+    ffn = (4 if geometry.gated else 3) * n_ff + 4 * n_embd
+    output = geometry.n_vocab + 2 * n_embd
+    return 4 * tokens * (max(attention, ffn, output) + context)
+
+
+def _work_buffer_bytes(geometry: Geometry, tokens: int, context: int, most_rows: int) -> int:
+    """Returns the size to which the engine's buffer pool grows while one prompt of `tokens` is read.
+
+    Replays the pool's rule (best fit, else a new buffer with 5 % look-ahead, nothing freed: 6390-6442) over the
+    multiplications of one layer, the widest one, and of the output.
+    """
+    if tokens <= 1:
+        return 0
+    pool = _Pool()
+    n_embd, n_ff = geometry.n_embd, max(geometry.n_ff)
+    dense = {t.name.split(".", 2)[-1] if t.layer is not None else t.name: t for t in geometry.dense if len(t.shape) > 1}
+    attention = [t for t in dense.values() if t.level is Level.ATTENTION]
+    predictors = [t for t in dense.values() if t.level is Level.PREDICTORS]
+    output = [t for t in dense.values() if t.level is Level.OUTPUT]
+    for tensor in attention:
+        pool.use(_cublas_buffers(tensor.shape, tensor.type_name, tokens))
+    scores_bytes = 2 * geometry.n_head * context * tokens
+    pool.use([2 * tokens * n_embd, scores_bytes])
+    for tensor in predictors:
+        # What they write may be on the host, and is staged through the pool as F32 (8229-8251).
+        pool.use([*_cublas_buffers(tensor.shape, tensor.type_name, tokens), 4 * tokens * tensor.shape[1]])
+    if most_rows:
+        pool.use([4 * tokens * n_embd, 4 * tokens * n_ff])
+        down = [4 * tokens * n_ff, 4 * tokens * n_embd]
+        if tokens > _GEMM_ABOVE:
+            down += [4 * most_rows * n_embd, 4 * most_rows * tokens]
+        pool.use(down)
+    for tensor in output:
+        pool.use(_cublas_buffers(tensor.shape, tensor.type_name, tokens))
+    return pool.total_bytes
+
+
+def _cublas_buffers(shape: tuple[int, ...], type_name: str, tokens: int) -> list[int]:
+    """Returns the F16 copies of one multiplication (7685-7725): weights when quantised, input, result."""
+    row_length, rows = shape[0], shape[1]
+    if type_name == "F32":
+        return []
+    if type_name != "F16" and tokens <= _CUBLAS_ABOVE:
+        # mul_mat_q quantises the input only: 36 bytes for 32 numbers of the padded row (8165, 8239).
+        return [tokens * -(-row_length // ROW_PADDING) * ROW_PADDING * 36 // 32]
+    weights = [] if type_name == "F16" else [2 * row_length * rows]
+    return [*weights, 2 * tokens * row_length, 2 * tokens * rows]
+
+
+class _Pool:
+    """The engine's pool of CUDA buffers."""
+
+    def __init__(self) -> None:
+        self._free: list[int] = []
+        self.total_bytes = 0
+
+    def use(self, sizes: list[int]) -> None:
+        """Takes buffers of all `sizes` at once, then gives them back."""
+        taken = []
+        for size in sizes:
+            fitting = [free for free in self._free if free >= size]
+            if fitting:
+                best = min(fitting)
+                self._free.remove(best)
+                taken.append(best)
+            else:
+                new = -(-(size * 105 // 100) // 256) * 256
+                self.total_bytes += new
+                taken.append(new)
+        self._free += taken
