@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from planner.commands import common
+
 _EXAMPLE = """\
 examples:
   hotsplit convert x.gpuidx x.gguf   # for ordinary GGUF tools; the engine needs the original
@@ -35,8 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
         OSError: a file cannot be read or written.
     """
     from exporter.convert import convert
-    from planner.text import printable
 
     convert(arguments.file, arguments.output)
-    print(printable(f"wrote {arguments.output}"))
+    common.say(f"wrote {arguments.output}")
     return 0

@@ -51,7 +51,6 @@ def run(arguments: argparse.Namespace) -> int:
     from exporter.verify import verify_index
     from planner.plan import read_plan
     from planner.statistics import read_statistics
-    from planner.text import printable
 
     given = [name for name in ("model", "activations", "plan") if getattr(arguments, name) is not None]
     faults = verify_index(
@@ -66,10 +65,10 @@ def run(arguments: argparse.Namespace) -> int:
         )
         return 1 if faults else 0
     for fault in faults:
-        print(printable(f"{arguments.file}: {fault}"))
+        common.say(f"{arguments.file}: {fault}")
     if not faults:
         against = f"; agrees with {', '.join(given)}" if given else ""
-        print(printable(f"{arguments.file}: sound{against}"))
+        common.say(f"{arguments.file}: sound{against}")
     return 1 if faults else 0
 
 
