@@ -1,0 +1,67 @@
+"""The account as a bill: from the device's total to the last FFN byte, what each line takes beside what it leaves."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from planner.account import Account
+from planner.text import printable
+from planner.units import format_bytes
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_SIGNS = {"start": "", "minus": "−", "equals": "="}
+
+
+def print_bill(account: Account, console: Console) -> None:
+    """Prints the bill as a table, then what the engine will do.
+
+    Args:
+        account: see `planner.account.account_for`.
+        console: such as `planner.commands.common.console()`.
+    """
+    from rich.table import Table
+
+    table = Table(title="VRAM, as the engine will spend it", title_justify="left")
+    table.add_column("")
+    table.add_column("")
+    table.add_column("Bytes", justify="right")
+    table.add_column("", justify="right")
+    table.add_column("Left", justify="right")
+    table.add_column("Basis", overflow="fold")
+    for line in account.lines:
+        # What comes back into the budget is a negative deduction.
+        sign = "+" if line.kind == "minus" and line.n_bytes < 0 else _SIGNS[line.kind]
+        size_bytes = abs(line.n_bytes) if line.kind == "minus" else line.n_bytes
+        table.add_row(
+            sign,
+            printable(line.label),
+            f"{size_bytes:,}",
+            format_bytes(size_bytes),
+            format_bytes(line.left_bytes),
+            printable(line.basis),
+            end_section=line.kind == "equals",
+        )
+    console.print(table)
+    for sentence in sentences(account):
+        console.print(sentence)
+
+
+def sentences(account: Account) -> tuple[str, ...]:
+    """Returns what the engine will do, in sentences for people."""
+    said = [f"The engine will have {account.path.words}."]
+    if account.missing_bytes:
+        said.append(
+            f"The dense part needs {account.missing_bytes:,} bytes ({format_bytes(account.missing_bytes)}) more; until "
+            "it is whole the engine gives neurons nothing."
+        )
+    if not (account.v_on_gpu and account.k_on_gpu) and account.context:
+        where = "K half of the KV cache stays" if account.v_on_gpu else "KV cache stays"
+        said.append(f"The {where} in host memory.")
+    if account.budget.wraps:
+        said.append(
+            "Less than 256 MiB would be free: the engine's own subtraction wraps around there, and it would run out of "
+            "memory. Free VRAM, or give --vram-budget."
+        )
+    return tuple(said)
