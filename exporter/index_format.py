@@ -12,7 +12,7 @@ An index is a GGUF version 3 container, little-endian, data aligned to 32 bytes,
 The engine finds tensors by position, checks their number, refuses the file when its budget is smaller than
 `split.vram_capacity`, and checks nothing else (`llama.cpp` 2781-2871 at PowerInfer d3ebd7c). Its loader looks up only
 `split.vram_capacity`, `general.file_type` and `general.alignment`, prints the other keys and goes on (`llama.cpp`
-1754-1850, 2795-2813; `ggml.c` 19465-19759), so an index may carry keys of its own: the marks.
+1887-2007, 2795-2818; `ggml.c` 19465-19759), so an index may carry keys of its own: the marks.
 """
 
 from __future__ import annotations
