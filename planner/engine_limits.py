@@ -5,6 +5,12 @@ Read from `ggml-cuda.cu`, `ggml.c` and `llama.cpp` of PowerInfer at d3ebd7c.
 
 from __future__ import annotations
 
+import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from planner.geometry import Geometry
+
 FFN_TYPES = ("F16", "Q4_0")
 """The weight types that the sparse kernels know.
 
@@ -43,3 +49,15 @@ def neuron_step(ffn_down_type: str) -> int:
         ffn_down_type: the type's name of the layer's `ffn_down_t.weight`, such as `Q4_0`.
     """
     return Q4_0_NEURON_STEP if ffn_down_type == "Q4_0" else PROMPT_NEURON_STEP
+
+
+def engine_granularity(geometry: Geometry) -> int:
+    """Returns the group size in which hot neurons must come for the engine to compute all of them in every layer.
+
+    A model with a layer of fewer neurons than the engine takes at all is placed by single neurons.
+    """
+    if min(geometry.n_ff) < LEAST_NEURONS:
+        return 1
+    return math.lcm(
+        *(neuron_step(matrix.type_name) for layer in geometry.ffn for matrix in layer if ".ffn_down" in matrix.name)
+    )

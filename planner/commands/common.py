@@ -60,6 +60,11 @@ def note(text: str) -> None:
     print(f"hotsplit: note: {printable(text)}", file=sys.stderr)
 
 
+def say(text: str) -> None:
+    """Prints one line of the answer, made safe to show, on standard output."""
+    print(printable(text))
+
+
 def print_json(value: Any) -> None:
     """Prints `value` as indented JSON on standard output; key order is kept, so equal answers give equal bytes."""
     json.dump(value, sys.stdout, indent=2, ensure_ascii=False)

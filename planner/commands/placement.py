@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 from planner.commands import common
 
 if TYPE_CHECKING:
-    from planner.planning import PlanRequest
+    from planner.planning import Planning, PlanRequest
 
 ENGINE_CONTEXT = 512
 
 
-def add_model_options(parser: argparse.ArgumentParser, *, required: bool) -> None:
+def add_model_options(parser: argparse._ActionsContainer, *, required: bool) -> None:
     """Adds the options that name the model and its statistics."""
     parser.add_argument(
         "--model", type=Path, required=required, metavar="FILE", help="the model, usually NAME.powerinfer.gguf"
@@ -90,9 +90,9 @@ def add_solver_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--granularity",
         type=common.natural_option,
-        default=1,
         metavar="N",
-        help="place neurons in groups of N of similar impact (default: %(default)s, single neurons)",
+        help="place neurons in groups of N of similar impact; 1 for single neurons "
+        "(default: the smallest groups that the engine computes wholly, 32, or 256 for Q4_0)",
     )
     group.add_argument(
         "--solver", choices=("highs", "cbc"), default="highs", help="solver behind pulp (default: %(default)s)"
@@ -113,6 +113,7 @@ def request_from(arguments: argparse.Namespace) -> PlanRequest:
     """
     from planner.planning import PlanRequest, ThresholdRule
     from planner.problem import SolverOptions
+    from planner.reserve import ReserveOptions
 
     return PlanRequest(
         model=arguments.model,
@@ -121,7 +122,7 @@ def request_from(arguments: argparse.Namespace) -> PlanRequest:
         vram_budget_bytes=arguments.vram_budget,
         context=arguments.context,
         kv_type=arguments.kv_type,
-        reserve_bytes=arguments.reserve,
+        reserve=ReserveOptions(total_bytes=arguments.reserve),
         host_bytes=arguments.host_memory,
         threshold=ThresholdRule.from_options(
             neurons=arguments.threshold,
@@ -132,3 +133,9 @@ def request_from(arguments: argparse.Namespace) -> PlanRequest:
         granularity=arguments.granularity,
         solver=SolverOptions(solver=arguments.solver, time_limit_s=arguments.time_limit),
     )
+
+
+def note_all(planning: Planning) -> None:
+    """Prints what the user should know about a plan, one line each, on standard error."""
+    for line in planning.notes:
+        common.note(line)

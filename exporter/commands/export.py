@@ -1,0 +1,152 @@
+"""`hotsplit export`: from a model folder, a plan or a config to the GPU index that the engine loads."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from planner.commands import common, placement
+from planner.errors import InputError
+from planner.units import format_bytes
+
+if TYPE_CHECKING:
+    from planner.geometry import Geometry
+    from planner.plan import Plan
+    from planner.statistics import Statistics
+
+_EXAMPLES = """\
+examples:
+  hotsplit export --model models/relu-llama-7b.powerinfer.gguf
+  hotsplit export --model models/relu-llama-7b.powerinfer.gguf --vram-budget 8GiB --output 8g.gpuidx
+  hotsplit export --plan plan.json
+"""
+_INDEX_SUFFIX = ".generated.gpuidx"
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds the command's options."""
+    parser = subparsers.add_parser(
+        "export",
+        help="write the GPU index that the engine loads",
+        description=(
+            "Plans as `hotsplit plan` does (or takes a plan), selects the hottest neurons of every layer and writes "
+            "the GPU index where the engine looks for it: <model>.generated.gpuidx."
+        ),
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    source = parser.add_argument_group("what to export")
+    placement.add_model_options(source, required=False)
+    source.add_argument("--plan", type=Path, metavar="FILE", help="a plan made before, instead of planning now")
+    source.add_argument(
+        "--output", type=Path, metavar="FILE", help=f"the index to write (default: <model>{_INDEX_SUFFIX})"
+    )
+    source.add_argument(
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        default="auto",
+        help="where to select the hottest neurons; the file is the same for all (default: %(default)s)",
+    )
+    source.add_argument(
+        "--force", action="store_true", help="replace an index that did not come from Hotsplit; ignore a wrong model"
+    )
+    source.add_argument("--json", action="store_true", help="print what was written as JSON")
+    placement.add_budget_options(parser)
+    placement.add_solver_options(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Writes the index and says what is in it."""
+    from exporter.export import export_plan
+
+    plan, statistics, geometry, model = _gather(arguments)
+    output = arguments.output or _beside(model)
+    for name in statistics.ignored:
+        common.note(f"{statistics.source}: {name} is not an activation_<L>.pt file, ignored")
+    export_plan(
+        plan,
+        statistics,
+        output,
+        geometry=geometry,
+        device=arguments.device,
+        force=arguments.force,
+        note=common.note,
+        where=str(arguments.plan or "plan"),
+    )
+    _report(plan, output, as_json=arguments.json)
+    return 0
+
+
+def _gather(arguments: argparse.Namespace) -> tuple[Plan, Statistics, Geometry | None, Path | None]:
+    """Returns the plan, the statistics it selects from, and the model where one is known."""
+    if arguments.plan is not None:
+        return _from_plan(arguments)
+    from planner.planning import make_plan
+
+    planning = make_plan(placement.request_from(arguments))
+    placement.note_all(planning)
+    _check_engine_takes(planning.geometry, force=arguments.force)
+    return planning.plan, planning.statistics, planning.geometry, planning.request.model
+
+
+def _from_plan(arguments: argparse.Namespace) -> tuple[Plan, Statistics, Geometry | None, Path | None]:
+    """Reads a plan and what it was made from, as far as that is at hand."""
+    from planner.geometry import geometry_from_header
+    from planner.header import read_header
+    from planner.plan import read_plan
+    from planner.statistics import read_statistics
+
+    plan = read_plan(arguments.plan)
+    model = arguments.model or (Path(plan.model.path) if plan.model else None)
+    geometry = None
+    if model is not None and (arguments.model is not None or model.exists()):
+        geometry = geometry_from_header(read_header(model))
+        _check_engine_takes(geometry, force=arguments.force)
+    elif model is not None:
+        common.note(f"{model}: the plan's model is not here, so the plan is not checked against it")
+    folder = arguments.activations or (Path(plan.activations.path) if plan.activations else None)
+    if folder is None and model is not None:
+        folder = model.parent / "activation"
+    if folder is None:
+        raise InputError(f"{arguments.plan}: names no statistics; say where they are with --activations DIR")
+    return plan, read_statistics(folder), geometry, model
+
+
+def _check_engine_takes(geometry: Geometry, *, force: bool) -> None:
+    """Stops before an index is written that no engine can use.
+
+    Raises:
+        InputError: the model is not one of PowerInfer's, and `force` is off.
+    """
+    if geometry.is_powerinfer and geometry.has_predictors:
+        return
+    lacks = "is an ordinary GGUF file" if not geometry.is_powerinfer else "has no predictors (blk.L.fc1, blk.L.fc2)"
+    line = (
+        f"{geometry.source}: {lacks}; the engine uses an index only with a PowerInfer model (*.powerinfer.gguf), "
+        "so convert it first with PowerInfer's own converter"
+    )
+    if not force:
+        raise InputError(f"{line}, or export all the same with --force")
+    common.note(line)
+
+
+def _beside(model: Path | None) -> Path:
+    """Returns the name under which the engine looks for the index of `model` (`llama.cpp` 3090)."""
+    if model is None:
+        raise InputError("the plan names no model, so say where the index goes with --output FILE")
+    return model.with_name(model.name + _INDEX_SUFFIX)
+
+
+def _report(plan: Plan, output: Path, *, as_json: bool) -> None:
+    """Says what was written."""
+    size_bytes = output.stat().st_size
+    if as_json:
+        common.print_json({"output": str(output), "size_bytes": size_bytes, "plan": plan.to_dict()})
+        return
+    caught = f", {plan.hit_rate:.1%} of all activations" if plan.hit_rate is not None else ""
+    common.say(
+        f"{output}: {sum(plan.solved_list):,} hot neurons in {len(plan.solved_list)} layers{caught}, "
+        f"{format_bytes(plan.vram_required_bytes)} of VRAM ({format_bytes(size_bytes)} on disk)"
+    )

@@ -1,0 +1,65 @@
+"""`hotsplit plan`: how many neurons of each layer live on the GPU, and what the answer rests on."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from planner.commands import common, placement
+
+_EXAMPLES = """\
+examples:
+  hotsplit plan --model models/relu-llama-7b.powerinfer.gguf
+  hotsplit plan --model models/relu-llama-7b.powerinfer.gguf --vram-budget 8GiB --context 2048 --explain
+  hotsplit plan --model models/relu-llama-7b.powerinfer.gguf --output plan.json
+"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds the command's options."""
+    parser = subparsers.add_parser(
+        "plan",
+        help="decide how many neurons of each layer live on the GPU",
+        description=(
+            "Reads free VRAM, the model's header and its activation statistics, solves the placement program and "
+            "shows the solved list, what it catches and its proof. With --output it is written as a plan file."
+        ),
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    placement.add_model_options(parser, required=True)
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write the plan as JSON, for `hotsplit export`")
+    parser.add_argument(
+        "--explain", action="store_true", help="print the whole account, from the device's total to the last FFN byte"
+    )
+    parser.add_argument("--json", action="store_true", help="print the plan with its account and its layers as JSON")
+    placement.add_budget_options(parser)
+    placement.add_solver_options(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Makes the plan, writes it where asked and shows it."""
+    from planner.plan import write_plan
+    from planner.planning import make_plan
+
+    planning = make_plan(placement.request_from(arguments))
+    placement.note_all(planning)
+    if arguments.output is not None:
+        write_plan(planning.plan, arguments.output)
+    if arguments.json:
+        from planner.report.placement import planning_as_dict
+
+        common.print_json(planning_as_dict(planning))
+        return 0
+    from planner.report.placement import print_placement
+
+    console = common.console()
+    if arguments.explain:
+        from planner.report.bill import print_bill
+
+        print_bill(planning.account, console)
+    print_placement(planning, console)
+    if arguments.output is not None:
+        common.say(f"written to {arguments.output}")
+    return 0

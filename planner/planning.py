@@ -1,0 +1,275 @@
+"""From a model file to a plan: geometry, budget, statistics, placement, in the one direction that data walks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from planner.account import DEFAULT_CONTEXT, Account, EnginePath, account_for
+from planner.budget import Budget, automatic_budget, stated_budget
+from planner.engine_limits import engine_granularity
+from planner.errors import InputError, NoAnswerError
+from planner.geometry import Geometry, geometry_from_header
+from planner.header import read_header
+from planner.hotness import Hotness
+from planner.plan import Plan, PlannedActivations, PlannedBudget, PlannedModel, SolverReport
+from planner.problem import Problem, Solution, SolverOptions, split_threshold
+from planner.reserve import ReserveOptions
+from planner.solve import solve
+from planner.statistics import Statistics, read_statistics
+from planner.units import format_bytes
+
+ACTIVATIONS_FOLDER = "activation"
+
+
+@dataclass(frozen=True, slots=True)
+class ThresholdRule:
+    """The fewest hot neurons that a split layer may have, C_l of the paper: given, derived, or off.
+
+    Attributes:
+        neurons: the number for every layer, or None.
+        sync_s: T_sync, seconds; with the two bandwidths C_l is derived for each layer (`split_threshold`).
+        gpu_bytes_per_s: GPU memory bandwidth.
+        host_bytes_per_s: host memory bandwidth.
+    """
+
+    neurons: int | None = None
+    sync_s: float | None = None
+    gpu_bytes_per_s: float | None = None
+    host_bytes_per_s: float | None = None
+
+    @classmethod
+    def from_options(
+        cls,
+        *,
+        neurons: int | None,
+        sync_us: float | None,
+        gpu_gb_per_s: float | None,
+        host_gb_per_s: float | None,
+    ) -> ThresholdRule:
+        """Returns the rule that the command's options describe (microseconds, and GB/s as in data sheets).
+
+        Raises:
+            InputError: the threshold is given and derived, or one of the three figures to derive it from is missing.
+        """
+        derived = {"--sync-time": sync_us, "--gpu-bandwidth": gpu_gb_per_s, "--host-bandwidth": host_gb_per_s}
+        given = [name for name, value in derived.items() if value is not None]
+        if given and neurons is not None:
+            raise InputError(f"--threshold and {given[0]}: give the threshold or what to derive it from, not both")
+        if sync_us is None or gpu_gb_per_s is None or host_gb_per_s is None:
+            if given:
+                missing = ", ".join(name for name, value in derived.items() if value is None)
+                raise InputError(f"{given[0]}: a derived threshold also needs {missing}")
+            return cls(neurons=neurons)
+        return cls(sync_s=sync_us / 1e6, gpu_bytes_per_s=gpu_gb_per_s * 1e9, host_bytes_per_s=host_gb_per_s * 1e9)
+
+    def for_layers(self, neuron_bytes: tuple[int, ...], n_ff: tuple[int, ...]) -> tuple[int, ...] | None:
+        """Returns C_l of each layer, or None when there are no thresholds."""
+        if self.neurons is not None:
+            return (self.neurons,) * len(n_ff)
+        if self.sync_s is None or self.gpu_bytes_per_s is None or self.host_bytes_per_s is None:
+            return None
+        return tuple(
+            split_threshold(
+                size_bytes,
+                neurons,
+                gpu_bytes_per_s=self.gpu_bytes_per_s,
+                host_bytes_per_s=self.host_bytes_per_s,
+                sync_s=self.sync_s,
+            )
+            for size_bytes, neurons in zip(neuron_bytes, n_ff, strict=True)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class PlanRequest:
+    """What to plan. Sizes are bytes.
+
+    Attributes:
+        model: the model file.
+        activations: the statistics folder; None for `activation` beside the model, as the engine has it.
+        gpu: UUID, its beginning or NVML index of the GPU whose free memory counts; None for the one the engine uses.
+        vram_budget_bytes: the engine's `--vram-budget` instead of a GPU's free memory.
+        context: tokens of context (`-c`).
+        kv_type: `f16` or `f32`.
+        reserve: what replaces computed items of what the engine takes without charging it.
+        host_bytes: host memory that the cold neurons must fit into; None for no limit.
+        threshold: the communication constraint.
+        granularity: neurons come in groups of this; None for the smallest that the engine computes wholly.
+        solver: how to solve.
+    """
+
+    model: Path
+    activations: Path | None = None
+    gpu: str | None = None
+    vram_budget_bytes: int | None = None
+    context: int = DEFAULT_CONTEXT
+    kv_type: str = "f16"
+    reserve: ReserveOptions = field(default_factory=ReserveOptions)
+    host_bytes: int | None = None
+    threshold: ThresholdRule = field(default_factory=ThresholdRule)
+    granularity: int | None = None
+    solver: SolverOptions = field(default_factory=SolverOptions)
+
+    @property
+    def activations_folder(self) -> Path:
+        """The statistics folder: the one that is named, or where the engine looks (`llama.cpp` 3101-3106)."""
+        return self.activations or self.model.parent / ACTIVATIONS_FOLDER
+
+
+@dataclass(frozen=True, slots=True)
+class Planning:
+    """A plan and everything that it was made from, for those who explain or act on it.
+
+    Attributes:
+        granularity: the group size that neurons were placed in.
+        caught: activations that the hot neurons of each layer catch.
+        notes: what the user should know, one line each.
+    """
+
+    request: PlanRequest
+    geometry: Geometry
+    account: Account
+    statistics: Statistics
+    hotness: Hotness
+    solution: Solution
+    granularity: int
+    plan: Plan
+    caught: tuple[float, ...]
+    notes: tuple[str, ...]
+
+
+def make_plan(request: PlanRequest) -> Planning:
+    """Reads the model's header, the budget and the statistics, and places the hot neurons.
+
+    Raises:
+        NoAnswerError: the dense part does not fit the budget, or no placement holds all constraints; the message says
+            how many bytes are missing.
+        InputError: a file is not what it must be, or no GPU's memory can be told.
+        OSError: a file cannot be read.
+    """
+    geometry = geometry_from_header(read_header(request.model))
+    budget, notes = find_budget(request.gpu, request.vram_budget_bytes)
+    account = account_for(
+        geometry, budget, context=request.context, kv_type=request.kv_type, reserve_options=request.reserve
+    )
+    check_dense_part_fits(account, source=str(request.model))
+    statistics = read_statistics(request.activations_folder, n_layer=geometry.n_layer, n_ff=geometry.n_ff)
+    hotness = Hotness.from_values(statistics.values)
+    granularity = request.granularity or engine_granularity(geometry)
+    problem = Problem(
+        hotness=hotness,
+        neuron_bytes=geometry.neuron_bytes,
+        ffn_bytes=account.ffn_bytes,
+        host_bytes=request.host_bytes,
+        thresholds=request.threshold.for_layers(geometry.neuron_bytes, geometry.n_ff),
+        granularity=granularity,
+    )
+    solution = solve(problem, request.solver)
+    _check_answered(solution)
+    return Planning(
+        request=request,
+        geometry=geometry,
+        account=account,
+        statistics=statistics,
+        hotness=hotness,
+        solution=solution,
+        granularity=granularity,
+        plan=_plan(request, geometry, account, statistics, solution),
+        caught=tuple(hotness.caught(solution.solved_list).tolist()),
+        notes=(*notes, *_notes(geometry, account, statistics, solution)),
+    )
+
+
+def find_budget(gpu: str | None, vram_budget_bytes: int | None) -> tuple[Budget, tuple[str, ...]]:
+    """Returns the budget that the engine starts from, and what the user should know about it.
+
+    Args:
+        gpu: UUID, its beginning or NVML index; None for the GPU that the engine would use.
+        vram_budget_bytes: the engine's `--vram-budget`; no GPU is asked when it is given.
+
+    Raises:
+        InputError: no GPU's memory can be told; the message says why and what to do.
+    """
+    if vram_budget_bytes is not None:
+        return stated_budget(vram_budget_bytes), ()
+    from planner.vram import choose_gpu
+
+    chosen = choose_gpu(gpu)
+    budget = automatic_budget(
+        chosen.free_bytes, total_bytes=chosen.total_bytes, gpu_uuid=chosen.uuid, gpu_name=chosen.name
+    )
+    return budget, chosen.notes
+
+
+def check_dense_part_fits(account: Account, *, source: str) -> None:
+    """Stops when the engine would put no neuron on the GPU because its dense part does not fit.
+
+    Raises:
+        NoAnswerError: how many bytes are missing, and what to do about it.
+    """
+    if account.path is EnginePath.DENSE_INCOMPLETE:
+        raise NoAnswerError(
+            f"{source}: the dense part needs {account.dense_total_bytes} bytes, the budget is {account.budget_bytes}: "
+            f"{account.missing_bytes} bytes ({format_bytes(account.missing_bytes)}) are missing, and the engine then "
+            "puts no neuron on the GPU; free VRAM or raise --vram-budget"
+        )
+
+
+def _check_answered(solution: Solution) -> None:
+    if solution.solved_list:
+        return
+    if solution.infeasibility is not None:
+        raise NoAnswerError(solution.infeasibility.text)
+    raise NoAnswerError(
+        f"the solver ended without an answer ({solution.status.value}); "
+        "give it more time with --time-limit, or try the other --solver"
+    )
+
+
+def _plan(
+    request: PlanRequest, geometry: Geometry, account: Account, statistics: Statistics, solution: Solution
+) -> Plan:
+    return Plan(
+        solved_list=solution.solved_list,
+        vram_required_bytes=solution.used_bytes,
+        model=PlannedModel(
+            path=str(request.model),
+            architecture=geometry.architecture,
+            fingerprint=geometry.fingerprint,
+            n_layer=geometry.n_layer,
+            n_ff=geometry.n_ff,
+            neuron_bytes=geometry.neuron_bytes,
+        ),
+        activations=PlannedActivations(path=str(request.activations_folder), fingerprint=statistics.fingerprint),
+        budget=PlannedBudget(
+            source=account.budget.source,
+            gpu_uuid=account.budget.gpu_uuid,
+            budget_bytes=account.budget_bytes,
+            dense_bytes=account.dense_bytes,
+            kv_cache_bytes=account.kv_cache_bytes,
+            reserve_bytes=account.reserve_bytes,
+            ffn_bytes=account.ffn_bytes,
+        ),
+        solver=SolverReport(
+            name=request.solver.solver,
+            status=solution.status.value,
+            objective=solution.objective,
+            upper_bound=solution.upper_bound,
+            relative_gap=solution.relative_gap,
+        ),
+        hit_rate=solution.hit_rate,
+    )
+
+
+def _notes(geometry: Geometry, account: Account, statistics: Statistics, solution: Solution) -> list[str]:
+    """Returns what a user would be surprised by later, one line each."""
+    notes = [f"{statistics.source}: {name} is not an activation_<L>.pt file, ignored" for name in statistics.ignored]
+    notes += [f"{geometry.source}: {objection}" for objection in geometry.objections]
+    if account.path is EnginePath.ALL_ON_GPU:
+        notes.append("the whole model fits this budget, so a split into hot and cold neurons brings nothing")
+    elif not any(solution.solved_list):
+        notes.append("no neuron is on the GPU: what is left for the FFN holds no group of neurons; see --explain")
+    if account.kv_half_bytes and not account.k_on_gpu:
+        notes.append("the KV cache does not fit whole and stays in host memory in part; lower --context to change that")
+    return notes

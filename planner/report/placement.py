@@ -1,0 +1,134 @@
+"""The plan as a table that a person understands: what every layer got, what it catches, what the answer rests on."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+from planner.text import printable
+from planner.units import format_bytes
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from planner.planning import Planning
+
+# A mixture of experts has thousands of rows; a person reads the ends, a program reads the JSON.
+_MOST_ROWS = 160
+_ROWS_AT_EACH_END = 20
+
+
+def print_placement(planning: Planning, console: Console) -> None:
+    """Prints the table of layers, the totals and what the answer rests on."""
+    console.print(_layer_table(planning))
+    for name, text in _summary(planning):
+        console.print(f"{name:<13} {printable(text)}", soft_wrap=True)
+
+
+def planning_as_dict(planning: Planning) -> dict[str, Any]:
+    """Returns the plan's document (a reader of plans takes it as it is) with the account, the layers and the why."""
+    why = planning.solution.explanation
+    return {
+        **planning.plan.to_dict(),
+        "granularity": planning.granularity,
+        "account": planning.account.to_dict(),
+        "layers": layers_as_dicts(planning),
+        "why": None if why is None else dataclasses.asdict(why),
+        "notes": list(planning.notes),
+    }
+
+
+def layers_as_dicts(planning: Planning) -> list[dict[str, Any]]:
+    """Returns one JSON object for each layer: its label, hot neurons and the shares that the table shows."""
+    return [
+        {
+            "label": label,
+            "n_ff": n_ff,
+            "hot_neurons": hot_neurons,
+            "hot_share": hot_neurons / n_ff,
+            "hit_rate": caught / total if total else 0.0,
+            "vram_bytes": hot_neurons * neuron_bytes,
+        }
+        for label, n_ff, hot_neurons, caught, total, neuron_bytes in zip(
+            planning.statistics.labels,
+            planning.geometry.n_ff,
+            planning.plan.solved_list,
+            planning.caught,
+            planning.hotness.totals.tolist(),
+            planning.geometry.neuron_bytes,
+            strict=True,
+        )
+    ]
+
+
+def _layer_table(planning: Planning) -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.add_column("layer", justify="right")
+    table.add_column("hot neurons", justify="right")
+    table.add_column("of", justify="right")
+    table.add_column("share of layer", justify="right")
+    table.add_column("activations caught", justify="right")
+    table.add_column("VRAM", justify="right")
+    rows = layers_as_dicts(planning)
+    hidden = len(rows) - 2 * _ROWS_AT_EACH_END if len(rows) > _MOST_ROWS else 0
+    for number, row in enumerate(rows):
+        if hidden and number == _ROWS_AT_EACH_END:
+            table.add_row("…", f"{hidden} more", "", "", "", "")
+        if hidden and _ROWS_AT_EACH_END <= number < len(rows) - _ROWS_AT_EACH_END:
+            continue
+        table.add_row(
+            printable(row["label"], limit=20),
+            f"{row['hot_neurons']:,}",
+            f"{row['n_ff']:,}",
+            f"{row['hot_share']:.1%}",
+            f"{row['hit_rate']:.1%}",
+            format_bytes(row["vram_bytes"]),
+        )
+    plan = planning.plan
+    neurons, hot_neurons = sum(planning.geometry.n_ff), sum(plan.solved_list)
+    table.add_section()
+    table.add_row(
+        "all",
+        f"{hot_neurons:,}",
+        f"{neurons:,}",
+        f"{hot_neurons / neurons:.1%}",
+        f"{plan.hit_rate or 0:.1%}",
+        format_bytes(plan.vram_required_bytes),
+        style="bold",
+    )
+    return table
+
+
+def _summary(planning: Planning) -> Iterator[tuple[str, str]]:
+    plan, account, solution = planning.plan, planning.account, planning.solution
+    used = plan.vram_required_bytes / account.ffn_bytes if account.ffn_bytes else 0.0
+    yield "", ""
+    yield "model", f"{planning.request.model} ({planning.geometry.architecture}, {planning.geometry.n_layer} layers)"
+    yield "statistics", f"{planning.statistics.source} ({planning.hotness.total:,.0f} activations)"
+    yield (
+        "budget",
+        f"{format_bytes(account.budget_bytes)} ({account.budget.source}): dense {format_bytes(account.dense_bytes)}, "
+        f"KV cache {format_bytes(account.kv_cache_bytes)}, reserve {format_bytes(account.reserve_bytes)}, "
+        f"FFN {format_bytes(account.ffn_bytes)}",
+    )
+    yield "filled", f"{used:.2%} of the FFN's bytes ({format_bytes(account.ffn_bytes - plan.vram_required_bytes)} left)"
+    yield (
+        "proof",
+        f"{solution.status.value}: no placement catches more than {solution.upper_bound:,.0f} activations, "
+        f"this one catches {solution.objective:,.0f} (relative gap {solution.relative_gap:.1e})",
+    )
+    if solution.explanation is not None:
+        yield "why", solution.explanation.text
+    yield "engine", account.path.words
+    yield "groups of", _granularity_text(planning)
+
+
+def _granularity_text(planning: Planning) -> str:
+    if planning.granularity == 1:
+        return "1 neuron"
+    asked = planning.request.granularity is not None
+    why = "as asked" if asked else "the smallest that the engine's kernels compute wholly (docs/engine.md)"
+    return f"{planning.granularity} neurons, {why}"
