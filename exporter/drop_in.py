@@ -1,0 +1,307 @@
+"""The engine's own call, `python3 -m powerinfer …`, answered by Hotsplit's planner and exporter.
+
+The options are those of PowerInfer's helper (`powerinfer-py/powerinfer/__main__.py` at d3ebd7c), and the engine passes
+six of them (`llama.cpp` 3120-3137): its `--output` is the model's name and `.generated.gpuidx`, so the model is found
+beside it and neurons are accounted by their exact bytes within `--vram-capacity`. Where no model is there, `--capacity`
+is kept, in neurons. After a failure (exit code other than 0) the engine goes on with all FFN neurons in host memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from planner.cli import run_command
+from planner.commands import common
+from planner.errors import InputError, NoAnswerError
+from planner.text import printable
+from planner.units import format_bytes, parse_size
+
+if TYPE_CHECKING:
+    from planner.geometry import Geometry
+    from planner.plan import Plan
+    from planner.problem import Problem, Solution
+    from planner.statistics import Statistics
+
+INDEX_SUFFIX = ".generated.gpuidx"
+RESERVE_VARIABLE = "HOTSPLIT_RESERVE"
+
+_TIME_LIMIT_S = 30.0
+_MOST_BYTES = (1 << 63) - 1
+_MOST_NEURONS = (1 << 31) - 1
+_MOST_LAYERS = 1 << 16
+
+EPILOG = f"""\
+PowerInfer runs this itself; `hotsplit engine install` puts it where PowerInfer looks. For more to say in the matter use
+`hotsplit export`. {RESERVE_VARIABLE}=512MiB in the environment keeps that much of --vram-capacity free of neurons.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class _Space:
+    """What there is to place into: bytes where the model is known, neurons where it is not.
+
+    Attributes:
+        geometry: the model beside the output, or None.
+        neuron_bytes: of each layer; 1 where `space` counts neurons.
+        space: bytes, or neurons.
+        granularity: hot neurons come in multiples of this.
+    """
+
+    geometry: Geometry | None
+    neuron_bytes: tuple[int, ...]
+    space: int
+    granularity: int
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the call (of the process by default) and returns its exit code: 0 and an index, or another and no index."""
+    try:
+        exit_code = run_command(build_parser(), arguments)
+    except SystemExit as leaving:
+        # argparse leaves like this: 0 after --help, 2 after a usage error that it has explained.
+        exit_code = leaving.code if isinstance(leaving.code, int) else 1
+        if exit_code == 0:
+            return 0
+    if exit_code:
+        common.note("no GPU index was written; the engine goes on with every FFN neuron in host memory")
+    return exit_code
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Returns the parser of PowerInfer's helper: the same options, meanings and defaults."""
+    parser = _Parser(
+        prog="python3 -m powerinfer",
+        description="Place a model's FFN neurons and write the GPU index that PowerInfer loads (by Hotsplit).",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--activation", type=Path, required=True, metavar="DIR", help="activation statistics")
+    parser.add_argument(
+        "--neuron", type=common.natural_option, default=8192 * 4, metavar="N_FF", help="neurons of one layer"
+    )
+    parser.add_argument(
+        "--capacity",
+        type=common.natural_option,
+        default=int(8192 * 4 * 32 * 0.1),
+        metavar="NEURONS",
+        help="most neurons on the GPU; where the model is found, --vram-capacity rules (default: %(default)s)",
+    )
+    parser.add_argument("--layer", type=common.natural_option, default=59, metavar="N", help="layers of the model")
+    parser.add_argument(
+        "--vram-capacity", type=_bytes_option, metavar="BYTES", help="bytes of VRAM that there are for neurons"
+    )
+    parser.add_argument(
+        "--batch",
+        type=common.natural_option,
+        metavar="N",
+        help="place neurons in groups of N of similar impact (default: the smallest groups that the engine computes "
+        "rightly where the model is found, else single neurons)",
+    )
+    parser.add_argument(
+        "--threshold",
+        type=common.natural_option,
+        default=0,
+        metavar="NEURONS",
+        help="a layer has at least so many neurons on the GPU, or none (default: %(default)s)",
+    )
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="the GPU index to write")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Plans, selects and writes the index; prints what was decided in two lines.
+
+    Raises:
+        InputError: the options, the model or the statistics are not what they must be, or contradict each other.
+        NoAnswerError: no placement holds the threshold within the time there is.
+        OSError: a file cannot be read or written.
+    """
+    _check(arguments)
+    # From here on the heavy ones: a usage error should not wait for numpy.
+    from planner.hotness import Hotness
+    from planner.problem import Problem, SolverOptions
+    from planner.solve import solve
+    from planner.statistics import read_statistics
+
+    space = _space(arguments)
+    n_ff = space.geometry.n_ff if space.geometry is not None else (arguments.neuron,) * arguments.layer
+    statistics = read_statistics(arguments.activation, n_layer=arguments.layer, n_ff=n_ff)
+    experts = len(statistics.labels) // arguments.layer
+    neuron_bytes = tuple(n_bytes for n_bytes in space.neuron_bytes for _ in range(experts))
+    problem = Problem(
+        hotness=Hotness.from_values(statistics.values),
+        neuron_bytes=neuron_bytes,
+        ffn_bytes=space.space,
+        thresholds=(arguments.threshold,) * len(neuron_bytes) if arguments.threshold else None,
+        granularity=space.granularity,
+    )
+    # Where the price alone proves the answer, asking the solver once more would only make the user wait.
+    solution = solve(problem, SolverOptions(time_limit_s=_TIME_LIMIT_S, confirm=False))
+    if not solution.solved_list:
+        why = solution.infeasibility.text if solution.infeasibility is not None else solution.status.value
+        raise NoAnswerError(f"no placement: {why}")
+    plan = _plan(arguments, space, statistics, solution)
+
+    from exporter.export import export_plan
+
+    export_plan(
+        plan,
+        statistics,
+        arguments.output,
+        # The check is layer by layer, and experts are more than layers.
+        geometry=space.geometry if experts == 1 else None,
+        # Not on the GPU: the engine has measured what is free there, and is about to fill it.
+        device="cpu",
+        force=True,
+        where="placement",
+    )
+    _report(arguments, space, problem, solution, plan)
+    return 0
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is behind words that nobody can have meant as options."""
+
+    def error(self, message: str) -> NoReturn:
+        if message.startswith("unrecognized arguments"):
+            message += (
+                "; the engine passes paths without quotes, so a space in a path cuts it apart: "
+                "move the model, or link to it, where no folder and no file has a space in its name"
+            )
+        super().error(printable(message))
+
+
+def _bytes(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 20):
+        raise InputError(f"found {text[:40]!r}, expected a whole number of bytes")
+    return int(text)
+
+
+_bytes_option = common.option(_bytes)
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    """Refuses numbers that no model has."""
+    for name, value, least, most in (
+        ("--layer", arguments.layer, 1, _MOST_LAYERS),
+        ("--neuron", arguments.neuron, 1, _MOST_NEURONS),
+        ("--vram-capacity", arguments.vram_capacity or 0, 0, _MOST_BYTES),
+        ("--batch", 1 if arguments.batch is None else arguments.batch, 1, _MOST_NEURONS),
+    ):
+        if not least <= value <= most:
+            raise InputError(f"{name}: found {value}, expected {least} to {most}")
+
+
+def _space(arguments: argparse.Namespace) -> _Space:
+    """Returns what there is to place into, in bytes when the model is found beside the output."""
+    geometry = _model_beside(arguments.output)
+    if geometry is None:
+        if arguments.vram_capacity is None:
+            raise InputError(
+                f"--vram-capacity: missing, and there is no model beside {arguments.output} to account by; "
+                "expected the bytes that the engine must have for this index"
+            )
+        return _Space(None, (1,) * arguments.layer, arguments.capacity, arguments.batch or 1)
+    if geometry.n_layer != arguments.layer:
+        raise InputError(f"--layer: found {arguments.layer}, but {geometry.source} has {geometry.n_layer}")
+    if geometry.n_ff[0] != arguments.neuron:
+        raise InputError(f"--neuron: found {arguments.neuron}, but {geometry.source} has {geometry.n_ff[0]}")
+    granularity = math.lcm(arguments.batch or 1, _engine_step(geometry))
+    if arguments.vram_capacity is None:
+        return _Space(geometry, (1,) * arguments.layer, arguments.capacity, granularity)
+    return _Space(geometry, geometry.neuron_bytes, max(0, arguments.vram_capacity - _reserve_bytes()), granularity)
+
+
+def _model_beside(output: Path) -> Geometry | None:
+    """Returns the model that the engine names its index after, or None when there is none that can be read."""
+    if not output.name.endswith(INDEX_SUFFIX):
+        return None
+    model = output.with_name(output.name[: -len(INDEX_SUFFIX)]) if output.name != INDEX_SUFFIX else None
+    if model is None or not model.is_file():
+        return None
+    from planner.geometry import geometry_from_header
+    from planner.header import read_header
+
+    try:
+        return geometry_from_header(read_header(model))
+    except InputError as error:
+        common.note(f"{error}; going by --capacity instead")
+        return None
+
+
+def _engine_step(geometry: Geometry) -> int:
+    """Returns the step in which hot neurons must come for the engine's kernels to compute all of them."""
+    from planner.engine_limits import neuron_step
+
+    return math.lcm(
+        *(neuron_step(matrix.type_name) for layer in geometry.ffn for matrix in layer if _is_down(matrix.name))
+    )
+
+
+def _is_down(name: str) -> bool:
+    return ".ffn_down" in name
+
+
+def _reserve_bytes() -> int:
+    """Returns what the user wants to be left free; the engine's call has no option for it."""
+    text = os.environ.get(RESERVE_VARIABLE)
+    try:
+        return parse_size(text) if text else 0
+    except InputError as error:
+        raise InputError(f"{RESERVE_VARIABLE}: {error}") from None
+
+
+def _plan(arguments: argparse.Namespace, space: _Space, statistics: Statistics, solution: Solution) -> Plan:
+    """Returns the plan: exact bytes where the model is known, else the engine's whole capacity, as upstream stores."""
+    from planner.plan import Plan, PlannedActivations, PlannedModel
+
+    activations = PlannedActivations(str(arguments.activation), statistics.fingerprint)
+    geometry = space.geometry
+    if geometry is None:
+        return Plan(solution.solved_list, arguments.vram_capacity, activations=activations)
+    experts = len(statistics.labels) // geometry.n_layer
+    neuron_bytes = tuple(n_bytes for n_bytes in geometry.neuron_bytes for _ in range(experts))
+    model = PlannedModel(
+        path=geometry.source,
+        architecture=geometry.architecture,
+        fingerprint=geometry.fingerprint,
+        n_layer=len(statistics.labels),
+        n_ff=tuple(len(values) for values in statistics.values),
+        neuron_bytes=neuron_bytes,
+        labels=statistics.labels,
+    )
+    vram_required_bytes = sum(k * n_bytes for k, n_bytes in zip(solution.solved_list, neuron_bytes, strict=True))
+    return Plan(solution.solved_list, vram_required_bytes, model=model, activations=activations)
+
+
+def _report(arguments: argparse.Namespace, space: _Space, problem: Problem, solution: Solution, plan: Plan) -> None:
+    """Prints what a user watching the engine's log wants to know."""
+    hot, total = sum(solution.solved_list), sum(problem.n_ff)
+    of_total = f"{hot:,} of {total:,} neurons ({hot / total:.1%})" if total else "no neurons"
+    if space.geometry is None:
+        within = f"within {arguments.capacity:,} neurons"
+    elif arguments.vram_capacity is None:
+        within = f"{format_bytes(plan.vram_required_bytes)}, within {arguments.capacity:,} neurons"
+    else:
+        within = f"{format_bytes(plan.vram_required_bytes)} of {format_bytes(space.space)}"
+    proof = "" if solution.relative_gap <= 1e-6 else f", at most {solution.relative_gap:.2%} from the best"
+    sys.stdout.write(
+        f"hotsplit: {of_total} on the GPU, {within}; {solution.hit_rate:.1%} of activations{proof}\n"
+        f"hotsplit: wrote {printable(str(arguments.output))}\n"
+    )
+    if space.geometry is None and arguments.batch is None:
+        common.note(
+            "no model beside the output, so its weight types are not known; for one with Q4_0 weights use --batch 256"
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
