@@ -1,0 +1,101 @@
+"""`hotsplit doctor`: everything that makes the engine offload nothing, checked in one go, with the remedy for each."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from planner.commands import common, placement
+
+if TYPE_CHECKING:
+    from exporter.doctor import Finding
+
+_EXAMPLE = """\
+examples:
+  hotsplit doctor --model ReluLLaMA-7B/llama-7b-relu.powerinfer.gguf
+  hotsplit doctor --model llama-7b-relu.powerinfer.gguf --vram-budget 8GiB --context 4096 --json
+
+Run it where and as the engine would be started: same folder, same PATH, same environment variables.
+Exit code 0: the engine will offload; 1: it would offload nothing, stop, or compute something else.
+"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds the command's options."""
+    parser = subparsers.add_parser(
+        "doctor",
+        help="find what keeps the engine from offloading",
+        description=(
+            "Checks everything that makes the engine offload nothing: GPU and driver, the model, the space for it, the "
+            "folder, the statistics, the python3 that the engine calls, and an index that is already there."
+        ),
+        epilog=_EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--model", type=Path, required=True, metavar="FILE", help="the model, named as the engine would be given it"
+    )
+    placement.add_budget_options(parser)
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Prints every finding; returns 1 when one of them is a problem."""
+    from exporter.doctor import Status, examine
+    from exporter.doctor_case import Case
+
+    findings = examine(
+        Case(
+            arguments.model,
+            gpu_selector=arguments.gpu,
+            vram_budget_bytes=arguments.vram_budget,
+            context=arguments.context,
+            kv_type=arguments.kv_type,
+            reserve_bytes=arguments.reserve,
+        )
+    )
+    problems = sum(finding.status is Status.PROBLEM for finding in findings)
+    warnings = sum(finding.status is Status.WARNING for finding in findings)
+    if arguments.json:
+        common.print_json(
+            {
+                "model": str(arguments.model),
+                "problems": problems,
+                "warnings": warnings,
+                "findings": [_as_json(finding) for finding in findings],
+            }
+        )
+    else:
+        _print(findings, problems, warnings)
+    return 1 if problems else 0
+
+
+def _as_json(finding: Finding) -> dict[str, Any]:
+    return {
+        "check": finding.check,
+        "status": finding.status.value,
+        "found": finding.found,
+        "remedy": finding.remedy or None,
+    }
+
+
+def _print(findings: list[Finding], problems: int, warnings: int) -> None:
+    from rich.table import Table
+
+    from planner.text import printable
+
+    console = common.console()
+    table = Table()
+    table.add_column("Check", no_wrap=True)
+    table.add_column("Status", no_wrap=True)
+    table.add_column("Found", overflow="fold")
+    table.add_column("What to do", overflow="fold")
+    for finding in findings:
+        table.add_row(finding.check, finding.status.value, printable(finding.found), printable(finding.remedy))
+    console.print(table)
+    if problems:
+        console.print(f"problems: {problems}, warnings: {warnings}; the engine will not offload as it should")
+    else:
+        console.print(f"problems: 0, warnings: {warnings}; the engine will offload")

@@ -1,0 +1,413 @@
+"""Everything that makes the engine offload nothing, or compute something else, looked at in one go.
+
+Each check is one small function in `CHECKS`; what several of them need is read once, by `exporter.doctor_case.Case`.
+Line numbers are of `llama.cpp` at PowerInfer d3ebd7c unless another file is named.
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from exporter.doctor_case import ACTIVATION_FOLDER, Case
+from exporter.engine_python import Helper, unsafe_characters
+from planner.engine_limits import FFN_TYPES, LEAST_NEURONS, ROW_STEP
+from planner.text import listed
+from planner.units import format_bytes
+
+# From this many layers on, upstream's helper sorts `activation_10.pt` before `activation_2.pt`.
+_UPSTREAM_SORTS_WRONG_FROM = 11
+_MOST_SHOWN = 5
+
+
+class Status(enum.Enum):
+    """How bad a finding is."""
+
+    OK = "ok"
+    WARNING = "warning"
+    PROBLEM = "problem"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one check found.
+
+    Attributes:
+        check: the check's name.
+        status: `PROBLEM` when the engine would offload nothing, stop, or compute something else.
+        found: what was found, one line.
+        remedy: what to do about it, one line; empty when there is nothing to do.
+    """
+
+    check: str
+    status: Status
+    found: str
+    remedy: str = ""
+
+
+Check = Callable[[Case], Iterator[Finding]]
+
+
+def check_gpu(case: Case) -> Iterator[Finding]:
+    """A driver and a GPU that CUDA sees; without one the engine computes everything on the CPU."""
+    gpu = case.gpu.value
+    if gpu is None:
+        yield Finding(
+            "gpu", Status.PROBLEM, case.gpu.fault, "the engine needs an NVIDIA GPU and driver to offload anything"
+        )
+        return
+    yield Finding(
+        "gpu",
+        Status.OK,
+        f"GPU {gpu.label} ({gpu.name}, {gpu.uuid}): {format_bytes(gpu.free_bytes)} free of "
+        f"{format_bytes(gpu.total_bytes)}",
+    )
+    for note in gpu.notes:
+        yield Finding("gpu", Status.WARNING, note)
+
+
+def check_model(case: Case) -> Iterator[Finding]:
+    """A PowerInfer model, which the engine loads and runs sparse."""
+    model = case.geometry.value
+    if model is None:
+        yield Finding("model", Status.PROBLEM, case.geometry.fault, "name a PowerInfer model file (*.powerinfer.gguf)")
+        return
+    sound = True
+    if not model.is_powerinfer:
+        sound = False
+        yield Finding(
+            "model",
+            Status.PROBLEM,
+            f"{case.model}: magic GGUF, an ordinary llama.cpp model; the engine runs it dense and offloads nothing "
+            "unless told -ngl",
+            "convert it with PowerInfer's convert.py, which adds the predictors, or use llama.cpp",
+        )
+    elif not model.has_predictors:
+        sound = False
+        yield Finding(
+            "model",
+            Status.PROBLEM,
+            f"{case.model}: has no predictors (blk.L.fc1, blk.L.fc2), without which the engine cannot skip a neuron",
+            "use a model with predictors: ReLU-LLaMA, ProSparse, Bamboo, Falcon or OPT as published for PowerInfer",
+        )
+    for objection in model.objections:
+        sound = False
+        yield Finding("model", Status.PROBLEM, f"{case.model}: {objection}", "convert the model again")
+    if sound:
+        yield Finding(
+            "model",
+            Status.OK,
+            f"{model.architecture}, {model.n_layer} layers, {sum(model.n_ff):,} FFN neurons "
+            f"({format_bytes(model.ffn_bytes)}), dense part {format_bytes(model.dense_bytes)}",
+        )
+
+
+def check_kernels(case: Case) -> Iterator[Finding]:
+    """Weights and dimensions that the engine's sparse kernels can compute."""
+    model = case.geometry.value
+    if model is None or not model.is_powerinfer:
+        return
+    types = sorted({matrix.type_name for layer in model.ffn for matrix in layer} - set(FFN_TYPES))
+    if types:
+        yield Finding(
+            "kernels",
+            Status.PROBLEM,
+            f"FFN weights of type {listed(types)}; the engine's sparse kernels know {' and '.join(FFN_TYPES)} only",
+            "quantise the model to Q4_0 with PowerInfer's own quantize, or keep F16",
+        )
+    narrow = [layer for layer, n_ff in enumerate(model.n_ff) if n_ff < LEAST_NEURONS]
+    if narrow:
+        yield Finding(
+            "kernels",
+            Status.PROBLEM,
+            f"layer {narrow[0]} has {model.n_ff[narrow[0]]} FFN neurons; below {LEAST_NEURONS} the engine takes them "
+            "for attention heads (ggml.c 14904)",
+            "the engine cannot run so small a model sparse",
+        )
+    if model.n_embd % ROW_STEP:
+        yield Finding(
+            "kernels",
+            Status.PROBLEM,
+            f"n_embd is {model.n_embd}; the engine asserts a multiple of {ROW_STEP}",
+            "the engine cannot run this model on a GPU",
+        )
+
+
+def check_space(case: Case) -> Iterator[Finding]:
+    """Room for the dense part, without which the FFN gets nothing at all (3062, 3385), and for neurons."""
+    from planner.account import EnginePath
+
+    account = case.account.value
+    if account is None:
+        if case.gpu.value is not None and case.geometry.value is not None:
+            yield Finding("space", Status.PROBLEM, case.account.fault, "choose another --context or --kv-type")
+        return
+    budget = account.budget
+    shown = f"the engine's budget is {format_bytes(account.budget_bytes)}"
+    less = "close what else uses the GPU, or use a smaller model or quantisation"
+    if budget.wraps:
+        yield Finding(
+            "space",
+            Status.PROBLEM,
+            f"{format_bytes(budget.free_bytes or 0)} of VRAM are free, less than CUDA's context and the engine's "
+            "margin of 256 MiB; its unsigned arithmetic then wraps to a budget without end (188-207)",
+            f"{less}, or start the engine with its --vram-budget",
+        )
+        return
+    if budget.slack_bytes is not None and budget.slack_bytes < 0:
+        yield Finding(
+            "space",
+            Status.PROBLEM,
+            f"{shown}, but only {format_bytes(account.budget_bytes + budget.slack_bytes)} are free beside CUDA's "
+            "context; the engine believes its --vram-budget and runs out of memory",
+            "start the engine with a smaller --vram-budget",
+        )
+    if account.path is EnginePath.DENSE_INCOMPLETE:
+        yield Finding(
+            "space",
+            Status.PROBLEM,
+            f"{shown}, {format_bytes(account.missing_bytes)} less than the dense part "
+            f"({format_bytes(account.dense_total_bytes)}) takes; the engine then offloads no neuron at all",
+            less,
+        )
+        return
+    if not (account.v_on_gpu and account.k_on_gpu):
+        yield Finding(
+            "space",
+            Status.WARNING,
+            f"{shown}; {'one half' if account.v_on_gpu else 'all'} of the KV cache of {account.context} tokens "
+            f"({format_bytes(2 * account.kv_half_bytes)}) stays in host memory, which is slow",
+            f"use a smaller context (-c), or {less}",
+        )
+    if account.path is EnginePath.DENSE_ONLY:
+        yield Finding(
+            "space",
+            Status.PROBLEM,
+            f"{shown}; after the dense part ({format_bytes(account.dense_bytes)}), the KV cache "
+            f"({format_bytes(account.kv_cache_bytes)}) and what the engine takes uncharged "
+            f"({format_bytes(account.uncharged_bytes)}) there is no room for a neuron",
+            less,
+        )
+    else:
+        for_neurons_bytes = min(account.ffn_bytes, account.ffn_total_bytes)
+        yield Finding(
+            "space",
+            Status.OK,
+            f"{shown}; dense part {format_bytes(account.dense_bytes)}, KV cache "
+            f"{format_bytes(account.kv_cache_bytes)}, for neurons {format_bytes(for_neurons_bytes)} of "
+            f"{format_bytes(account.ffn_total_bytes)}",
+        )
+
+
+def check_gain(case: Case) -> Iterator[Finding]:
+    """A model that is larger than the GPU: where everything fits, splitting it brings nothing."""
+    from planner.account import EnginePath
+
+    account = case.account.value
+    if account is not None and account.path is EnginePath.ALL_ON_GPU:
+        yield Finding(
+            "gain",
+            Status.WARNING,
+            "the whole model fits on the GPU, so splitting it into hot and cold neurons brings nothing",
+            "use a larger model or a finer quantisation, or llama.cpp with all layers on the GPU",
+        )
+
+
+def check_folder(case: Case) -> Iterator[Finding]:
+    """A folder of statistics where the engine looks, and leave to write an index beside the model."""
+    folder = case.activation_folder
+    if not folder.is_dir():
+        wrong = "is not a folder" if os.path.lexists(folder) else "is missing"
+        yield Finding(
+            "folder",
+            _unless_served(case),
+            f"{folder}: {wrong}; the engine looks for statistics there and nowhere else",
+            f"put activation_<L>.pt into a folder named {ACTIVATION_FOLDER} beside the model",
+        )
+        return
+    if not os.access(case.index_path.parent, os.W_OK):
+        yield Finding(
+            "folder",
+            _unless_served(case),
+            f"{case.index_path.parent}: not writable for this user, so no index can be written beside the model",
+            "let this user write there, or let the owner run hotsplit export",
+        )
+        return
+    yield Finding("folder", Status.OK, f"{folder} is beside the model, and an index can be written there")
+
+
+def check_statistics(case: Case) -> Iterator[Finding]:
+    """Statistics that are complete and of this model's layers."""
+    if not case.activation_folder.is_dir():
+        return
+    statistics = case.statistics.value
+    if statistics is None:
+        yield Finding(
+            "statistics",
+            _unless_served(case),
+            case.statistics.fault,
+            "get the model's own statistics (published beside it), or measure them: hotsplit profile",
+        )
+        return
+    silent = [label for label, values in zip(statistics.labels, statistics.values, strict=True) if not values.any()]
+    if silent:
+        yield Finding(
+            "statistics",
+            Status.WARNING,
+            f"{statistics.source}: no neuron ever fired in layer {listed(silent)}, so nothing tells which are hot",
+            "measure them again: hotsplit profile",
+        )
+    else:
+        neurons = sum(values.size for values in statistics.values)
+        yield Finding(
+            "statistics", Status.OK, f"{statistics.source}: {len(statistics.labels)} layers, {neurons:,} neurons"
+        )
+
+
+def check_path(case: Case) -> Iterator[Finding]:
+    """Paths that a shell takes as they stand, because the engine's call does not quote them (3120-3137)."""
+    unsafe = unsafe_characters(str(case.model))
+    if unsafe:
+        yield Finding(
+            "path",
+            _unless_served(case),
+            f"{case.model}: the engine does not quote its shell call, and a shell would not leave "
+            f"{' '.join(map(repr, unsafe))} alone",
+            "rename the folders or the file, or start the engine from a folder from which the path needs none of them",
+        )
+    else:
+        yield Finding("path", Status.OK, f"{case.model}: safe in the engine's unquoted shell call")
+
+
+def check_helper(case: Case) -> Iterator[Finding]:
+    """A `python3 -m powerinfer` that runs and writes what the engine can read."""
+    called = case.engine_python
+    install = "hotsplit engine install, in the environment that is active when the engine starts"
+    if called.python is None:
+        yield Finding(
+            "helper",
+            _unless_served(case),
+            called.fault or "",
+            f"activate the Python environment before the engine starts, then {install}",
+        )
+        return
+    where = f"{called.command} is {called.python}"
+    if called.fault is not None:
+        whose = "" if called.location is None else f" {called.helper.value} powerinfer at {called.location}:"
+        yield Finding("helper", _unless_served(case), f"{where};{whose} {called.fault}", install)
+    elif called.helper is Helper.OURS:
+        yield Finding("helper", Status.OK, f"{where} and runs Hotsplit ({called.location})")
+    elif called.helper is Helper.FOREIGN:
+        yield Finding(
+            "helper",
+            Status.WARNING,
+            f"{where} and finds a package powerinfer that is neither Hotsplit's nor upstream's ({called.location})",
+            f"hotsplit engine install --force, if it is not wanted ({install})",
+        )
+    elif called.unreadable_index:
+        yield Finding(
+            "helper",
+            _unless_served(case),
+            f"{where} and runs upstream's helper with a gguf package that numbers I32 otherwise than the engine, "
+            f"so the engine cannot read what it writes ({called.location})",
+            f"hotsplit engine install --force ({install})",
+        )
+    elif case.geometry.value is not None and case.geometry.value.n_layer >= _UPSTREAM_SORTS_WRONG_FROM:
+        yield Finding(
+            "helper",
+            _unless_served(case),
+            f"{where} and runs upstream's helper, which sorts activation_10.pt before activation_2.pt and so gives "
+            f"layers the neurons of other layers ({called.location})",
+            f"hotsplit engine install --force ({install})",
+        )
+    else:
+        yield Finding(
+            "helper",
+            Status.WARNING,
+            f"{where} and runs upstream's helper, whose index is refused as soon as a little less VRAM is free "
+            f"({called.location})",
+            f"hotsplit engine install --force ({install})",
+        )
+
+
+def check_index(case: Case) -> Iterator[Finding]:
+    """An index that is already there: sound, of this model and these statistics, and small enough to be used."""
+    export = f"write it again: hotsplit export --model {case.model}"
+    if case.index is None:
+        yield Finding(
+            "index",
+            Status.OK,
+            f"{case.index_path.name} is not there yet; the engine will ask its helper for one",
+            f"or write it now: hotsplit export --model {case.model}",
+        )
+        return
+    index = case.index.value
+    if index is None:
+        yield Finding("index", Status.PROBLEM, f"broken: {case.index.fault}", export)
+        return
+    lines = [*index.faults, *index.stale]
+    for line in lines[:_MOST_SHOWN]:
+        yield Finding("index", Status.PROBLEM, f"{case.index_path}: {line}", export)
+    if len(lines) > _MOST_SHOWN:
+        yield Finding(
+            "index", Status.PROBLEM, f"{case.index_path}: … {len(lines) - _MOST_SHOWN} more of the kind", export
+        )
+    if lines:
+        return
+    hot_neurons = sum(layer.hot_neurons for layer in index.layers)
+    available_bytes = case.ffn_budget_bytes
+    if not hot_neurons:
+        yield Finding("index", Status.PROBLEM, f"{case.index_path}: empty, it puts no neuron on the GPU", export)
+    elif available_bytes is not None and index.vram_capacity_bytes > available_bytes:
+        # The engine then asks its helper for another one, if it can (3093-3137).
+        yield Finding(
+            "index",
+            Status.WARNING if _can_make_another(case) else Status.PROBLEM,
+            f"{case.index_path}: wants {format_bytes(index.vram_capacity_bytes)} for the FFN, but only "
+            f"{format_bytes(available_bytes)} will be left, so the engine will not use it",
+            f"free {format_bytes(index.vram_capacity_bytes - available_bytes)} of VRAM, or {export}",
+        )
+    else:
+        yield Finding(
+            "index",
+            Status.OK,
+            f"{case.index_path.name}: {hot_neurons:,} hot neurons, {format_bytes(index.vram_capacity_bytes)}",
+        )
+
+
+def _unless_served(case: Case) -> Status:
+    """How bad it is that the engine could not make an index: nothing yet, as long as the one that is there serves."""
+    return Status.WARNING if case.index_serves else Status.PROBLEM
+
+
+def _can_make_another(case: Case) -> bool:
+    called = case.engine_python
+    return (
+        called.python is not None
+        and called.fault is None
+        and not called.unreadable_index
+        and case.statistics.value is not None
+        and not unsafe_characters(str(case.model))
+        and os.access(case.index_path.parent, os.W_OK)
+    )
+
+
+CHECKS: tuple[Check, ...] = (
+    check_gpu,
+    check_model,
+    check_kernels,
+    check_space,
+    check_gain,
+    check_folder,
+    check_statistics,
+    check_path,
+    check_helper,
+    check_index,
+)
+
+
+def examine(case: Case) -> list[Finding]:
+    """Returns what every check found, in the order of `CHECKS`."""
+    return [finding for check in CHECKS for finding in check(case)]

@@ -1,0 +1,263 @@
+"""What `hotsplit doctor` looks at: one model in one environment, each fact read once and only when it is asked for.
+
+Nothing is changed, and nothing of the model but its header is read. Line numbers are of `llama.cpp` at PowerInfer
+d3ebd7c unless another file is named.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from exporter.engine_python import EnginePython, ask_engine_python
+from planner.engine_limits import Q4_0_NEURON_STEP, neuron_step
+from planner.errors import HotsplitError
+
+if TYPE_CHECKING:
+    from exporter.index_file import IndexFile
+    from exporter.index_format import IndexedLayer
+    from planner.account import Account
+    from planner.geometry import Geometry
+    from planner.statistics import Statistics
+    from planner.vram import Gpu
+
+INDEX_SUFFIX = ".generated.gpuidx"
+ACTIVATION_FOLDER = "activation"
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Fact(Generic[T]):
+    """Something that was read, or one line that says why it could not be."""
+
+    value: T | None
+    fault: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """An existing index that can be read.
+
+    Attributes:
+        vram_capacity_bytes: what it says it needs.
+        layers: what it lists.
+        faults: why its numbers cannot be trusted, one line each; empty when they can.
+        stale: what no longer agrees with the files beside it, one line each.
+    """
+
+    vram_capacity_bytes: int
+    layers: tuple[IndexedLayer, ...]
+    faults: tuple[str, ...]
+    stale: tuple[str, ...]
+
+
+class Case:
+    """One model in one environment; every property is worked out once, when first asked for.
+
+    Attributes:
+        model: the model file, as the engine would be given it.
+        gpu_selector: which GPU, as for `planner.vram.choose_gpu`.
+        vram_budget_bytes: the engine's `--vram-budget`, or None for its automatic budget.
+        context: tokens of context, the engine's `-c`.
+        kv_type: `f16` or `f32`.
+        reserve_bytes: what to keep for what the engine takes uncharged, or None to estimate it.
+    """
+
+    def __init__(
+        self,
+        model: Path,
+        *,
+        gpu_selector: str | None = None,
+        vram_budget_bytes: int | None = None,
+        context: int = 512,
+        kv_type: str = "f16",
+        reserve_bytes: int | None = None,
+    ) -> None:
+        self.model = model
+        self.gpu_selector = gpu_selector
+        self.vram_budget_bytes = vram_budget_bytes
+        self.context = context
+        self.kv_type = kv_type
+        self.reserve_bytes = reserve_bytes
+
+    @property
+    def activation_folder(self) -> Path:
+        """Where the engine looks for statistics: beside the model as named, links not followed (3090-3106)."""
+        return self.model.parent / ACTIVATION_FOLDER
+
+    @property
+    def index_path(self) -> Path:
+        """Where the engine looks for an index (3089)."""
+        return self.model.with_name(self.model.name + INDEX_SUFFIX)
+
+    @cached_property
+    def gpu(self) -> Fact[Gpu]:
+        """The GPU."""
+        from planner.vram import choose_gpu
+
+        return _fact(lambda: choose_gpu(self.gpu_selector))
+
+    @cached_property
+    def geometry(self) -> Fact[Geometry]:
+        """The model, from its header."""
+        from planner.geometry import geometry_from_header
+        from planner.header import read_header
+
+        return _fact(lambda: geometry_from_header(read_header(self.model)))
+
+    @cached_property
+    def statistics(self) -> Fact[Statistics]:
+        """The activation statistics beside the model, against the model's layers where those are known."""
+        from planner.statistics import read_statistics
+
+        model = self.geometry.value
+        if model is None:
+            return _fact(lambda: read_statistics(self.activation_folder))
+        return _fact(lambda: read_statistics(self.activation_folder, n_layer=model.n_layer, n_ff=model.n_ff))
+
+    @cached_property
+    def index(self) -> Fact[Index] | None:
+        """The existing index; None when there is none."""
+        if not os.path.lexists(self.index_path):
+            return None
+        return _fact(self._read_index)
+
+    def _read_index(self) -> Index:
+        from exporter.index_file import IndexFile
+        from exporter.verify import verify_index
+
+        # Not against the model: an index of upstream's, which stores more than it needs, is one the engine can use.
+        faults = verify_index(self.index_path)
+        with IndexFile(self.index_path) as index:
+            stale: list[str] = []
+            if not faults:
+                faults = _disagreements(self, index)
+            if not faults:
+                stale = _staleness(self, index)
+            return Index(index.vram_capacity_bytes, index.layers, tuple(faults), tuple(stale))
+
+    @cached_property
+    def index_serves(self) -> bool:
+        """Whether the engine would use the existing index, so that it needs no helper and no statistics now."""
+        if self.index is None or self.index.value is None:
+            return False
+        index = self.index.value
+        available = self.ffn_budget_bytes
+        return (
+            not index.faults
+            and not index.stale
+            and any(layer.hot_neurons for layer in index.layers)
+            and (available is None or index.vram_capacity_bytes <= available)
+        )
+
+    @cached_property
+    def account(self) -> Fact[Account]:
+        """What becomes of the budget: of `--vram-budget`, or of what the GPU has free."""
+        from planner.account import account_for
+        from planner.budget import automatic_budget, stated_budget
+        from planner.reserve import ReserveOptions
+
+        model, gpu = self.geometry.value, self.gpu.value
+        if model is None:
+            return Fact(None, self.geometry.fault)
+        if self.vram_budget_bytes is not None:
+            budget = stated_budget(
+                self.vram_budget_bytes,
+                free_bytes=gpu.free_bytes if gpu else None,
+                total_bytes=gpu.total_bytes if gpu else None,
+            )
+        elif gpu is not None:
+            budget = automatic_budget(gpu.free_bytes, total_bytes=gpu.total_bytes)
+        else:
+            return Fact(None, self.gpu.fault)
+        reserve = ReserveOptions(total_bytes=self.reserve_bytes)
+        return _fact(
+            lambda: account_for(model, budget, context=self.context, kv_type=self.kv_type, reserve_options=reserve)
+        )
+
+    @cached_property
+    def ffn_budget_bytes(self) -> int | None:
+        """The engine's own V, against which it holds an index (3088-3098); None when it is not known.
+
+        The reserve is Hotsplit's caution, not the engine's, and does not count here.
+        """
+        from planner.account import EnginePath
+
+        account = self.account.value
+        if account is None:
+            return None
+        return 0 if account.path is EnginePath.DENSE_INCOMPLETE else account.ffn_bytes + account.reserve_bytes
+
+    @cached_property
+    def engine_python(self) -> EnginePython:
+        """What the engine's `python3 -m powerinfer` would meet."""
+        return ask_engine_python()
+
+
+def _fact(read: Callable[[], T]) -> Fact[T]:
+    try:
+        return Fact(read())
+    except HotsplitError as error:
+        return Fact(None, str(error).splitlines()[0])
+    except OSError as error:
+        return Fact(None, f"{error.filename}: {error.strerror}" if error.filename else str(error))
+
+
+def _disagreements(case: Case, index: IndexFile) -> list[str]:
+    """Returns why a sound index would make the engine misbehave with this model, one line each."""
+    model = case.geometry.value
+    if model is None:
+        return []
+    if len(index.layers) != model.n_layer:
+        return [f"has {len(index.layers)} layers, but the model has {model.n_layer}; the engine will not use it"]
+    lines = [
+        f"{layer.gpu_idx_name} has {layer.n_ff} neurons, but that layer of the model has {n_ff}"
+        for layer, n_ff in zip(index.layers, model.n_ff, strict=True)
+        if layer.n_ff != n_ff
+    ]
+    needed_bytes = sum(
+        layer.hot_neurons * neuron_bytes for layer, neuron_bytes in zip(index.layers, model.neuron_bytes, strict=True)
+    )
+    if not lines and index.vram_capacity_bytes < needed_bytes:
+        lines.append(
+            f"split.vram_capacity is {index.vram_capacity_bytes}, but its neurons take {needed_bytes} bytes, so the "
+            "engine would load it into memory that is not there"
+        )
+    for layer, matrices in zip(index.layers, model.ffn, strict=True):
+        down = next((matrix.type_name for matrix in matrices if "ffn_down" in matrix.name), "")
+        step = neuron_step(down)
+        # A layer placed whole is bound by the Q4_0 kernel alone.
+        if layer.hot_neurons % step and (layer.hot_neurons < layer.n_ff or step == Q4_0_NEURON_STEP):
+            lines.append(
+                f"{layer.gpu_bucket_name} has {layer.hot_neurons} neurons, but the engine computes those of {down} "
+                f"weights in multiples of {step} only"
+            )
+    return lines
+
+
+def _staleness(case: Case, index: IndexFile) -> list[str]:
+    """Returns what the model or the statistics beside an index say that the index does not, one line each."""
+    from exporter.index_format import MARK_ACTIVATIONS, MARK_MODEL
+
+    model, statistics = case.geometry.value, case.statistics.value
+    if model is not None and index.marks.get(MARK_MODEL, model.fingerprint) != model.fingerprint:
+        return ["stale, it was made for another version of the model"]
+    if statistics is None or len(statistics.labels) != len(index.layers):
+        return []
+    if index.marks.get(MARK_ACTIVATIONS, statistics.fingerprint) != statistics.fingerprint:
+        return ["stale, it was made from other statistics than those beside the model"]
+    for position, (layer, values) in enumerate(zip(index.layers, statistics.values, strict=True)):
+        mask = index.gpu_idx(position) != 0
+        if values.size != mask.size:
+            return []
+        if mask.any() and not mask.all() and values[mask].min() < values[~mask].max():
+            return [
+                f"stale, {layer.gpu_idx_name} leaves out neurons that are hotter, by the statistics beside the model, "
+                "than some that it has"
+            ]
+    return []
