@@ -372,7 +372,7 @@ def test_no_room_for_a_neuron(folder: Path, machine: Callable[..., None]) -> Non
 def test_a_reserve_that_leaves_no_room(folder: Path, machine: Callable[..., None]) -> None:
     machine(gpu=replace(_GPU, free_bytes=900 << 20))
     assert others_than_ok(examine(case_of(folder, vram_budget_bytes=None, reserve_bytes=0)))[0].check == "gain"
-    finding = only(examine(case_of(folder, vram_budget_bytes=None, reserve_bytes=90 << 20)))
+    finding = only(examine(case_of(folder, vram_budget_bytes=None, reserve_bytes=350 << 20)))
     assert (finding.check, finding.status) == ("space", Status.PROBLEM)
 
 
