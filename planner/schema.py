@@ -29,7 +29,7 @@ _SIZES_WANTED = f"{_SIZE_WANTED}, a list of sizes, or {{from: 8GiB, to: 24GiB, s
 _RATE_WANTED = "bytes a second such as 936 GB/s or 1.8 TB/s"
 
 _SIZE_SCHEMA: dict[str, Any] = {
-    "anyOf": [{"type": "string"}, {"type": "number", "exclusiveMinimum": 0}],
+    "anyOf": [{"type": "string"}, {"type": "number", "minimum": 0}],
     "description": _SIZE_WANTED,
 }
 
@@ -56,6 +56,11 @@ def _size(value: object) -> int:
         size_bytes = parse_size(value if isinstance(value, str) else _plain_number(value))
     except InputError:
         raise wanted(_SIZE_WANTED) from None
+    return size_bytes
+
+
+def _positive_size(value: object) -> int:
+    size_bytes = _size(value)
     if size_bytes <= 0:
         raise wanted("a size of at least one byte")
     return size_bytes
@@ -69,12 +74,12 @@ def _plain_number(value: float) -> str:
 def _sizes(value: object) -> list[int]:
     """Returns the sizes of an axis: one, several, or a range with its end included."""
     if isinstance(value, list):
-        return [_size(item) for item in value] or _refuse(_SIZES_WANTED)
+        return [_positive_size(item) for item in value] or _refuse(_SIZES_WANTED)
     if not isinstance(value, dict):
-        return [_size(value)]
+        return [_positive_size(value)]
     if set(value) != {"from", "to", "step"}:
         raise wanted(_SIZES_WANTED)
-    first, last, step = (_size(value[key]) for key in ("from", "to", "step"))
+    first, last, step = (_positive_size(value[key]) for key in ("from", "to", "step"))
     if last < first:
         raise wanted("a range whose `to` is not less than its `from`")
     if (last - first) // step >= _MOST_STEPS:
@@ -112,8 +117,11 @@ Number = Annotated[float, Strict()]
 Flag = Annotated[bool, Strict()]
 """`true` or `false`, nothing else."""
 
-SizeBytes = Annotated[int, BeforeValidator(_size), WithJsonSchema(_SIZE_SCHEMA)]
+SizeBytes = Annotated[int, BeforeValidator(_positive_size), WithJsonSchema(_SIZE_SCHEMA)]
 """A size: `8GiB` or a number of GiB in the file, bytes in the program."""
+
+SizeOrZeroBytes = Annotated[int, BeforeValidator(_size), WithJsonSchema(_SIZE_SCHEMA)]
+"""A size that may be nothing."""
 
 SizesBytes = Annotated[
     tuple[int, ...],

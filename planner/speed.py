@@ -3,8 +3,8 @@
 Decoding one token reads every weight that takes part once, and little else: it is bound by memory. So, for each layer,
 
     attention, predictors, norms, KV    dense bytes / bandwidth of the side they are on
-    FFN                                 the neurons that fire, hot ones on the GPU and cold ones on the host, both
-                                        sides at the same time: the slower one counts
+    FFN                                 the neurons that fire, hot ones on the GPU and cold ones on the host; how much
+                                        of the two runs at the same time is a parameter
     transfer                            the layer's input to the host and its result back, n_embd float32 each
     synchronisation                     once for each layer that works on both sides
     launching                           once for each layer
@@ -37,6 +37,9 @@ class SpeedParameters:
         host_efficiency: share of the host's bandwidth that reading weights reaches.
         layer_s: seconds lost in every layer to starting kernels.
         sync_s: seconds lost in every layer in which both sides work, on top of that.
+        overlap: how much of the faster side's FFN time is hidden behind the slower side's, 0 to 1. The paper's engine
+            overlaps (section 5.3); the released one starts the GPU's part from the threads that do the host's. With 0,
+            more VRAM is never slower.
         active_share: share of a layer's neurons that fire for a token, for models of which nothing is known.
     """
 
@@ -44,6 +47,7 @@ class SpeedParameters:
     host_efficiency: float = 0.70
     layer_s: float = 75e-6
     sync_s: float = 300e-6
+    overlap: float = 0.0
     active_share: float = 0.20
 
     def __post_init__(self) -> None:
@@ -51,6 +55,8 @@ class SpeedParameters:
             value = getattr(self, name)
             if not 0 < value <= 1:
                 raise InputError(f"speed: {name}: found {value}, expected more than 0 and at most 1")
+        if not 0 <= self.overlap <= 1:
+            raise InputError(f"speed: overlap: found {self.overlap}, expected 0 to 1")
         for name in ("layer_s", "sync_s"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
@@ -123,7 +129,7 @@ class SpeedEstimate:
         tokens_per_s: decode speed.
         token_s: seconds a token.
         gpu_s: waiting for the GPU's memory.
-        host_s: waiting for the host's memory (where both sides of a layer work, the slower one is counted, once).
+        host_s: waiting for the host's memory.
         sync_s: launching and synchronisation.
         transfer_s: activations over the link.
         bound: the largest of the four.
@@ -160,12 +166,9 @@ def estimate(work: Work, bandwidths: Bandwidths, parameters: SpeedParameters) ->
         hot_read, cold_read = _active_bytes(layer_bytes, hot_bytes, hit_rate, work.active_share)
         gpu_read += hot_read
         host_read += cold_read
-        # Both executors start together and the layer waits for the slower (paper, section 5.3).
         on_gpu_s, on_host_s = hot_read / gpu_rate, cold_read / host_rate
-        if on_gpu_s >= on_host_s:
-            gpu_s += on_gpu_s
-        else:
-            host_s += on_host_s
+        gpu_s += on_gpu_s * (1 - parameters.overlap) if on_gpu_s < on_host_s else on_gpu_s
+        host_s += on_host_s if on_gpu_s < on_host_s else on_host_s * (1 - parameters.overlap)
         if cold_read and (hot_read or work.dense_gpu_bytes):
             crossing += 1
     sync_s = len(work.ffn_bytes) * parameters.layer_s + crossing * parameters.sync_s

@@ -28,11 +28,13 @@ from planner.catalogue import (
 )
 from planner.errors import FaultsError, InputError
 from planner.quantisation import QUANTISATIONS
+from planner.reserve import ReserveOptions
 from planner.schema import (
     BytesPerSecond,
     Number,
     OneOrMore,
     SizeBytes,
+    SizeOrZeroBytes,
     SizesBytes,
     Table,
     Whole,
@@ -198,6 +200,9 @@ class SpeedChoice(Table):
     sync_us: Annotated[Number, Field(ge=0)] | None = Field(
         default=None, description="microseconds lost in a layer that works on both sides"
     )
+    overlap: Annotated[Number, Field(ge=0, le=1)] | None = Field(
+        default=None, description="how much of the faster side is hidden behind the slower one"
+    )
     active_share: Share | None = Field(default=None, description="share of neurons that fire, where nothing is known")
 
     def parameters(self) -> SpeedParameters:
@@ -210,11 +215,22 @@ class SpeedChoice(Table):
 
 
 class ReserveChoice(Table):
-    """What the engine takes without charging it to the budget, where it is not to be estimated."""
+    """What the engine takes without charging it to the budget, where it is not to be estimated (`planner.reserve`)."""
 
-    context: SizeBytes | None = Field(default=None, description="what a CUDA context takes")
-    scratch: SizeBytes | None = Field(default=None, description="the compute graph's scratch")
-    total: SizeBytes | None = Field(default=None, description="all of it in one figure")
+    total: SizeOrZeroBytes | None = Field(default=None, description="all of it in one figure")
+    buckets: SizeOrZeroBytes | None = Field(default=None, description="gpu_bucket of each layer")
+    row_padding: SizeOrZeroBytes | None = Field(default=None, description="row padding")
+    spare_rows: SizeOrZeroBytes | None = Field(default=None, description="spare rows of sliced matrices")
+    scratch: SizeOrZeroBytes | None = Field(default=None, description="scratch of the compute graph")
+    work_buffers: SizeOrZeroBytes | None = Field(default=None, description="work buffers while a prompt is read")
+    granularity: SizeOrZeroBytes | None = Field(default=None, description="allocation granularity")
+    uncharged_kv: SizeOrZeroBytes | None = Field(default=None, description="a KV cache that is not charged")
+
+    def options(self) -> ReserveOptions:
+        """Returns what replaces computed items."""
+        given = self.model_dump(exclude_none=True)
+        total_bytes = given.pop("total", None)
+        return ReserveOptions(overrides=given, total_bytes=total_bytes)
 
 
 class Override(Table):
@@ -322,7 +338,7 @@ class Cell:
     kv_type: Literal["f16", "f32"]
     targets: Targets
     speed: SpeedParameters
-    reserve: ReserveChoice
+    reserve: ReserveOptions
 
 
 @dataclass(frozen=True)
@@ -468,6 +484,9 @@ def _unknown_names(
         statistics = model.statistics
         if statistics is None and model.dimensions is not None:
             statistics = model.dimensions.statistics
+        if statistics is None and model.dimensions is not None:
+            place = (*prefix, "models", index)
+            yield place, "a model without statistics", "statistics: a folder, a catalogue entry or a hotness curve"
         name = None if statistics is None else statistics.catalogue
         if name is not None and name not in catalogue.statistics:
             names = list(catalogue.statistics)
@@ -492,7 +511,7 @@ def _cells_of(scenario: str, study: StudyFile, catalogue: Catalogue, folder: Pat
     models = [_model(choice, catalogue, folder, study.speed) for choice in study.models]
     gpus = [case for choice in study.gpus for case in _gpu_cases(choice, catalogue)]
     hosts = [_host(choice, catalogue) for choice in study.hosts]
-    speed = study.speed.parameters()
+    speed, reserve = study.speed.parameters(), study.reserve.options()
     for model in models:
         # A file is quantised already.
         quantisations: list[str | None] = (
@@ -516,7 +535,7 @@ def _cells_of(scenario: str, study: StudyFile, catalogue: Catalogue, folder: Pat
                 kv_type=study.kv_type,
                 targets=study.targets,
                 speed=speed,
-                reserve=study.reserve,
+                reserve=reserve,
             )
 
 

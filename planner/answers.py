@@ -1,0 +1,222 @@
+"""What a what-if study answers for one cell, as plain data that report and command share."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import Any
+
+from planner.account import EnginePath
+from planner.speed import SpeedEstimate
+
+
+class CellPath(enum.Enum):
+    """What the engine will do, or that it cannot; the values are what JSON says."""
+
+    ALL_ON_GPU = EnginePath.ALL_ON_GPU.value
+    SPLIT = EnginePath.SPLIT.value
+    DENSE_ONLY = EnginePath.DENSE_ONLY.value
+    DENSE_INCOMPLETE = EnginePath.DENSE_INCOMPLETE.value
+    DOES_NOT_FIT = "does_not_fit"
+
+    @property
+    def words(self) -> str:
+        """The path in two or three words."""
+        return {
+            CellPath.ALL_ON_GPU: "all on GPU",
+            CellPath.SPLIT: "split",
+            CellPath.DENSE_ONLY: "dense only",
+            CellPath.DENSE_INCOMPLETE: "dense in part",
+            CellPath.DOES_NOT_FIT: "does not fit",
+        }[self]
+
+
+@dataclass(frozen=True, slots=True)
+class Bytes:
+    """What lies where. All are bytes.
+
+    Attributes:
+        budget: the engine's budget, as `--vram-budget` would state it.
+        dense: dense tensors on the GPU.
+        kv_cache: KV cache on the GPU.
+        reserve: kept back for what the engine takes uncharged.
+        ffn: VRAM there is for neurons.
+        hot: VRAM that the hot neurons take.
+        vram: VRAM in use: dense, cache, hot neurons and what is expected uncharged.
+        host: host memory in use: cold neurons, dense tensors and cache left there, embeddings.
+        missing: budget missing until the dense part is whole, or host memory missing; 0 when nothing is.
+    """
+
+    budget: int
+    dense: int
+    kv_cache: int
+    reserve: int
+    ffn: int
+    hot: int
+    vram: int
+    host: int
+    missing: int
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What was proven: `caught` activations of `total`, and that no placement catches more than `upper_bound`."""
+
+    solver: str
+    status: str
+    caught: float
+    upper_bound: float
+    relative_gap: float
+    total: float
+
+
+@dataclass(frozen=True, slots=True)
+class NextGib:
+    """What one more GiB of VRAM for neurons would add."""
+
+    hit_rate: float
+    tokens_per_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class TargetResult:
+    """One target: what was wanted, what was found (None when it is not known), and whether it is met."""
+
+    name: str
+    wanted: float
+    found: float | None
+    met: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The answer for one cell.
+
+    Attributes:
+        name, scenario, model, quantisation, gpu, host, context, solver: the cell, as people call its parts.
+        vram_bytes: memory of the GPU (total, or what is declared free); None when only a budget is known.
+        price: of the GPU, in whatever currency the study uses.
+        path: what the engine will do.
+        bytes: what lies where.
+        n_ff: neurons of each layer.
+        solved_list: hot neurons of each layer; empty when nothing fits.
+        hit_rate: share of all activations that the hot neurons make; None when nothing fits.
+        proof: None when nothing fits.
+        speed: None when it cannot be told; `why_no_speed` says why.
+        next_gib: None when nothing fits.
+        targets: one result for each target of the study.
+        basis: what each kind of figure rests on, by kind.
+        notes: what a reader should know, one line each.
+    """
+
+    name: str
+    scenario: str
+    model: str
+    quantisation: str
+    gpu: str
+    host: str
+    context: int
+    solver: str
+    vram_bytes: int | None
+    price: float | None
+    path: CellPath
+    bytes: Bytes
+    n_ff: tuple[int, ...]
+    solved_list: tuple[int, ...]
+    hit_rate: float | None
+    proof: Proof | None
+    speed: SpeedEstimate | None
+    next_gib: NextGib | None
+    targets: tuple[TargetResult, ...]
+    basis: tuple[tuple[str, str], ...]
+    notes: tuple[str, ...]
+
+    @property
+    def hot_neurons(self) -> int:
+        """How many neurons are on the GPU."""
+        return sum(self.solved_list)
+
+    @property
+    def neurons(self) -> int:
+        """How many neurons there are."""
+        return sum(self.n_ff)
+
+    @property
+    def tokens_per_s(self) -> float | None:
+        """Decode speed, None when it cannot be told."""
+        return None if self.speed is None else self.speed.tokens_per_s
+
+    @property
+    def verdict(self) -> str:
+        """`meets`, `misses` or, without targets, nothing."""
+        if not self.targets:
+            return ""
+        return "meets" if all(target.met for target in self.targets) else "misses"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the answer as JSON values."""
+        sizes = self.bytes
+        return {
+            "cell": self.name,
+            "scenario": self.scenario,
+            "model": self.model,
+            "quantisation": self.quantisation,
+            "gpu": self.gpu,
+            "host": self.host,
+            "context": self.context,
+            "solver": self.solver,
+            "vram_bytes": self.vram_bytes,
+            "price": self.price,
+            "path": self.path.value,
+            "bytes": {
+                "budget_bytes": sizes.budget,
+                "dense_bytes": sizes.dense,
+                "kv_cache_bytes": sizes.kv_cache,
+                "reserve_bytes": sizes.reserve,
+                "ffn_bytes": sizes.ffn,
+                "hot_bytes": sizes.hot,
+                "vram_used_bytes": sizes.vram,
+                "host_used_bytes": sizes.host,
+                "missing_bytes": sizes.missing,
+            },
+            "neurons": self.neurons,
+            "hot_neurons": self.hot_neurons,
+            "hit_rate": self.hit_rate,
+            "proof": None
+            if self.proof is None
+            else {
+                "solver": self.proof.solver,
+                "status": self.proof.status,
+                "objective": self.proof.caught,
+                "upper_bound": self.proof.upper_bound,
+                "relative_gap": self.proof.relative_gap,
+                "total": self.proof.total,
+            },
+            "tokens_per_second": self.tokens_per_s,
+            "speed": None if self.speed is None else _speed_dict(self.speed),
+            "next_gib": None
+            if self.next_gib is None
+            else {"hit_rate": self.next_gib.hit_rate, "tokens_per_second": self.next_gib.tokens_per_s},
+            "verdict": self.verdict or None,
+            "targets": {
+                target.name: {"wanted": target.wanted, "found": target.found, "met": target.met}
+                for target in self.targets
+            },
+            "basis": dict(self.basis),
+            "notes": list(self.notes),
+            "n_ff": list(self.n_ff),
+            "solved_list": list(self.solved_list),
+        }
+
+
+def _speed_dict(speed: SpeedEstimate) -> dict[str, Any]:
+    return {
+        "bound": speed.bound.value,
+        "token_s": speed.token_s,
+        "gpu_s": speed.gpu_s,
+        "host_s": speed.host_s,
+        "sync_s": speed.sync_s,
+        "transfer_s": speed.transfer_s,
+        "gpu_read_bytes": speed.gpu_read_bytes,
+        "host_read_bytes": speed.host_read_bytes,
+    }
