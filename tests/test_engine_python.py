@@ -87,6 +87,14 @@ def test_the_drop_in_without_something_that_it_needs(place: Place, missing: str)
     assert found.fault == f"ModuleNotFoundError: No module named '{missing}'"
 
 
+def test_the_drop_in_in_this_environment(place: Place) -> None:
+    place.python(f'exec "{sys.executable}" "$@"')
+    engine.install(place.packages)
+    found = ask_engine_python()
+    assert (found.helper, found.fault) == (Helper.OURS, None)
+    assert found.location == place.packages / "powerinfer" / "__init__.py"
+
+
 def test_upstreams_helper_with_a_gguf_package_of_its_time(place: Place) -> None:
     _upstream(place, i32=18)
     found = ask_engine_python()
