@@ -1,0 +1,169 @@
+"""`hotsplit profile`: activation statistics for one's own model."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from planner.commands.common import console, note, print_json
+
+if TYPE_CHECKING:
+    from exporter.profile.run import ProfileReport, Progress
+
+_DESCRIPTION = """\
+Counts for every FFN neuron of a ReLU-family Hugging Face model (OPT, Falcon, LLaMA and Mistral shapes) on how many
+tokens of your text it is active, and writes activation_<L>.pt, the statistics that plan and export read.
+
+A neuron is active when its activation function gives more than the threshold: relu(fc1(x)), or relu(gate(x)) of a
+gated model. Text is .jsonl (one {"text": "..."} a line) or anything else in UTF-8 (one document a file). Each document
+is cut into windows of --context tokens; every token is counted once, padding never.
+
+Needs the transformers library (pip install 'hotsplit[profile]'). Nothing is downloaded and no code from the model's
+folder is run. At the end it says whether the text was enough: how well two halves of it rank the neurons alike."""
+
+_EPILOG = """\
+example:
+  hotsplit profile --model ReluLLaMA-7B-hf --data wiki.jsonl notes.txt --output ReluLLaMA-7B/activation --tokens 500000
+  hotsplit profile ... --resume        go on after an interruption, to the same counts"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds the command to the command line."""
+    parser = subparsers.add_parser(
+        "profile",
+        help="count activation statistics for your own model",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--model", type=Path, required=True, metavar="HF_DIR", help="Hugging Face folder of the model")
+    parser.add_argument("--data", type=Path, required=True, nargs="+", metavar="FILE", help="text to count over")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder for activation_<L>.pt")
+    parser.add_argument("--tokens", type=int, metavar="N", help="stop after exactly N tokens (default: all the text)")
+    parser.add_argument(
+        "--context", type=int, metavar="N", help="tokens in a window (default: the model's longest, at most 2048)"
+    )
+    parser.add_argument(
+        "--batch", type=int, default=4, metavar="N", help="windows the model sees at once (default: %(default)s)"
+    )
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to count")
+    parser.add_argument(
+        "--dtype",
+        choices=("auto", "float32", "float16", "bfloat16"),
+        default="auto",
+        help="type of the weights in memory (default: float32 on a CPU, as stored on a GPU)",
+    )
+    parser.add_argument(
+        "--threshold",
+        type=float,
+        metavar="X",
+        help="active is above X (default: 0); needed for a model that is not of the ReLU family",
+    )
+    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in DIR, if there is one")
+    parser.add_argument("--force", action="store_true", help="start over and replace statistics that are in DIR")
+    parser.add_argument(
+        "--checkpoint-seconds",
+        type=float,
+        default=60.0,
+        metavar="S",
+        help="time between two checkpoints (default: %(default)s; 0: after every batch)",
+    )
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Runs the command; returns the exit code."""
+    from exporter.profile.checkpoint import CHECKPOINT_NAME
+    from exporter.profile.run import ProfileOptions, profile
+    from planner.cli import INTERRUPTED
+
+    options = ProfileOptions(
+        model=arguments.model,
+        data=tuple(arguments.data),
+        output=arguments.output,
+        tokens=arguments.tokens,
+        context=arguments.context,
+        batch=arguments.batch,
+        threshold=arguments.threshold,
+        device=arguments.device,
+        dtype=arguments.dtype,
+        resume=arguments.resume,
+        force=arguments.force,
+        checkpoint_seconds=arguments.checkpoint_seconds,
+    )
+    try:
+        with _progress_shown() as listen:
+            report = profile(options, listen)
+    except KeyboardInterrupt:
+        if not (options.output / CHECKPOINT_NAME).exists():
+            raise
+        note("interrupted; what was counted is kept, go on with --resume")
+        return INTERRUPTED
+    if arguments.json:
+        print_json(report.values)
+        return 0
+    _print_report(report, arguments.output)
+    return 0
+
+
+@contextmanager
+def _progress_shown() -> Iterator[Callable[[Progress], None]]:
+    """Shows a bar on a terminal; elsewhere a line whenever a checkpoint was written."""
+    if not sys.stderr.isatty():
+        yield lambda progress: note(_told(progress)) if progress.agreement is not None else None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("reading the model", total=None)
+        agreement = ""
+
+        def show(progress: Progress) -> None:
+            nonlocal agreement
+            agreement = _agreement(progress) or agreement
+            bar.update(
+                task, description=f"{progress.tokens:,} tokens{agreement}", total=1.0, completed=progress.fraction
+            )
+
+        yield show
+
+
+def _told(progress: Progress) -> str:
+    return f"{progress.tokens:,} tokens, {progress.fraction:.0%}{_agreement(progress)}"
+
+
+def _agreement(progress: Progress) -> str:
+    lowest = progress.agreement.lowest if progress.agreement is not None else None
+    return f", rank agreement of halves {lowest[1]:.3f}" if lowest is not None else ""
+
+
+def _print_report(report: ProfileReport, output: Path) -> None:
+    from rich.table import Table
+
+    from exporter.profile.agreement import HOTTEST_SHARES
+
+    values: dict[str, Any] = report.values
+    table = Table(title=f"{values['model_type']}, {values['activation']}, {values['tokens']:,} tokens")
+    for heading in ("layer", "neurons", "active", "rank agreement"):
+        table.add_column(heading, justify="right")
+    for share in HOTTEST_SHARES:
+        table.add_column(f"hottest {share:.0%} alike", justify="right")
+    for number, layer in enumerate(values["layers"]):
+        cells = [str(number), f"{layer['n_ff']:,}", f"{layer['active_share']:.1%}"]
+        if report.agreement.layers:
+            measured = report.agreement.layers[number]
+            cells.append("-" if measured.rank is None else f"{measured.rank:.3f}")
+            cells.extend(f"{overlap:.0%}" for overlap in measured.hottest)
+        table.add_row(*cells)
+    out = console()
+    out.print(table)
+    out.print(values["verdict"])
+    out.print(f"{len(values['layers'])} files of statistics in {output}")

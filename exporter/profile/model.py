@@ -1,0 +1,288 @@
+"""The door to transformers: a Hugging Face folder opened without network and without running code from it."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from exporter.profile.families import NeuronLayers, find_neurons, is_relu_like
+from planner.errors import InputError
+from planner.text import printable
+from planner.units import MIB
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Device = Literal["cpu", "cuda"]
+DtypeName = Literal["auto", "float32", "float16", "bfloat16"]
+
+# Longer windows than this cost attention time and memory, and the counts do not need them.
+_LONGEST_DEFAULT_CONTEXT = 2048
+# Files up to this size are hashed whole, weights by samples of this many bytes.
+_WHOLE_BYTES = 16 * MIB
+_SAMPLE_BYTES = 64 << 10
+_SAMPLES = 64
+
+
+@dataclass(frozen=True, slots=True)
+class OpenModel:
+    """A model ready to be counted.
+
+    Attributes:
+        module: the decoder without its head, in evaluation mode, on its device.
+        neurons: its FFN neurons.
+        model_type: what its configuration calls it, such as `opt`.
+        activation: its activation function, as the configuration names it.
+        relu_like: whether that function gives exactly 0 for every negative input.
+        n_vocab: rows of the token embedding.
+        context_most: longest context the model takes; None when its configuration does not say.
+        dtype: type of its weights in memory, such as `float32`.
+        device: where it is.
+        tokenize: text to token numbers, with the special tokens its tokenizer adds.
+    """
+
+    module: nn.Module
+    neurons: NeuronLayers
+    model_type: str
+    activation: str
+    relu_like: bool
+    n_vocab: int
+    context_most: int | None
+    dtype: str
+    device: Device
+    tokenize: Callable[[str], list[int]]
+
+    @property
+    def default_context(self) -> int:
+        """Tokens a window has when nobody says otherwise."""
+        return min(self.context_most or _LONGEST_DEFAULT_CONTEXT, _LONGEST_DEFAULT_CONTEXT)
+
+
+def choose_device(wanted: Literal["auto", "cpu", "cuda"]) -> Device:
+    """Returns where to count: for `auto` the GPU when torch sees one.
+
+    Raises:
+        InputError: `cuda` is wanted and torch sees no GPU.
+    """
+    import torch
+
+    if wanted == "cpu":
+        return "cpu"
+    if torch.cuda.is_available():
+        return "cuda"
+    if wanted == "cuda":
+        built = torch.version.cuda
+        why = f"torch {torch.__version__} sees none" if built else f"torch {torch.__version__} is built without CUDA"
+        raise InputError(f"--device cuda: no GPU, {why}; use --device cpu or install a torch built for your driver")
+    return "cpu"
+
+
+def open_model(folder: Path, *, device: Device, dtype: DtypeName, any_activation: bool) -> OpenModel:
+    """Opens the model in `folder` for counting.
+
+    Nothing is downloaded, code that lies in the folder is never run, and safetensors files are preferred to pickled
+    ones (which torch reads without running them). A folder whose weights do not fill the whole model is refused:
+    transformers would fill the rest with random numbers. The shape and the activation function are checked before the
+    weights are read.
+
+    Args:
+        folder: holds `config.json`, the weights and the tokenizer.
+        device: where to put the model.
+        dtype: type of the weights in memory; `auto` is float32 on a CPU, and on a GPU the type they are stored in.
+        any_activation: accept an activation function that is not ReLU-like.
+
+    Raises:
+        InputError: transformers is not installed; the folder is not a model that can be counted.
+    """
+    check_model(folder)
+    transformers = _transformers()
+    import torch
+
+    with _quiet(transformers), _told(folder, "config.json"):
+        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    model_type = str(getattr(config, "model_type", "")) or "unknown"
+    with _quiet(transformers), _told(folder, "the model that config.json describes"), torch.device("meta"):
+        outline = transformers.AutoModel.from_config(config, trust_remote_code=False)
+    neurons = find_neurons(outline, model_type)
+    activation = _activation_name(config, neurons)
+    relu_like = all(is_relu_like(module) for module in neurons.activations)
+    if not relu_like and not any_activation:
+        raise InputError(
+            f"{folder}: the activation function {activation!r} is not of the ReLU family: almost every neuron gives "
+            f"something for every token, so there are no hot neurons to count and the engine cannot skip any; use the "
+            f"ReLU version of the model, or give --threshold X to count outputs above X"
+        )
+    with _quiet(transformers), _told(folder, "the tokenizer"):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    wanted = _dtype(config, dtype, device)
+    with _quiet(transformers), _told(folder, "the weights"):
+        module, loading = transformers.AutoModel.from_pretrained(
+            folder,
+            config=config,
+            dtype=getattr(torch, wanted),
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=any(folder.glob("*.safetensors")),
+            output_loading_info=True,
+        )
+    _check_loaded(folder, loading)
+    module.eval()
+    with _told(folder, f"the model on {device}"):
+        module.to(device)
+    embedding = module.get_input_embeddings()
+
+    def tokenize(text: str) -> list[int]:
+        with _quiet(transformers):
+            tokens: list[int] = tokenizer(text, return_attention_mask=False)["input_ids"]
+        return tokens
+
+    most = getattr(config, "max_position_embeddings", None)
+    return OpenModel(
+        module=module,
+        neurons=find_neurons(module, model_type),
+        model_type=model_type,
+        activation=activation,
+        relu_like=relu_like,
+        n_vocab=int(embedding.weight.shape[0]),
+        context_most=most if type(most) is int and most > 0 else None,
+        dtype=str(next(module.parameters()).dtype).removeprefix("torch."),
+        device=device,
+        tokenize=tokenize,
+    )
+
+
+def fingerprint_model(folder: Path) -> str:
+    """Returns `sha256:` and a hash that tells this model from others.
+
+    Small files (configuration, tokenizer) count with their whole content, weights with their size, both ends (the
+    header is at the front of a safetensors file) and samples in between: training moves every weight, and reading
+    hundreds of gigabytes to say so would take longer than counting.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.suffix not in {".json", ".safetensors", ".bin", ".model", ".txt"} or not path.is_file():
+            continue
+        n_bytes = path.stat().st_size
+        digest.update(f"{path.name}\0{n_bytes}\0".encode())
+        with path.open("rb") as handle:
+            if n_bytes <= _WHOLE_BYTES:
+                digest.update(handle.read())
+                continue
+            digest.update(handle.read(MIB))
+            for sample in range(1, _SAMPLES + 1):
+                handle.seek((n_bytes - _SAMPLE_BYTES) * sample // _SAMPLES)
+                digest.update(handle.read(_SAMPLE_BYTES))
+    return f"sha256:{digest.hexdigest()}"
+
+
+def check_model(folder: Path) -> None:
+    """Checks what can be told of `folder` at once, and that transformers is there.
+
+    Raises:
+        InputError: transformers is not installed; `folder` is not a Hugging Face folder with weights.
+    """
+    if not folder.is_dir():
+        if folder.suffix.lower() == ".gguf":
+            raise InputError(
+                f"{folder}: a GGUF file; profile counts on the Hugging Face folder that the file was converted from"
+            )
+        raise InputError(f"{folder}: not a folder; --model takes a Hugging Face folder with config.json")
+    if not (folder / "config.json").is_file():
+        raise InputError(f"{folder}: no config.json; --model takes a Hugging Face folder")
+    if not any(next(folder.glob(pattern), None) for pattern in ("*.safetensors", "*.bin")):
+        raise InputError(f"{folder}: no weights (*.safetensors or *.bin); is the download complete?")
+    _transformers()
+
+
+def _transformers() -> Any:
+    # Read at the import: without them a file that is not there is looked for on the network.
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ["TRANSFORMERS_OFFLINE"] = "1"
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"
+    try:
+        import transformers
+    except ImportError as error:
+        raise InputError(
+            f"profile needs the transformers library ({error}); install it with: pip install 'hotsplit[profile]'"
+        ) from None
+    return transformers
+
+
+@contextmanager
+def _quiet(transformers: Any) -> Iterator[None]:
+    """Keeps the library's own log, bars and warnings off the terminal; what matters here is checked and said by us."""
+    log = transformers.utils.logging
+    level = log.get_verbosity()
+    bars = log.is_progress_bar_enabled()
+    log.set_verbosity(logging.CRITICAL)
+    log.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.set_verbosity(level)
+        if bars:
+            log.enable_progress_bar()
+
+
+@contextmanager
+def _told(folder: Path, what: str) -> Iterator[None]:
+    """Makes one line of whatever transformers, torch or safetensors say of a folder they cannot open."""
+    import torch
+
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError):
+        raise InputError(
+            f"{folder}: not enough memory for {what}; use --dtype float16 or bfloat16, or --device cpu"
+        ) from None
+    # The libraries promise no set of exceptions, and the folder is anybody's.
+    except Exception as error:
+        said = " ".join(str(error).split()) or "no reason given"
+        raise InputError(
+            f"{folder}: cannot open {what} ({type(error).__name__}: {printable(said, limit=300)})"
+        ) from None
+
+
+def _activation_name(config: Any, neurons: NeuronLayers) -> str:
+    for key in neurons.shape.keys:
+        name = getattr(config, key, None)
+        if isinstance(name, str):
+            return printable(name, limit=40)
+    return type(neurons.activations[0]).__name__
+
+
+def _dtype(config: Any, wanted: DtypeName, device: Device) -> str:
+    if wanted != "auto":
+        return wanted
+    stored = str(getattr(config, "dtype", None)).removeprefix("torch.")
+    return stored if device == "cuda" and stored in ("float16", "bfloat16") else "float32"
+
+
+def _check_loaded(folder: Path, loading: dict[str, Any]) -> None:
+    missing = sorted(str(key) for key in loading.get("missing_keys", ()))
+    if missing:
+        raise InputError(
+            f"{folder}: the weights lack {len(missing)} tensors that config.json asks for, such as "
+            f"{printable(missing[0], limit=80)!r}; is the download complete and of this model?"
+        )
+    mismatched = [key[0] if isinstance(key, tuple) else key for key in loading.get("mismatched_keys", ())]
+    if mismatched:
+        raise InputError(
+            f"{folder}: the tensor {printable(str(min(mismatched)), limit=80)!r} has another shape than config.json "
+            f"says; is config.json of this model?"
+        )
+    for said in loading.get("error_msgs", ()):
+        raise InputError(f"{folder}: {printable(' '.join(str(said).split()), limit=300)}")
