@@ -27,6 +27,9 @@ LARGE_BYTES = 1 * MIB
 SMALL_ALIGNMENT = 512
 # 113-117: prompts of more tokens than this are multiplied by cuBLAS in F16, quantised weights dequantised before.
 _CUBLAS_ABOVE = 32
+# A token's number and position; and more than the holes that the graph allocator was ever seen to leave.
+_TOKEN_INPUTS = 2
+_ALLOCATOR_HOLES_BYTES = MIB
 # 8809: prompts of more tokens than this multiply down_t as a whole matrix in F32.
 _GEMM_ABOVE = 100
 
@@ -107,9 +110,10 @@ class Reserve:
         )
         self._matrices = max(len(layer) for layer in geometry.ffn)
         self._dense_padding_bytes = sum(_padding_bytes(t.shape[0], t.type_name) for t in geometry.dense)
-        self._scratch_bytes = _scratch_bytes(geometry, self._tokens, self._context)
+        self._split_scratch_bytes = _scratch_bytes(geometry, self._tokens, self._context, split=True)
+        self._whole_scratch_bytes = _scratch_bytes(geometry, self._tokens, self._context, split=False)
         fixed = [t.n_bytes + _padding_bytes(t.shape[0], t.type_name) for t in geometry.dense]
-        fixed += [kv_half_bytes] * kv_halves + [self._scratch_bytes]
+        fixed += [kv_half_bytes] * kv_halves + [self._split_scratch_bytes]
         self._fixed_granularity_bytes = _granularity_bytes(fixed)
 
     def total_bytes(self, ffn_bytes: int) -> int:
@@ -145,6 +149,7 @@ class Reserve:
         return self._items(
             bucket_bytes=bucket_bytes,
             bucket_basis=f"4 bytes for each of {most_neurons:,} neurons and padding, in {layers} partly placed layers",
+            scratch_bytes=self._split_scratch_bytes if layers else self._whole_scratch_bytes,
             ffn_padding_bytes=matrices * self._row_padding_bytes,
             spare_bytes=matrices * spare_row_bytes,
             spare_basis=f"one row for each of {matrices} sliced matrices (llama.cpp 2915-2921 never frees it)",
@@ -163,6 +168,7 @@ class Reserve:
         return self._items(
             bucket_bytes=0,
             bucket_basis="no layer is partly placed",
+            scratch_bytes=self._whole_scratch_bytes,
             ffn_padding_bytes=len(sizes) * self._row_padding_bytes,
             spare_bytes=0,
             spare_basis="no layer is partly placed",
@@ -176,6 +182,7 @@ class Reserve:
         *,
         bucket_bytes: int,
         bucket_basis: str,
+        scratch_bytes: int,
         ffn_padding_bytes: int,
         spare_bytes: int,
         spare_basis: str,
@@ -196,7 +203,7 @@ class Reserve:
             ReserveItem(
                 "scratch",
                 "Scratch of the compute graph",
-                self._scratch_bytes,
+                scratch_bytes,
                 f"largest stage of the graph for {tokens} tokens at context {self._context} (llama.cpp 9957)",
             ),
             ReserveItem(
@@ -255,18 +262,21 @@ def _small_waste_bytes(matrices: int, layers: int) -> int:
     return (matrices + layers) * SMALL_ALIGNMENT + (BLOCK_BYTES if layers else 0)
 
 
-def _scratch_bytes(geometry: Geometry, tokens: int, context: int) -> int:
+def _scratch_bytes(geometry: Geometry, tokens: int, context: int, *, split: bool) -> int:
     """Returns an upper estimate of the graph allocator's peak, which is allocated again in VRAM (`llama.cpp` 9957).
 
     The peak is one of three stages, counted in 4-byte numbers a token, with the KQ mask alive through all of them:
-    attention (KQ for every head, the residual, Q and the copies of K and V), FFN (predictor output, up and gate each
-    with the GPU's part beside the CPU's, normed input, residual, result) and output (logits, the normed state).
+    attention (KQ of every head, residual, Q and its merged result), FFN (the predictor's output, up and gate, and on a
+    split layer the GPU's part of the last one beside the CPU's; normed input, residual, result) and output (logits,
+    normed state). Held against the allocator itself on shapes of four architectures (docs/vram.md): never below it.
     """
     n_embd, n_ff = geometry.n_embd, max(geometry.n_ff)
-    attention = geometry.n_head * context + 4 * n_embd + 2 * geometry.n_embd_gqa
-    ffn = (4 if geometry.gated else 3) * n_ff + 4 * n_embd
+    rank = max((t.shape[1] for t in geometry.dense if t.name.endswith(".fc1.weight")), default=0)
+    attention = geometry.n_head * context + 3 * n_embd
+    ffn = (2 + geometry.gated + split) * n_ff + 3 * n_embd + rank
     output = geometry.n_vocab + 2 * n_embd
-    return 4 * tokens * (max(attention, ffn, output) + context)
+    per_token = max(attention, ffn, output) + context + _TOKEN_INPUTS
+    return 4 * tokens * per_token + _ALLOCATOR_HOLES_BYTES
 
 
 def _work_buffer_bytes(geometry: Geometry, tokens: int, context: int, most_rows: int) -> int:
