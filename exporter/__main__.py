@@ -5,15 +5,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from exporter.commands import demo, diff, doctor, engine, export, inspect, profile, verify
+from exporter.commands import convert, demo, diff, doctor, engine, export, inspect, profile, verify
 from planner.cli import build_parser, run_command
-from planner.commands import catalog, devices, fit, plan, whatif
+from planner.commands import devices, plan
 
 DESCRIPTION = """\
 Decide which neurons of a large language model live on the GPU, and write that
 decision in the form the PowerInfer engine loads."""
 # In the order in which a newcomer needs them.
-COMMANDS = (demo, devices, fit, plan, export, inspect, verify, diff, whatif, catalog, profile, doctor, engine)
+COMMANDS = (demo, devices, plan, export, inspect, verify, diff, convert, profile, doctor, engine)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

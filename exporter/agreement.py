@@ -7,6 +7,7 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from planner.plan import Plan
+from planner.statistics import per_entry
 
 if TYPE_CHECKING:
     from planner.geometry import Geometry
@@ -57,19 +58,6 @@ def _with_statistics(plan: Plan, statistics: Statistics) -> Iterator[str]:
             yield f"solved_list[{layer}]: found {hot_neurons} hot neurons, but {there}"
 
 
-def per_entry(of_layers: Sequence[int], labels: Sequence[str]) -> tuple[int, ...]:
-    """Returns a model's figures for each entry of an index: an expert (`layer.expert`) has its layer's figure.
-
-    Args:
-        of_layers: one figure a layer.
-        labels: the entries; without experts, or when they do not count the same layers, `of_layers` is returned as is.
-    """
-    layers = [int(label.partition(".")[0]) for label in labels if "." in label]
-    if not layers or layers[-1] + 1 != len(of_layers):
-        return tuple(of_layers)
-    return tuple(of_layers[layer] for layer in layers)
-
-
 def _with_model(plan: Plan, geometry: Geometry, labels: Sequence[str]) -> Iterator[str]:
     if plan.model is not None and plan.model.fingerprint != geometry.fingerprint:
         yield (
@@ -93,7 +81,8 @@ def _with_model(plan: Plan, geometry: Geometry, labels: Sequence[str]) -> Iterat
         if hot_neurons > neurons:
             yield f"solved_list[{layer}]: found {hot_neurons} hot neurons, but that layer of the model has {neurons}"
     needed_bytes = sum(k * b for k, b in zip(plan.solved_list, neuron_bytes, strict=True))
-    if needed_bytes != plan.vram_required_bytes:
+    # A plan written by hand may ask the engine to have more to spare, never less than the neurons take.
+    if plan.vram_required_bytes < needed_bytes:
         yield (
             f"vram_required_bytes: found {plan.vram_required_bytes}, "
             f"but these neurons of the model take {needed_bytes} bytes"

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exporter.agreement import disagreements, per_entry
+from exporter.agreement import disagreements
 from exporter.index_file import IndexFile
 from exporter.index_format import MARK_ACTIVATIONS, MARK_MODEL, IndexedLayer
 from planner.errors import FaultsError, InputError
+from planner.statistics import per_entry
 
 if TYPE_CHECKING:
     import numpy.typing as npt

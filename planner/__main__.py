@@ -6,10 +6,10 @@ import sys
 from collections.abc import Sequence
 
 from planner.cli import build_parser, run_command
-from planner.commands import catalog, devices, fit, plan, whatif
+from planner.commands import devices, plan
 
 DESCRIPTION = "Decide how many neurons of each FFN layer live on the GPU."
-COMMANDS = (devices, plan, fit, whatif, catalog)
+COMMANDS = (devices, plan)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

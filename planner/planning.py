@@ -16,7 +16,7 @@ from planner.plan import Plan, PlannedActivations, PlannedBudget, PlannedModel, 
 from planner.problem import Problem, Solution, SolverOptions, split_threshold
 from planner.reserve import ReserveOptions
 from planner.solve import solve
-from planner.statistics import Statistics, read_statistics
+from planner.statistics import Statistics, per_entry, read_statistics, strangers
 from planner.units import format_bytes
 
 ACTIVATIONS_FOLDER = "activation"
@@ -122,6 +122,7 @@ class Planning:
     """A plan and everything that it was made from, for those who explain or act on it.
 
     Attributes:
+        neuron_bytes: of each entry of the statistics, layer or expert.
         granularity: the group size that neurons were placed in.
         caught: activations that the hot neurons of each layer catch.
         notes: what the user should know, one line each.
@@ -133,6 +134,7 @@ class Planning:
     statistics: Statistics
     hotness: Hotness
     solution: Solution
+    neuron_bytes: tuple[int, ...]
     granularity: int
     plan: Plan
     caught: tuple[float, ...]
@@ -156,13 +158,14 @@ def make_plan(request: PlanRequest) -> Planning:
     check_dense_part_fits(account, source=str(request.model))
     statistics = read_statistics(request.activations_folder, n_layer=geometry.n_layer, n_ff=geometry.n_ff)
     hotness = Hotness.from_values(statistics.values)
-    granularity = request.granularity or engine_granularity(geometry)
+    neuron_bytes = per_entry(geometry.neuron_bytes, statistics.labels)
+    granularity = engine_granularity(geometry) if request.granularity is None else request.granularity
     problem = Problem(
         hotness=hotness,
-        neuron_bytes=geometry.neuron_bytes,
+        neuron_bytes=neuron_bytes,
         ffn_bytes=account.ffn_bytes,
         host_bytes=request.host_bytes,
-        thresholds=request.threshold.for_layers(geometry.neuron_bytes, geometry.n_ff),
+        thresholds=request.threshold.for_layers(neuron_bytes, hotness.n_ff),
         granularity=granularity,
     )
     solution = solve(problem, request.solver)
@@ -174,8 +177,9 @@ def make_plan(request: PlanRequest) -> Planning:
         statistics=statistics,
         hotness=hotness,
         solution=solution,
+        neuron_bytes=neuron_bytes,
         granularity=granularity,
-        plan=_plan(request, geometry, account, statistics, solution),
+        plan=_plan(request, geometry, account, statistics, problem, solution),
         caught=tuple(hotness.caught(solution.solved_list).tolist()),
         notes=(*notes, *_notes(geometry, account, statistics, solution)),
     )
@@ -228,7 +232,12 @@ def _check_answered(solution: Solution) -> None:
 
 
 def _plan(
-    request: PlanRequest, geometry: Geometry, account: Account, statistics: Statistics, solution: Solution
+    request: PlanRequest,
+    geometry: Geometry,
+    account: Account,
+    statistics: Statistics,
+    problem: Problem,
+    solution: Solution,
 ) -> Plan:
     return Plan(
         solved_list=solution.solved_list,
@@ -237,9 +246,11 @@ def _plan(
             path=str(request.model),
             architecture=geometry.architecture,
             fingerprint=geometry.fingerprint,
-            n_layer=geometry.n_layer,
-            n_ff=geometry.n_ff,
-            neuron_bytes=geometry.neuron_bytes,
+            n_layer=len(statistics.labels),
+            n_ff=problem.n_ff,
+            neuron_bytes=problem.neuron_bytes,
+            # Layers are called by their numbers unless they are experts.
+            labels=statistics.labels if len(statistics.labels) != geometry.n_layer else (),
         ),
         activations=PlannedActivations(path=str(request.activations_folder), fingerprint=statistics.fingerprint),
         budget=PlannedBudget(
@@ -264,7 +275,7 @@ def _plan(
 
 def _notes(geometry: Geometry, account: Account, statistics: Statistics, solution: Solution) -> list[str]:
     """Returns what a user would be surprised by later, one line each."""
-    notes = [f"{statistics.source}: {name} is not an activation_<L>.pt file, ignored" for name in statistics.ignored]
+    notes = strangers(statistics)
     notes += [f"{geometry.source}: {objection}" for objection in geometry.objections]
     if account.path is EnginePath.ALL_ON_GPU:
         notes.append("the whole model fits this budget, so a split into hot and cold neurons brings nothing")

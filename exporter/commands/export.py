@@ -63,8 +63,6 @@ def run(arguments: argparse.Namespace) -> int:
 
     plan, statistics, geometry, model = _gather(arguments)
     output = arguments.output or _beside(model)
-    for name in statistics.ignored:
-        common.note(f"{statistics.source}: {name} is not an activation_<L>.pt file, ignored")
     export_plan(
         plan,
         statistics,
@@ -83,6 +81,8 @@ def _gather(arguments: argparse.Namespace) -> tuple[Plan, Statistics, Geometry |
     """Returns the plan, the statistics it selects from, and the model where one is known."""
     if arguments.plan is not None:
         return _from_plan(arguments)
+    if arguments.model is None:
+        raise InputError("nothing to export: name a model (--model), a plan (--plan) or a study (--config)")
     from planner.planning import make_plan
 
     planning = make_plan(placement.request_from(arguments))
@@ -96,7 +96,7 @@ def _from_plan(arguments: argparse.Namespace) -> tuple[Plan, Statistics, Geometr
     from planner.geometry import geometry_from_header
     from planner.header import read_header
     from planner.plan import read_plan
-    from planner.statistics import read_statistics
+    from planner.statistics import read_statistics, strangers
 
     plan = read_plan(arguments.plan)
     model = arguments.model or (Path(plan.model.path) if plan.model else None)
@@ -111,7 +111,10 @@ def _from_plan(arguments: argparse.Namespace) -> tuple[Plan, Statistics, Geometr
         folder = model.parent / "activation"
     if folder is None:
         raise InputError(f"{arguments.plan}: names no statistics; say where they are with --activations DIR")
-    return plan, read_statistics(folder), geometry, model
+    statistics = read_statistics(folder)
+    for line in strangers(statistics):
+        common.note(line)
+    return plan, statistics, geometry, model
 
 
 def _check_engine_takes(geometry: Geometry, *, force: bool) -> None:

@@ -66,8 +66,11 @@ def say(text: str) -> None:
 
 
 def print_json(value: Any) -> None:
-    """Prints `value` as indented JSON on standard output; key order is kept, so equal answers give equal bytes."""
-    json.dump(value, sys.stdout, indent=2, ensure_ascii=False)
+    """Prints `value` as indented JSON on standard output; key order is kept, so equal answers give equal bytes.
+
+    It is ASCII, so that no terminal, locale or file name that is no valid text can stand in its way.
+    """
+    json.dump(value, sys.stdout, indent=2)
     print()
 
 

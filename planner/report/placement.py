@@ -54,11 +54,11 @@ def layers_as_dicts(planning: Planning) -> list[dict[str, Any]]:
         }
         for label, n_ff, hot_neurons, caught, total, neuron_bytes in zip(
             planning.statistics.labels,
-            planning.geometry.n_ff,
+            planning.hotness.n_ff,
             planning.plan.solved_list,
             planning.caught,
             planning.hotness.totals.tolist(),
-            planning.geometry.neuron_bytes,
+            planning.neuron_bytes,
             strict=True,
         )
     ]
@@ -88,7 +88,7 @@ def _layer_table(planning: Planning) -> Table:
             format_bytes(row["vram_bytes"]),
         )
     plan = planning.plan
-    neurons, hot_neurons = sum(planning.geometry.n_ff), sum(plan.solved_list)
+    neurons, hot_neurons = sum(planning.hotness.n_ff), sum(plan.solved_list)
     table.add_section()
     table.add_row(
         "all",

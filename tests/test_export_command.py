@@ -1,0 +1,217 @@
+"""`hotsplit export` as a user meets it; the index is read by a reader written for the tests alone."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests import model_files
+from tests.commands import hotsplit
+
+N_LAYER, N_FF = 12, 96
+NEURON_BYTES = 3 * 64 * 2
+
+
+def counts_of(layer: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    return np.random.default_rng(layer).permutation(N_FF).astype(np.int64)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    folder = tmp_path / "modèles PowerInfer"
+    (folder / "activation").mkdir(parents=True)
+    for layer in range(N_LAYER):
+        torch.save(torch.from_numpy(counts_of(layer)), folder / "activation" / f"activation_{layer}.pt")
+    return model_files.llama(n_layer=N_LAYER, n_ff=N_FF).write(folder / "m.powerinfer.gguf")
+
+
+def index_of(path: Path) -> tuple[int, list[np.ndarray[tuple[int], np.dtype[np.int32]]]]:
+    """Reads an index with `struct` alone: its capacity, and mask and bucket of each layer in turn."""
+    data = path.read_bytes()
+    magic, version, tensors, keys = struct.unpack_from("<4sIQQ", data)
+    assert (magic, version) == (b"PWRI", 3)
+    position = 24
+
+    def text() -> str:
+        nonlocal position
+        (length,) = struct.unpack_from("<Q", data, position)
+        position += 8 + length
+        return data[position - length : position].decode()
+
+    values: dict[str, object] = {}
+    for _ in range(keys):
+        name = text()
+        (kind,) = struct.unpack_from("<I", data, position)
+        position += 4
+        if kind == 8:
+            values[name] = text()
+        else:
+            values[name] = struct.unpack_from({4: "<I", 10: "<Q"}[kind], data, position)[0]
+            position += {4: 4, 10: 8}[kind]
+    places = []
+    for _ in range(tensors):
+        text()
+        dimensions, length, kind, offset = struct.unpack_from("<IQIQ", data, position)
+        position += 24
+        assert (dimensions, kind) == (1, 18)
+        places.append((length, offset))
+    start = -(-position // 32) * 32
+    capacity = values["split.vram_capacity"]
+    assert isinstance(capacity, int)
+    return capacity, [np.frombuffer(data, "<i4", length, start + offset) for length, offset in places]
+
+
+def check_index(path: Path, solved_list: list[int]) -> None:
+    """Checks that an index holds the hottest neurons of every layer."""
+    capacity, tensors = index_of(path)
+    assert capacity == sum(solved_list) * NEURON_BYTES
+    for layer, hot_neurons in enumerate(solved_list):
+        hottest = np.flatnonzero(counts_of(layer) >= N_FF - hot_neurons)
+        mask, bucket = tensors[2 * layer], tensors[2 * layer + 1]
+        assert np.array_equal(bucket, hottest)
+        assert np.array_equal(np.flatnonzero(mask), hottest)
+        assert set(mask.tolist()) <= {0, 1}
+
+
+def export_options(capsys: pytest.CaptureFixture[str], model: Path, neurons: int) -> list[object]:
+    done = hotsplit(capsys, "plan", "--model", model, "--vram-budget", "1GiB", "--reserve", "0B", "--json")
+    account = json.loads(done.out)["account"]
+    budget_bytes = account["dense_bytes"] + account["kv_cache_bytes"] + neurons * NEURON_BYTES
+    return ["--model", model, "--vram-budget", f"{budget_bytes}B", "--reserve", "0B"]
+
+
+def test_one_command_from_model_to_index(capsys: pytest.CaptureFixture[str], model: Path) -> None:
+    done = hotsplit(capsys, "export", *export_options(capsys, model, 120))
+    output = model.with_name("m.powerinfer.gguf.generated.gpuidx")
+    assert (done.exit_code, done.err) == (0, "")
+    assert done.out.startswith(f"{output}: 120 hot neurons in 12 layers, ")
+    check_index(output, [10] * N_LAYER)
+    assert [entry.name for entry in sorted(model.parent.iterdir())] == ["activation", model.name, output.name]
+    verified = hotsplit(capsys, "verify", output, "--model", model, "--activations", model.parent / "activation")
+    assert verified.exit_code == 0, verified.err
+
+
+def test_a_plan_gives_the_same_bytes_as_planning_at_once(
+    capsys: pytest.CaptureFixture[str], model: Path, tmp_path: Path
+) -> None:
+    options = export_options(capsys, model, 100)
+    hotsplit(capsys, "plan", *options, "--output", tmp_path / "plan.json")
+    hotsplit(capsys, "export", *options, "--output", tmp_path / "at-once.gpuidx")
+    done = hotsplit(capsys, "export", "--plan", tmp_path / "plan.json", "--output", tmp_path / "by-plan.gpuidx")
+    assert (done.exit_code, done.err) == (0, "")
+    assert (tmp_path / "by-plan.gpuidx").read_bytes() == (tmp_path / "at-once.gpuidx").read_bytes()
+
+
+def test_a_plan_by_hand_is_enough(capsys: pytest.CaptureFixture[str], model: Path, tmp_path: Path) -> None:
+    solved_list = list(range(N_LAYER))
+    document = {
+        "format": "hotsplit.plan",
+        "version": 1,
+        "solved_list": solved_list,
+        "vram_required_bytes": sum(solved_list) * NEURON_BYTES,
+    }
+    (tmp_path / "plan.json").write_text(json.dumps(document), encoding="utf-8")
+    output = tmp_path / "out.gpuidx"
+    done = hotsplit(
+        capsys,
+        "export",
+        "--plan",
+        tmp_path / "plan.json",
+        "--activations",
+        model.parent / "activation",
+        "--output",
+        output,
+        "--json",
+    )
+    assert done.exit_code == 0, done.err
+    assert json.loads(done.out) == {"output": str(output), "size_bytes": output.stat().st_size, "plan": document}
+    check_index(output, solved_list)
+
+
+def test_a_plan_for_another_model_is_refused(capsys: pytest.CaptureFixture[str], model: Path, tmp_path: Path) -> None:
+    hotsplit(capsys, "plan", *export_options(capsys, model, 100), "--output", tmp_path / "plan.json")
+    other = model_files.llama(n_layer=N_LAYER, n_ff=N_FF, n_vocab=41).write(tmp_path / "other.powerinfer.gguf")
+    done = hotsplit(
+        capsys,
+        "export",
+        "--plan",
+        tmp_path / "plan.json",
+        "--model",
+        other,
+        "--activations",
+        model.parent / "activation",
+    )
+    assert done.exit_code == 2
+    assert "model.fingerprint: found sha256:" in done.err
+    assert not list(tmp_path.glob("*.gpuidx"))
+
+
+def test_a_plan_whose_model_is_gone_is_exported_with_a_note(
+    capsys: pytest.CaptureFixture[str], model: Path, tmp_path: Path
+) -> None:
+    hotsplit(capsys, "plan", *export_options(capsys, model, 100), "--output", tmp_path / "plan.json")
+    model.unlink()
+    done = hotsplit(capsys, "export", "--plan", tmp_path / "plan.json")
+    assert done.exit_code == 0
+    assert done.err == (
+        f"hotsplit: note: {model}: the plan's model is not here, so the plan is not checked against it\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("file", "lacks"),
+    [
+        (model_files.llama(n_layer=N_LAYER, n_ff=N_FF), "is an ordinary GGUF file"),
+        (
+            model_files.llama(n_layer=N_LAYER, n_ff=N_FF).without(
+                *(f"blk.{layer}.{name}.weight" for layer in range(N_LAYER) for name in ("fc1", "fc2"))
+            ),
+            "has no predictors (blk.L.fc1, blk.L.fc2)",
+        ),
+    ],
+)
+def test_a_model_that_the_engine_cannot_split_is_said_to_be_one(
+    capsys: pytest.CaptureFixture[str], model: Path, file: model_files.ModelFile, lacks: str
+) -> None:
+    if lacks.endswith("GGUF file"):
+        file.magic = b"GGUF"
+    file.write(model)
+    done = hotsplit(capsys, "export", "--model", model, "--vram-budget", "1GiB")
+    assert done.exit_code == 2
+    assert done.err.splitlines()[-1] == (
+        f"hotsplit: error: {model}: {lacks}; the engine uses an index only with a PowerInfer model "
+        "(*.powerinfer.gguf), so convert it first with PowerInfer's own converter, or export all the same with --force"
+    )
+    assert hotsplit(capsys, "export", "--model", model, "--vram-budget", "1GiB", "--force").exit_code == 0
+
+
+def test_an_index_of_somebody_else_is_kept(capsys: pytest.CaptureFixture[str], model: Path, tmp_path: Path) -> None:
+    output = model.with_name(model.name + ".generated.gpuidx")
+    options = export_options(capsys, model, 100)
+    plan = {"format": "hotsplit.plan", "version": 1, "solved_list": [1] * N_LAYER, "vram_required_bytes": 4608}
+    (tmp_path / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
+    by_hand = ["--plan", tmp_path / "plan.json", "--model", model]
+    assert hotsplit(capsys, "export", *by_hand).exit_code == 0
+    before = output.read_bytes()
+    done = hotsplit(capsys, "export", *options)
+    assert done.exit_code == 2
+    assert done.err == (
+        f"hotsplit: error: {output}: a sound index that Hotsplit did not mark as its own; "
+        "it stays as it is, use --force to replace it\n"
+    )
+    assert output.read_bytes() == before
+    assert hotsplit(capsys, "export", *options, "--force").exit_code == 0
+    assert output.read_bytes() != before
+
+
+def test_without_model_and_plan_there_is_nothing_to_export(capsys: pytest.CaptureFixture[str]) -> None:
+    done = hotsplit(capsys, "export")
+    assert done.exit_code == 2
+    assert done.err.splitlines()[-1] == (
+        "hotsplit: error: nothing to export: name a model (--model), a plan (--plan) or a study (--config)"
+    )
