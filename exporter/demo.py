@@ -1,0 +1,212 @@
+"""A model folder to try things on: real shapes and real statistics, without the download.
+
+The model file has a real one's length and header, and a hole where the weights would be; the activation files are
+written by `torch.save` from published per-layer figures (`planner.curves`), hot neurons scattered as in real files.
+Everything is determined by shape, quantisation and seed, to the byte.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from exporter.model_file import write_header_only
+from exporter.vocabulary import byte_pairs, sentencepiece
+from planner.catalogue import Catalogue, ModelEntry, load_catalogue
+from planner.curves import declared_statistics, read_figures, statistics_from_figures
+from planner.dimensions import Dimensions, tensors_of
+from planner.errors import InputError
+from planner.files import write_whole
+from planner.geometry import Geometry, geometry_from_dimensions
+from planner.text import listed
+from planner.units import GIB
+
+if TYPE_CHECKING:
+    from planner.statistics import Statistics
+
+DEFAULT_SHAPE = "relu-llama-7b"
+# `llama_ftype` in the engine's llama.h.
+_FILE_TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "Q5_0": 8, "Q5_1": 9}
+_MOST_SEED = (1 << 32) - 1
+
+
+@dataclass(frozen=True)
+class DemoFolder:
+    """What was written.
+
+    Attributes:
+        model: the model file.
+        activations: the folder of activation files beside it.
+        model_bytes: the model file's length.
+        disk_bytes: what it takes on disk; None where the system does not say.
+        n_layer: layers, and so activation files.
+        statistics_source: what the counts were made from.
+        split_gib: whole GiB of VRAM with which about a third of the neurons fit beside the dense part: enough to see
+            a split, too little for everything.
+    """
+
+    model: Path
+    activations: Path
+    model_bytes: int
+    disk_bytes: int | None
+    n_layer: int
+    statistics_source: str
+    split_gib: int
+
+
+def demo_shapes(catalogue: Catalogue) -> dict[str, ModelEntry]:
+    """Returns the catalogue's models that a demo folder can be made of: those the released engine loads."""
+    return {
+        name: model for name, model in catalogue.models.items() if model.n_expert == 1 and model.statistics is not None
+    }
+
+
+def write_demo(
+    folder: Path,
+    *,
+    shape: str = DEFAULT_SHAPE,
+    quantisation: str = "F16",
+    seed: int = 0,
+    force: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> DemoFolder:
+    """Writes a model file and its activation files into `folder`, each file whole or not at all.
+
+    Args:
+        folder: made when it does not exist; must be empty unless `force`.
+        shape: a model of the catalogue, such as `relu-llama-70b`.
+        quantisation: as in `planner.quantisation`; of the quantised files the engine computes Q4_0 best.
+        seed: where the hot neurons lie, 0 to 2^32 - 1.
+        force: write over a former demo; files that are not written again stay.
+        progress: called with (layers written, layers) after each activation file.
+
+    Raises:
+        InputError: an unknown shape or quantisation, a seed out of range, or a folder that is in use.
+        OSError: a file cannot be written.
+    """
+    catalogue = load_catalogue()
+    shapes = demo_shapes(catalogue)
+    if shape not in shapes:
+        raise InputError(f"shape {shape[:80]!r} is not in the catalogue; expected one of {', '.join(shapes)}")
+    if not 0 <= seed <= _MOST_SEED:
+        raise InputError(f"seed is {seed}; expected 0 to {_MOST_SEED}")
+    entry = shapes[shape]
+    dimensions = _dimensions(entry, quantisation)
+    tensors = tensors_of(dimensions, source=shape)
+    statistics = _statistics(entry, catalogue)
+    suffix = "" if quantisation.upper() == "F16" else f".{quantisation.lower()}"
+    model = folder / f"{shape}{suffix}.powerinfer.gguf"
+    activations = folder / "activation"
+    _check_folder(folder, activations, entry.n_layer, force)
+
+    activations.mkdir(parents=True, exist_ok=True)
+    make_vocabulary = sentencepiece if entry.architecture in ("llama", "bamboo") else byte_pairs
+    write_header_only(
+        model, entry.architecture, _keys(shape, entry, quantisation), make_vocabulary(entry.n_vocab), tensors
+    )
+    for layer, content in enumerate(_activation_files(statistics, seed)):
+        write_whole(activations / f"activation_{layer}.pt", content)
+        if progress:
+            progress(layer + 1, entry.n_layer)
+    status = model.stat()
+    blocks = getattr(status, "st_blocks", None)
+    return DemoFolder(
+        model=model,
+        activations=activations,
+        model_bytes=status.st_size,
+        disk_bytes=None if blocks is None else blocks * 512,
+        n_layer=entry.n_layer,
+        statistics_source=statistics.source,
+        split_gib=_split_gib(geometry_from_dimensions(dimensions, source=shape)),
+    )
+
+
+def _check_folder(folder: Path, activations: Path, n_layer: int, force: bool) -> None:
+    """Refuses to mix a demo with other files, and to leave activation files of a larger model behind."""
+    found = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+    if found and not force:
+        raise InputError(
+            f"{folder}: is not empty ({listed(found, most=3)}); choose another folder, or --force to write into it"
+        )
+    if not activations.exists():
+        return
+    own = {f"activation_{layer}.pt" for layer in range(n_layer)}
+    others = sorted(path.name for path in activations.glob("activation_*.pt") if path.name not in own)
+    if others:
+        raise InputError(
+            f"{activations}: holds {listed(others, most=3)} of another model, and this one has {n_layer} layers; "
+            "choose another folder or remove them"
+        )
+
+
+def _split_gib(geometry: Geometry) -> int:
+    # One GiB more for the KV cache and what the engine takes beside its budget.
+    return math.ceil((geometry.dense_bytes + geometry.ffn_bytes / 3) / GIB) + 1
+
+
+def _dimensions(entry: ModelEntry, quantisation: str) -> Dimensions:
+    return Dimensions(
+        architecture=entry.architecture,
+        n_layer=entry.n_layer,
+        n_embd=entry.n_embd,
+        n_ff=entry.neurons(),
+        n_head=entry.n_head,
+        n_vocab=entry.n_vocab,
+        n_head_kv=entry.n_head_kv,
+        context_train=entry.context_train,
+        quantisation=quantisation,
+        predictor_rank=entry.predictor_rank or None,
+        attn_norm_2=entry.attn_norm_2,
+    )
+
+
+def _keys(shape: str, entry: ModelEntry, quantisation: str) -> dict[str, int | float | str]:
+    """Returns the keys that the engine's converters write (`convert.py` 841-878, `convert-hf-…` 520-533)."""
+    architecture = entry.architecture
+    n_head_kv = entry.n_head if entry.n_head_kv is None else entry.n_head_kv
+    norm = "layer_norm_rms_epsilon" if architecture in ("llama", "bamboo") else "layer_norm_epsilon"
+    return {
+        "general.name": f"{entry.title or shape} (demo: header only, no weights)",
+        f"{architecture}.context_length": entry.context_train or 2048,
+        f"{architecture}.embedding_length": entry.n_embd,
+        f"{architecture}.block_count": entry.n_layer,
+        f"{architecture}.feed_forward_length": entry.n_ff[0],
+        f"{architecture}.rope.dimension_count": entry.n_embd // entry.n_head,
+        f"{architecture}.attention.head_count": entry.n_head,
+        f"{architecture}.attention.head_count_kv": n_head_kv,
+        f"{architecture}.attention.{norm}": 1e-5,
+        "general.file_type": _FILE_TYPES[quantisation.upper()],
+        "powerinfer.sparse_threshold": 0.0,
+    }
+
+
+def _statistics(entry: ModelEntry, catalogue: Catalogue) -> Statistics:
+    neurons = entry.neurons()
+    n_ff = [neurons] * entry.n_layer if isinstance(neurons, int) else list(neurons)
+    choice = entry.statistics
+    if choice is not None and choice.catalogue is not None:
+        name = choice.catalogue
+        return statistics_from_figures(name, read_figures(catalogue.statistics[name]), n_ff)
+    if choice is not None and choice.hotness is not None:
+        return declared_statistics(choice.hotness.pairs(), n_ff)
+    raise InputError("the model names no published statistics; expected a catalogue entry or a declared curve")
+
+
+def _activation_files(statistics: Statistics, seed: int) -> Iterator[bytes]:
+    """Yields each layer's file: the counts, shape [n_ff] int64, in an order that the seed decides."""
+    import torch
+
+    for layer, counts in enumerate(statistics.values):
+        # RandomState's stream is frozen for good, Generator's may change with numpy.
+        shuffle = np.random.RandomState(np.random.MT19937(np.random.SeedSequence([seed, layer])))
+        scattered: npt.NDArray[Any] = counts[shuffle.permutation(counts.size)]
+        file = io.BytesIO()  # into a file, torch.save would write the staged file's random name as well
+        torch.save(torch.from_numpy(scattered), file)
+        yield file.getvalue()
