@@ -1,0 +1,218 @@
+"""`hotsplit fit`: the least VRAM for each aim, and the largest context for the GPU that is there."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from planner.commands import common, placement
+
+if TYPE_CHECKING:
+    from planner.account import Account
+    from planner.fit import Demand, Settings
+    from planner.geometry import Geometry
+    from planner.statistics import Statistics
+
+_EXAMPLES = """\
+examples:
+  hotsplit fit --model models/relu-llama-7b.powerinfer.gguf
+  hotsplit fit --model models/relu-llama-7b.powerinfer.gguf --vram-budget 8GiB --context 4096
+  hotsplit fit --model models/falcon-40b.powerinfer.gguf --activations stats/falcon-40b --json
+"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds the command's options."""
+    parser = subparsers.add_parser(
+        "fit",
+        help="the least VRAM a model needs for what, and the largest context",
+        description=(
+            "Says how much VRAM the model needs at least: for anything at all, for the dense part with its KV cache, "
+            "for 50 to 99 % of all activations (needs the statistics) and for everything; and, when there is a GPU or "
+            "a --vram-budget, what that gives and the largest context it can hold."
+        ),
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    placement.add_model_options(parser, required=True)
+    parser.add_argument("--json", action="store_true", help="print JSON, sizes in bytes")
+    placement.add_budget_options(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Prints the answers; that a model does not fit is one of them, so the exit code is 0."""
+    from planner.fit import Settings, largest_context
+    from planner.geometry import geometry_from_header
+    from planner.header import read_header
+    from planner.reserve import ReserveOptions
+
+    geometry = geometry_from_header(read_header(arguments.model))
+    for objection in geometry.objections:
+        common.note(f"{arguments.model}: {objection}")
+    settings = Settings(
+        context=arguments.context,
+        kv_type=arguments.kv_type,
+        reserve_options=ReserveOptions(total_bytes=arguments.reserve),
+    )
+    demands = _demands(arguments, geometry, settings)
+    account: Account | None = None
+    context: int | None = None
+    budget = _budget(arguments)
+    if budget is not None:
+        account = settings.account(geometry, budget)
+        context = largest_context(geometry, settings, budget)
+    if arguments.json:
+        common.print_json(_as_json(geometry, settings, demands, account, context))
+    else:
+        _print(geometry, settings, demands, account, context)
+    return 0
+
+
+def _budget(arguments: argparse.Namespace) -> Any:
+    """Returns the budget there is, or None with a note when no GPU was named and none can be asked."""
+    from planner.planning import find_budget
+    from planner.vram import NoGpuError
+
+    try:
+        budget, notes = find_budget(arguments.gpu, arguments.vram_budget)
+    except NoGpuError as error:
+        if arguments.gpu is not None:
+            raise
+        common.note(f"{error}; without it there is no largest context")
+        return None
+    for line in notes:
+        common.note(line)
+    return budget
+
+
+def _demands(arguments: argparse.Namespace, geometry: Geometry, settings: Settings) -> list[tuple[str, str, Demand]]:
+    """Returns key, words and answer of every aim, from the smallest to the largest."""
+    from planner.engine_limits import engine_granularity
+    from planner.fit import SHARES, cache_demand, dense_demand, ffn_demand, least_ffn_bytes
+
+    demands = [
+        ("dense", "anything at all: the dense part, KV cache on the host", dense_demand(geometry, settings)),
+        ("dense_and_kv_cache", "dense part and KV cache", cache_demand(geometry, settings)),
+    ]
+    statistics = _statistics(arguments, geometry)
+    if statistics is not None:
+        from planner.hotness import Hotness
+
+        hotness = Hotness.from_values(statistics.values)
+        granularity = engine_granularity(geometry)
+        for share in SHARES:
+            wanted_bytes = least_ffn_bytes(hotness, geometry.neuron_bytes, share, granularity=granularity)
+            demand = ffn_demand(geometry, settings, wanted_bytes)
+            demands.append((f"activations_{share * 100:.0f}", f"{share:.0%} of all activations", demand))
+    demands.append(("everything", "everything", ffn_demand(geometry, settings, geometry.ffn_bytes)))
+    return demands
+
+
+def _statistics(arguments: argparse.Namespace, geometry: Geometry) -> Statistics | None:
+    """Returns the statistics; without the folder the other answers still stand, unless it was asked for by name."""
+    from planner.planning import ACTIVATIONS_FOLDER
+    from planner.statistics import read_statistics
+
+    folder = arguments.activations or arguments.model.parent / ACTIVATIONS_FOLDER
+    if arguments.activations is None and not folder.is_dir():
+        common.note(f"no statistics at {folder}: no answers about shares of activations; give --activations DIR")
+        return None
+    return read_statistics(folder, n_layer=geometry.n_layer, n_ff=geometry.n_ff)
+
+
+def _as_json(
+    geometry: Geometry,
+    settings: Settings,
+    demands: list[tuple[str, str, Demand]],
+    account: Account | None,
+    context: int | None,
+) -> dict[str, Any]:
+    return {
+        "model": {
+            "path": geometry.source,
+            "architecture": geometry.architecture,
+            "fingerprint": geometry.fingerprint,
+            "dense_bytes": geometry.dense_bytes,
+            "ffn_bytes": geometry.ffn_bytes,
+            "context_train": geometry.context_train,
+        },
+        "context": settings.context,
+        "kv_type": settings.kv_type,
+        "cuda_context_bytes": settings.context_bytes,
+        "least_vram": {
+            key: {
+                "ffn_bytes": demand.ffn_bytes,
+                "budget_bytes": demand.budget_bytes,
+                "free_bytes": demand.free_bytes,
+            }
+            for key, _, demand in demands
+        },
+        "present": None if account is None else {"largest_context": context, "account": account.to_dict()},
+    }
+
+
+def _print(
+    geometry: Geometry,
+    settings: Settings,
+    demands: list[tuple[str, str, Demand]],
+    account: Account | None,
+    context: int | None,
+) -> None:
+    from rich.table import Table
+
+    from planner.text import printable
+    from planner.units import format_bytes
+
+    console = common.console()
+    title = f"{printable(geometry.source)}: least VRAM at context {settings.context}, KV cache {settings.kv_type}"
+    table = Table(title=title, title_justify="left")
+    for name, justify in (("for", "left"), ("of neurons", "right"), ("--vram-budget", "right"), ("free VRAM", "right")):
+        table.add_column(name, justify="right" if justify == "right" else "left")
+    here = account is not None
+    if here:
+        table.add_column("here", justify="left")
+    for _, words, demand in demands:
+        row = [
+            words,
+            format_bytes(demand.ffn_bytes) if demand.ffn_bytes else "",
+            f"{demand.budget_bytes:,} B ({format_bytes(demand.budget_bytes)})",
+            format_bytes(demand.free_bytes),
+        ]
+        if account is not None:
+            there_bytes = account.budget_bytes if account.budget.free_bytes is None else account.budget.free_bytes
+            needed_bytes = demand.budget_bytes if account.budget.free_bytes is None else demand.free_bytes
+            row.append("yes" if there_bytes >= needed_bytes else f"{format_bytes(needed_bytes - there_bytes)} short")
+        table.add_row(*row)
+    console.print(table)
+    console.print(
+        "free VRAM: what NVML must call free for the engine's automatic budget, "
+        f"with {format_bytes(settings.context_bytes)} for CUDA's context and the engine's margin of 256 MiB.",
+        soft_wrap=True,
+    )
+    if account is not None:
+        for line in _here(geometry, account, context):
+            console.print(line, soft_wrap=True)
+
+
+def _here(geometry: Geometry, account: Account, context: int | None) -> list[str]:
+    from planner.account import EnginePath
+    from planner.report.bill import sentences
+    from planner.text import printable
+    from planner.units import format_bytes
+
+    name = printable(account.budget.gpu_name or "--vram-budget")
+    lines = [f"here ({name}, budget {format_bytes(account.budget_bytes)}):", *sentences(account)]
+    if account.path is EnginePath.ALL_ON_GPU:
+        lines.append(
+            "The model fits whole: splitting hot from cold neurons brings nothing here, and any engine that runs it "
+            "wholly on the GPU will do."
+        )
+    if context:
+        beyond = ""
+        if geometry.context_train and context > geometry.context_train:
+            beyond = f", more than the {geometry.context_train} the model was made for"
+        lines.append(f"Largest context with its KV cache on the GPU: {context} tokens{beyond}.")
+    elif context == 0:
+        lines.append("Not even one token's KV cache fits on the GPU.")
+    return lines

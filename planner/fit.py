@@ -1,0 +1,203 @@
+"""What fits, asked backwards: the least VRAM for an aim, and the largest context for a budget.
+
+Every answer is an inversion of `planner.account` or of the placement program, checked with the thing it inverts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from planner.account import DEFAULT_BATCH, Account, EnginePath, account_for, kv_half_bytes
+from planner.budget import DEFAULT_CONTEXT_BYTES, ENGINE_MARGIN_BYTES, Budget
+from planner.errors import InputError
+from planner.geometry import Geometry
+from planner.hotness import Hotness
+from planner.problem import Problem, SolverOptions
+from planner.reserve import Reserve, ReserveOptions
+from planner.solve import solve
+
+SHARES = (0.50, 0.80, 0.90, 0.95, 0.99)
+# No context is longer; keeps the search short for models without attention heads worth the name.
+_MOST_CONTEXT = 1 << 24
+
+
+@dataclass(frozen=True)
+class Demand:
+    """The VRAM that one aim takes at least.
+
+    Attributes:
+        ffn_bytes: bytes of neurons.
+        budget_bytes: the engine's `--vram-budget`.
+        free_bytes: what NVML must call free for the engine's automatic budget to do.
+    """
+
+    ffn_bytes: int
+    budget_bytes: int
+    free_bytes: int
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What an account depends on besides model and budget; see `planner.account.account_for`."""
+
+    context: int
+    kv_type: str = "f16"
+    batch: int = DEFAULT_BATCH
+    reserve_options: ReserveOptions | None = None
+    context_bytes: int = DEFAULT_CONTEXT_BYTES
+
+    def account(self, geometry: Geometry, budget: Budget, *, context: int | None = None) -> Account:
+        """Returns the account of `budget` under these settings, at another context if one is given."""
+        return account_for(
+            geometry,
+            budget,
+            context=self.context if context is None else context,
+            kv_type=self.kv_type,
+            batch=self.batch,
+            reserve_options=self.reserve_options,
+        )
+
+
+def dense_demand(geometry: Geometry, settings: Settings) -> Demand:
+    """Returns what the whole dense part takes, with the KV cache in host memory: below it no neuron is on the GPU."""
+    return _charged_demand(geometry.dense_bytes, _reserve(geometry, settings, kv_halves=0), settings)
+
+
+def cache_demand(geometry: Geometry, settings: Settings) -> Demand:
+    """Returns what the dense part and both halves of the KV cache take."""
+    halves_bytes = 2 * kv_half_bytes(geometry, settings.context, settings.kv_type)
+    reserve = _reserve(geometry, settings, kv_halves=2)
+    return _charged_demand(geometry.dense_bytes + halves_bytes, reserve, settings)
+
+
+def ffn_demand(geometry: Geometry, settings: Settings, ffn_bytes: int) -> Demand:
+    """Returns the least VRAM that gives neurons `ffn_bytes`, with the whole KV cache on the GPU as well.
+
+    Less can do when the KV cache stays in host memory, but that is no aim of anybody: a budget so chosen loses its
+    neurons to the cache as soon as a little more is free.
+    """
+    charged_bytes = geometry.dense_bytes + 2 * kv_half_bytes(geometry, settings.context, settings.kv_type)
+    reserve = _reserve(geometry, settings, kv_halves=2)
+
+    def needed_bytes(slack_bytes: int) -> int:
+        # Everything at once may take less than nearly everything: no bucket, no spare row, a smaller graph.
+        return charged_bytes + min(
+            wanted + max(0, reserve.total_bytes(wanted) - slack_bytes) for wanted in (ffn_bytes, geometry.ffn_bytes)
+        )
+
+    automatic_bytes = needed_bytes(ENGINE_MARGIN_BYTES) + ENGINE_MARGIN_BYTES + settings.context_bytes
+    return Demand(ffn_bytes, needed_bytes(0), automatic_bytes)
+
+
+def least_ffn_bytes(hotness: Hotness, neuron_bytes: Sequence[int], share: float, *, granularity: int = 1) -> int:
+    """Returns the fewest bytes of neurons whose best placement catches `share` of all activations.
+
+    By price: steps of `granularity` neurons in the order of activations a byte are a fractional optimum at every
+    point, so the answer is at least the point where they reach the share and at most one step more. In between it is
+    bisected with the placement program itself.
+
+    Args:
+        hotness: the sorted statistics.
+        neuron_bytes: bytes of one neuron of each layer.
+        share: 0 to 1.
+        granularity: neurons come in multiples of this or are all of the layer.
+
+    Raises:
+        InputError: a share outside 0 to 1.
+    """
+    if not 0 <= share <= 1:
+        raise InputError(f"share of activations is {share}; expected 0 to 1")
+    target = share * hotness.total
+    sizes = tuple(neuron_bytes)
+    if target <= 0:
+        return 0
+    low_bytes, high_bytes = _bracket(hotness, sizes, target, granularity)
+
+    def reaches(ffn_bytes: int) -> bool:
+        problem = Problem(hotness=hotness, neuron_bytes=sizes, ffn_bytes=ffn_bytes, granularity=granularity)
+        return solve(problem, SolverOptions(confirm=False)).objective >= target
+
+    unit_bytes = math.gcd(*(size * step for size, step in zip(sizes, _steps(hotness, granularity), strict=True)))
+    low, high = low_bytes // unit_bytes, -(-high_bytes // unit_bytes)
+    total = sum(size * n_ff for size, n_ff in zip(sizes, hotness.n_ff, strict=True)) // unit_bytes
+    while high < total and not reaches(high * unit_bytes):
+        low, high = high, min(total, 2 * high)
+    while high - low > 0:
+        middle = (low + high) // 2
+        if reaches(middle * unit_bytes):
+            high = middle
+        else:
+            low = middle + 1
+    return high * unit_bytes
+
+
+def largest_context(geometry: Geometry, settings: Settings, budget: Budget) -> int:
+    """Returns the most tokens of context whose KV cache is wholly on the GPU, with room for what is not charged.
+
+    The neurons may then all be on the host. 0 when not even one token's cache fits.
+    """
+
+    def fits(context: int) -> bool:
+        account = settings.account(geometry, budget, context=context)
+        if account.path is EnginePath.DENSE_INCOMPLETE or not (account.v_on_gpu and account.k_on_gpu):
+            return False
+        slack_bytes = budget.slack_bytes or 0
+        return account.reserve_bytes + max(0, slack_bytes) >= account.uncharged_bytes
+
+    low, high = 0, min(_MOST_CONTEXT, ((1 << 32) - 1) // geometry.n_layer)
+    while high > low:
+        middle = (low + high + 1) // 2
+        if fits(middle):
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def _reserve(geometry: Geometry, settings: Settings, *, kv_halves: int) -> Reserve:
+    half_bytes = kv_half_bytes(geometry, settings.context, settings.kv_type)
+    real_half_bytes = kv_half_bytes(geometry, settings.context or geometry.context_train or 0, settings.kv_type)
+    return Reserve(
+        geometry,
+        context=settings.context,
+        batch=settings.batch,
+        kv_half_bytes=real_half_bytes,
+        kv_halves=kv_halves,
+        uncharged_kv_bytes=kv_halves * (real_half_bytes - half_bytes),
+        options=settings.reserve_options,
+    )
+
+
+def _charged_demand(charged_bytes: int, reserve: Reserve, settings: Settings) -> Demand:
+    """What the engine charges is the budget; what is not charged must be free beside it all the same."""
+    beside_bytes = max(ENGINE_MARGIN_BYTES, reserve.total_bytes(0))
+    return Demand(0, charged_bytes, charged_bytes + beside_bytes + settings.context_bytes)
+
+
+def _steps(hotness: Hotness, granularity: int) -> list[int]:
+    """Returns what every count of hot neurons of a layer is a multiple of."""
+    return [math.gcd(granularity, n_ff) for n_ff in hotness.n_ff]
+
+
+def _bracket(hotness: Hotness, neuron_bytes: tuple[int, ...], target: float, granularity: int) -> tuple[int, int]:
+    """Returns bytes that are too few or just enough, and bytes that are enough, one step of the price order apart."""
+    gains, weights = [], []
+    for layer, n_ff in enumerate(hotness.n_ff):
+        if n_ff == 0:
+            continue
+        starts = np.arange(0, n_ff, granularity)
+        gains.append(np.add.reduceat(hotness.layer(layer), starts, dtype=np.float64))
+        counts = np.diff(np.append(starts, n_ff))
+        weights.append(counts * neuron_bytes[layer])
+    gain, weight = np.concatenate(gains), np.concatenate(weights)
+    order = np.argsort(-gain / weight, kind="stable")
+    reached = int(np.searchsorted(np.cumsum(gain[order]), target))
+    spent = np.cumsum(weight[order])
+    high_bytes = int(spent[min(reached, spent.size - 1)])
+    # One step lower, and a step more for what float sums may have rounded.
+    low_bytes = int(spent[reached - 2]) if reached >= 2 else 0
+    return low_bytes, high_bytes
