@@ -17,6 +17,7 @@ exact; with fewer tangents, or x_l that need not be whole, it is a relaxation, w
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -60,10 +61,9 @@ class IlpLayer:
         layer: its number, for the names of variables and rows.
         weight: units of one neuron.
         n_ff: neurons.
-        low: the fewest hot neurons when it is split (C_l, or more where the price proves it).
+        low: the fewest hot neurons when it is split, C_l in whole steps.
         high: the most hot neurons.
-        may_be_off: whether y_l may be 0.
-        may_be_on: whether y_l may be 1.
+        split: whether it has a threshold, and with it y_l and its rows; without one y_l is 1.
         tangents: pairs of slope and rest, in activations.
     """
 
@@ -72,8 +72,7 @@ class IlpLayer:
     n_ff: int
     low: int
     high: int
-    may_be_off: bool
-    may_be_on: bool
+    split: bool
     tangents: Sequence[tuple[float, float]]
 
 
@@ -85,6 +84,7 @@ class IlpModel:
         layers: the layers.
         capacity: units of VRAM.
         floor: units that must be hot; 0 without a host limit.
+        other_units: units of all neurons of all layers, also of layers that are not in the model.
         granularity: neurons of a step.
         whole: whether x_l must be whole steps.
         most_on: no more layers than this can be on; implied by the others, but it helps the solver's bound.
@@ -94,6 +94,7 @@ class IlpModel:
     layers: Sequence[IlpLayer]
     capacity: int
     floor: int
+    other_units: int
     granularity: int
     whole: bool
     most_on: int | None
@@ -125,31 +126,35 @@ def build(model: IlpModel) -> pulp.LpProblem:
     problem = pulp.LpProblem("placement", pulp.LpMaximize)
     mean = sum(each.weight for each in model.layers) / max(1, len(model.layers))
     vram = []
-    host = []
+    cold = []
     gains = []
     on = []
     for each in model.layers:
         name = each.layer
         x = problem.add_variable(f"x_{name}", 0, each.high)
-        y = problem.add_variable(f"y_{name}", 0 if each.may_be_off else 1, 1 if each.may_be_on else 0, pulp.LpInteger)
         t = problem.add_variable(f"t_{name}", 0)
         vram.append((x, each.weight / mean))
-        host.append((x, -each.weight / mean))
+        cold.append((x, -each.weight / mean))
         gains.append((t, 1.0))
-        on.append((y, 1.0))
-        _row(problem, f"threshold_min_{name}", [(x, 1.0), (y, -float(each.low))], pulp.LpConstraintGE, 0.0)
-        _row(problem, f"threshold_max_{name}", [(x, 1.0), (y, -float(each.high))], pulp.LpConstraintLE, 0.0)
+        if each.split:
+            y = problem.add_variable(f"y_{name}", 0, 1, pulp.LpInteger)
+            on.append((y, 1.0))
+            _row(problem, f"threshold_min_{name}", [(x, 1.0), (y, -float(each.low))], pulp.LpConstraintGE, 0.0)
+            _row(problem, f"threshold_max_{name}", [(x, 1.0), (y, -float(each.high))], pulp.LpConstraintLE, 0.0)
         for number, (slope, rest) in enumerate(each.tangents):
-            terms = [(t, 1.0), (x, -slope / model.scale), (y, -rest / model.scale)]
-            _row(problem, f"catch_{name}_{number}", terms, pulp.LpConstraintLE, 0.0)
+            terms = [(t, 1.0), (x, -slope / model.scale)]
+            if each.split:
+                terms.append((y, -rest / model.scale))
+            limit = 0.0 if each.split else rest / model.scale
+            _row(problem, f"catch_{name}_{number}", terms, pulp.LpConstraintLE, limit)
         if model.whole:
             _whole_steps(problem, model, each, x)
     problem.setObjective(pulp.LpAffineExpression(gains))
     _row(problem, "vram", vram, pulp.LpConstraintLE, model.capacity / mean)
     if model.floor > 0:
-        all_units = sum(each.weight * each.n_ff for each in model.layers)
-        fixed = sum(each.weight * each.n_ff for each in model.layers) / mean
-        _row(problem, "host", host, pulp.LpConstraintLE, (all_units - model.floor) / mean - fixed)
+        # All neurons less the hot ones: the constant part of the left side stands on the right.
+        host_units = model.other_units - model.floor
+        _row(problem, "host", cold, pulp.LpConstraintLE, (host_units - model.other_units) / mean)
     if model.most_on is not None:
         _row(problem, "most_on", on, pulp.LpConstraintLE, float(model.most_on))
     return problem
@@ -207,7 +212,7 @@ def run(model: IlpModel, options: SolverOptions, *, gap: float, time_limit_s: fl
     if status not in {IlpStatus.OPTIMAL, IlpStatus.STOPPED}:
         return IlpAnswer(status, (), (), bound)
     values = problem.variablesDict()
-    on = tuple(values[f"y_{each.layer}"].value() > 0.5 for each in model.layers)
+    on = tuple(not each.split or values[f"y_{each.layer}"].value() > 0.5 for each in model.layers)
     hot = tuple(round(values[f"x_{each.layer}"].value()) for each in model.layers)
     return IlpAnswer(status, on, hot, bound)
 
@@ -222,11 +227,15 @@ def _bound(
     and each row off by delta at most delta neurons of the steepest slope.
     """
     tolerance = _HIGHS_TOLERANCE if options.solver == "highs" else _CBC_TOLERANCE
+    objective = float(pulp.value(problem.objective)) if status is IlpStatus.OPTIMAL else -math.inf
     if options.solver == "highs":
-        scaled = -float(problem.solverModel.getInfo().mip_dual_bound)
-    elif status is IlpStatus.OPTIMAL:
-        scaled = float(pulp.value(problem.objective)) / (1.0 - gap)
+        info = problem.solverModel.getInfo()
+        # A program without whole numbers, or one that presolve finishes, never reaches the search and leaves no bound.
+        searched = info.mip_node_count >= 0 and info.mip_dual_bound != 0.0
+        scaled = max(objective, -float(info.mip_dual_bound)) if searched else objective
     else:
+        scaled = objective / (1.0 - gap)
+    if math.isinf(scaled):
         return None
     most = sum(min((slope * each.high + rest for slope, rest in each.tangents), default=0.0) for each in model.layers)
     steepest = max((slope for each in model.layers for slope, _ in each.tangents), default=0.0)

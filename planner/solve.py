@@ -1,47 +1,52 @@
-"""Solves the placement problem: price, settlement and, for what they leave open, the ILP solver.
+"""Solves the placement problem: price, settlement, branching, and the ILP solver.
 
-Without thresholds the price and the settlement of the last neurons are exact; the solver confirms them. With thresholds
-the question is which layers to split. The solver answers that on a concave outer approximation of the curves, the
-settlement then places the neurons of the layers that are on, and tangents are added where the approximation was loose,
-until the gap between the answer and the proven bound is as small as asked.
+Without thresholds the price bounds the optimum and the settlement of the last neurons closes the gap. With thresholds
+the question is which layers to split: branch and bound on the price, and where that leaves a gap, the solver on a
+concave outer approximation of the curves, refined where it was loose. The solver is also asked where the price has
+proven the answer (`SolverOptions.confirm`): two ways to the same number.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from planner.branch import Branching
+from planner.explain import explain, host_not_reached, host_too_small
 from planner.hotness import Ints
-from planner.price import (
-    Bools,
-    Curves,
-    Range,
-    curves_of,
-    cut,
-    dual_bound,
-    gains,
-    lifted,
-    range_of,
-    whole_range,
-)
+from planner.price import Bools, Curves, curves_of, cut, dual_bound, gains, lifted, range_of, whole_range
 from planner.problem import Infeasibility, Problem, Solution, SolverOptions, SolverStatus
-from planner.settle import Settled, settle
-from planner.units import format_bytes
+from planner.settle import settle
+from planner.tangents import Tangents
 
-# Problems with no more steps than this are posed to the solver step by step, exactly.
+if TYPE_CHECKING:
+    from planner.ilp import IlpAnswer
+
+# Problems with no more steps than this are posed to the solver step by step: the exact ILP.
 _WHOLE_AT_MOST = 600
 # Rounds of adding tangents; each costs one run of the solver and closes most of the gap.
 _MOST_ROUNDS = 12
+# Parts of the search for the layers to split, before the solver is asked.
+_MOST_NODES = 400
+# An answer better by less than this share is the same one, rounded differently.
+_SAME = 1e-12
+# With a gap this small the solver, which works with tolerances, has nothing to add: it is asked only to confirm.
+_DECIDED = 1e-8
+
+
+class SolverDisagreesError(RuntimeError):
+    """The solver proved a bound under an answer that holds every constraint: a fault in a program, not in the input."""
 
 
 @dataclass(slots=True)
 class _Search:
     """The state of one solve: the best answer, the proven bound, and how they came about."""
 
+    problem: Problem
     curves: Curves
     options: SolverOptions
     deadline: float
@@ -49,11 +54,23 @@ class _Search:
     caught: float = -math.inf
     bound: float = math.inf
     price: float = 0.0
-    solver_bound: bool = False
-    asked: bool = False
+    proof: str = "price"
+    solver: str | None = None
     failed: bool = False
     none_possible: bool = False
-    tried: set[bytes] = field(default_factory=set)
+    tried: dict[bytes, float] = field(default_factory=dict)
+
+    @property
+    def gap(self) -> float:
+        """The proven relative gap of the best answer so far."""
+        if math.isinf(self.caught):
+            return math.inf
+        return max(0.0, (self.bound - self.caught) / self.bound) if self.bound > 0 else 0.0
+
+    @property
+    def decided(self) -> bool:
+        """Whether nothing that the solver says can change the answer any more."""
+        return self.none_possible or self.gap <= _DECIDED
 
     def expired(self) -> bool:
         """Whether the time limit is over."""
@@ -63,28 +80,26 @@ class _Search:
         """Seconds until the time limit, at least a little; None without one."""
         return None if math.isinf(self.deadline) else max(0.05, self.deadline - time.monotonic())
 
-    def try_layers(self, on: Bools) -> Settled | None:
-        """Settles one choice of layers and keeps the answer if it is better; equal answers leave the first."""
-        key = on.tobytes()
-        if key in self.tried:
-            return None
-        self.tried.add(key)
-        found = settle(self.curves, range_of(self.curves, on), self.expired)
-        if found.positions is not None and found.caught > self.caught:
-            self.positions, self.caught, self.price = found.positions, found.caught, found.price
-        return found
+    def best(self) -> float:
+        """Activations that the best answer so far catches; minus infinity without one."""
+        return self.caught
 
-    @property
-    def gap(self) -> float:
-        """The proven relative gap of the best answer so far."""
-        return relative_gap(self.caught, self.bound)
+    def try_layers(self, on: Bools) -> float:
+        """Settles one choice of layers, keeps the answer if it is better, and returns the bound of that choice."""
+        key = np.packbits(on).tobytes()
+        if key not in self.tried:
+            found = settle(self.curves, range_of(self.curves, on), self.expired)
+            self.tried[key] = found.bound
+            if found.positions is not None:
+                self.keep(found.positions, found.caught, found.price)
+        return self.tried[key]
 
-
-def relative_gap(caught: float, bound: float) -> float:
-    """Returns (bound - caught) / bound, 0 when both are 0, infinite without an answer."""
-    if math.isinf(caught):
-        return math.inf
-    return max(0.0, (bound - caught) / bound) if bound > 0 else 0.0
+    def keep(self, positions: Ints, caught: float, price: float) -> None:
+        """Keeps an answer if it is better; equal answers leave the first."""
+        if caught > self.caught + abs(self.caught if math.isfinite(self.caught) else 0.0) * _SAME * (
+            not self.curves.exact
+        ):
+            self.positions, self.caught, self.price = positions, caught, price
 
 
 def solve(problem: Problem, options: SolverOptions | None = None) -> Solution:
@@ -93,58 +108,48 @@ def solve(problem: Problem, options: SolverOptions | None = None) -> Solution:
     Args:
         problem: what is to be placed and where.
         options: solver, time limit, gap; the defaults of `SolverOptions` when None.
+
+    Returns:
+        The answer; its status says what is known about it, and an infeasible problem is an answer too.
     """
     options = options or SolverOptions()
-    started = time.monotonic()
+    deadline = math.inf if options.time_limit_s is None else time.monotonic() + options.time_limit_s
     if problem.least_bytes > problem.ffn_bytes:
-        return _too_little(problem)
-    search = _Search(
-        curves=curves_of(problem),
-        options=options,
-        deadline=math.inf if options.time_limit_s is None else started + options.time_limit_s,
-    )
-    if search.curves.first.any():
-        _solve_with_thresholds(search)
+        return _none(SolverStatus.INFEASIBLE, host_too_small(problem))
+    search = _Search(problem, curves_of(problem), options, deadline)
+    thresholds = bool(search.curves.first.any())
+    tangents = Tangents(search.curves)
+    if thresholds:
+        _choose_layers(search, tangents)
     else:
-        _solve_without_thresholds(search)
-    return _solution(problem, search)
+        search.bound = search.try_layers(np.ones(search.curves.steps.size, dtype=bool))
+        search.none_possible = math.isinf(search.bound)
+    if not search.expired() and not search.none_possible:
+        _ask(search, tangents, thresholds=thresholds)
+    return _solution(search)
 
 
-def _solve_without_thresholds(search: _Search) -> None:
-    """The price and the settlement; the solver only where they leave a gap, or to confirm."""
-    found = search.try_layers(np.ones(search.curves.steps.size, dtype=bool))
-    if found is None:
-        return
-    search.bound = found.bound
-    search.none_possible = found.none_possible
-
-
-def _solve_with_thresholds(search: _Search) -> None:
-    """Which layers to split: the solver decides, on curves that are refined where they were loose."""
-    curves, options = search.curves, search.options
+def _choose_layers(search: _Search, tangents: Tangents) -> None:
+    """Decides which layers to split, without the solver."""
+    curves = search.curves
     within = whole_range(curves)
-    gated = np.isfinite(within.gate)
     at = cut(curves, within)
     if at is None or curves.floor > min(curves.capacity, curves.units(within.high)):
         search.none_possible = True
         return
+    gated = np.isfinite(within.gate)
     search.bound = dual_bound(curves, within, at.price)
     search.price = at.price
+    tangents.add_around(at.positions)
     _, gain = gains(curves, within, at.price)
     search.try_layers(~gated | (at.positions > 0))
     search.try_layers(_as_many_as_fit(curves, gated, gain))
-    tangents = _Tangents(curves)
-    tangents.add_around(at.positions)
-    small = int(curves.steps.sum()) <= _WHOLE_AT_MOST
-    if small:
-        tangents.add_all()
-    for _ in range(_MOST_ROUNDS):
-        if search.gap <= (0.0 if small else options.relative_gap) or search.expired():
-            return
-        if search.positions is not None:
-            tangents.add_around(search.positions)
-        if not _ask_solver(search, within, tangents, whole=small) or small:
-            return
+    if search.caught >= search.bound:
+        return
+    branching = Branching(curves, within, price=at.price)
+    branching.run(search.best, search.try_layers, most_nodes=_MOST_NODES, expired=search.expired)
+    search.bound = max(search.caught, min(search.bound, branching.bound))
+    search.none_possible = branching.closed and search.positions is None
 
 
 def _as_many_as_fit(curves: Curves, gated: Bools, gain: np.ndarray) -> Bools:
@@ -159,64 +164,40 @@ def _as_many_as_fit(curves: Curves, gated: Bools, gain: np.ndarray) -> Bools:
     return on
 
 
-class _Tangents:
-    """Where the outer approximation of each layer's curve touches it."""
-
-    def __init__(self, curves: Curves) -> None:
-        self.curves = curves
-        self.least = np.where(curves.steps > 0, np.maximum(curves.first, 0), 0)
-        self.last = np.maximum(curves.steps - 1, 0)
-        self.steps: list[set[int]] = [set() for _ in range(curves.steps.size)]
-
-    def add(self, positions: Ints) -> bool:
-        """Adds one tangent a layer, at the step that begins at its position; says whether any was new."""
-        known = sum(map(len, self.steps))
-        for touched, position in zip(self.steps, np.clip(positions, self.least, self.last).tolist(), strict=True):
-            touched.add(position)
-        return sum(map(len, self.steps)) > known
-
-    def add_around(self, positions: Ints) -> None:
-        """Adds tangents at a position of each layer and farther and farther away from it on both sides."""
-        self.add(positions)
-        reach = 1
-        longest = int(self.curves.steps.max(initial=0))
-        while reach < 4 * longest:
-            self.add(positions - reach)
-            self.add(positions + reach)
-            reach *= 4
-
-    def add_all(self) -> None:
-        """Adds every step there is: the approximation becomes exact."""
-        for touched, least, last in zip(self.steps, self.least.tolist(), self.last.tolist(), strict=True):
-            touched.update(range(least, last + 1))
-
-    def lines(self, layers: Sequence[int]) -> list[list[tuple[float, float]]]:
-        """Returns slope and rest of each tangent, in activations for a neuron and activations, for some layers."""
-        curves = self.curves
-        which = np.array([layer for layer in layers for _ in self.steps[layer]], dtype=np.int64)
-        steps = np.array([step for layer in layers for step in sorted(self.steps[layer])], dtype=np.int64)
-        neurons = np.minimum(steps * curves.granularity, curves.n_ff[which])
-        caught = curves.hotness.caught_in(which, neurons)
-        slope = np.where(
-            steps < curves.steps[which],
-            curves.density[np.minimum(curves.start[which] + steps, curves.density.size - 1)].astype(np.float64),
-            0.0,
-        )
-        rest = np.maximum(caught - slope * neurons, 0.0)
-        pairs = iter(zip(slope.tolist(), rest.tolist(), strict=True))
-        return [[next(pairs) for _ in self.steps[layer]] for layer in layers]
+def _ask(search: _Search, tangents: Tangents, *, thresholds: bool) -> None:
+    """Asks the solver: to close what is open, or to confirm what is closed."""
+    options = search.options
+    if search.decided and not options.confirm:
+        return
+    if not tangents.layers:
+        return
+    whole = int(search.curves.steps.sum()) <= _WHOLE_AT_MOST
+    if whole:
+        tangents.add_all()
+    if not whole and not thresholds and search.positions is not None:
+        tangents.add_at(search.positions)
+    if thresholds and search.positions is not None:
+        tangents.add_around(search.positions)
+    for _ in range(_MOST_ROUNDS):
+        answer = _pose(search, tangents, whole=whole)
+        if answer is None or whole or search.decided or search.gap <= options.relative_gap or search.expired():
+            return
+        hot = np.zeros(search.curves.steps.size, dtype=np.int64)
+        hot[list(tangents.layers)] = answer.hot
+        fresh = tangents.add(hot // search.curves.granularity)
+        if search.positions is not None:
+            fresh = tangents.add_at(search.positions) or fresh
+        if not fresh:
+            return
 
 
-def _ask_solver(search: _Search, within: Range, tangents: _Tangents, *, whole: bool) -> bool:
-    """Poses the reduced program once and takes in what it says; returns whether another round may help."""
+def _pose(search: _Search, tangents: Tangents, *, whole: bool) -> IlpAnswer | None:
+    """Poses the reduced program once and takes in what it says; None when it had no answer."""
     from planner import ilp
 
     curves, options = search.curves, search.options
-    layers = np.flatnonzero(curves.steps).tolist()
-    price = search.price
-    fixed_on, fixed_off = _fixed(search, within)
-    low = curves.neurons(np.where(np.isfinite(within.gate), within.low, 0))
-    high = curves.neurons(within.high)
+    gated = curves.first > 0
+    low, high = curves.neurons(curves.first), curves.neurons(curves.steps)
     model = ilp.IlpModel(
         layers=[
             ilp.IlpLayer(
@@ -225,66 +206,99 @@ def _ask_solver(search: _Search, within: Range, tangents: _Tangents, *, whole: b
                 n_ff=int(curves.n_ff[layer]),
                 low=int(low[layer]),
                 high=int(high[layer]),
-                may_be_off=not fixed_on[layer],
-                may_be_on=not fixed_off[layer],
+                split=bool(gated[layer]),
                 tangents=lines,
             )
-            for layer, lines in zip(layers, tangents.lines(layers), strict=True)
+            for layer, lines in zip(tangents.layers, tangents.lines(), strict=True)
         ],
         capacity=curves.capacity,
         floor=curves.floor,
+        other_units=int(curves.n_ff @ curves.weight),
         granularity=curves.granularity,
         whole=whole,
-        most_on=_most_on(curves, np.isfinite(within.gate)),
-        scale=max(price * float(curves.weight.mean()), curves.hotness.total * 1e-9, 1e-300),
+        most_on=_most_on(curves, gated),
+        scale=max(search.price * float(curves.weight.mean()), curves.hotness.total * 1e-9, 1e-300),
     )
     gap = 0.0 if whole else options.relative_gap / 4
     answer = ilp.run(model, options, gap=gap, time_limit_s=search.left_s())
-    search.asked = True
+    search.solver = ilp.SOLVER_NAMES[options.solver]
     search.failed = answer.status is ilp.IlpStatus.ERROR
-    if answer.status is ilp.IlpStatus.INFEASIBLE and search.positions is None:
+    if answer.status is ilp.IlpStatus.INFEASIBLE:
+        if search.positions is not None:
+            raise SolverDisagreesError(f"{search.solver} calls a problem infeasible that has an answer")
         search.none_possible = True
-    if answer.bound is not None and math.isfinite(answer.bound):
-        bound = lifted(curves, answer.bound, abs(answer.bound))
-        if bound < search.bound:
-            search.bound, search.solver_bound = max(bound, search.caught), True
-    if not answer.on:
-        return False
-    on = np.ones(curves.steps.size, dtype=bool)
+    decided = search.decided
+    if answer.on and not decided:
+        _take(search, tangents, answer, whole=whole)
+    if answer.bound is not None:
+        if answer.bound < search.caught - abs(search.caught) * _SAME:
+            raise SolverDisagreesError(
+                f"{search.solver} proved a bound of {answer.bound}, but {search.caught} can be caught"
+            )
+        bound = max(search.caught, lifted(curves, answer.bound, abs(answer.bound)))
+        if bound < search.bound and not decided:
+            search.bound, search.proof = bound, "solver"
+    return answer if answer.on else None
+
+
+def _take(search: _Search, tangents: Tangents, answer: IlpAnswer, *, whole: bool) -> None:
+    """Settles the layers that the solver splits; takes its own counts where the settlement finds none."""
+    curves = search.curves
+    layers = list(tangents.layers)
+    on = np.zeros(curves.steps.size, dtype=bool)
     on[layers] = answer.on
-    on |= ~np.isfinite(within.gate)
-    hot = np.zeros(curves.steps.size, dtype=np.int64)
-    hot[layers] = answer.hot
-    found = search.try_layers(on)
-    search.bound = max(search.bound, search.caught)
-    fresh = tangents.add(hot // curves.granularity)
-    if found is not None and found.positions is not None:
-        fresh = tangents.add(found.positions) or fresh
-        fresh = tangents.add(found.positions - 1) or fresh
-    return fresh or found is not None
-
-
-def _fixed(search: _Search, within: Range) -> tuple[Bools, Bools]:
-    """Returns which layers are on, and which off, in every placement that is better than the best so far."""
-    gated = np.isfinite(within.gate)
-    return ~gated, search.curves.steps == 0
+    on |= curves.first == 0
+    search.try_layers(on)
+    if whole:
+        neurons = np.zeros(curves.steps.size, dtype=np.int64)
+        neurons[layers] = answer.hot
+        if not search.problem.faults_of(neurons.tolist()):
+            positions = -(-neurons // curves.granularity)
+            search.keep(positions, curves.caught(positions), search.price)
 
 
 def _most_on(curves: Curves, gated: Bools) -> int | None:
-    """Returns how many layers with a threshold fit at most, counted with all layers that have none."""
+    """Returns how many layers with a threshold can be on at most."""
+    if not gated.any():
+        return None
     least = np.sort((curves.neurons(curves.first) * curves.weight)[gated])
-    return int(np.searchsorted(np.cumsum(least), curves.capacity, side="right")) + int(
-        np.count_nonzero(~gated & (curves.steps > 0))
-    )
+    return int(np.searchsorted(np.cumsum(least), curves.capacity, side="right"))
 
 
-def _too_little(problem: Problem) -> Solution:
-    short_bytes = problem.least_bytes - problem.ffn_bytes
-    text = (
-        f"host memory is {format_bytes(short_bytes)} ({short_bytes} bytes) short: all neurons need "
-        f"{problem.total_bytes} bytes, VRAM has {problem.ffn_bytes} and the host {problem.host_bytes} for them"
+def _unreached(search: _Search) -> Infeasibility:
+    """Finds the most bytes that any list may use, for a problem whose host limit nothing reaches."""
+    curves = search.curves
+    if not curves.steps.any():
+        return host_not_reached(search.problem, 0, proven=True)
+    from planner import ilp
+
+    gated = curves.first > 0
+    low, high = curves.neurons(curves.first), curves.neurons(curves.steps)
+    layers = np.flatnonzero(curves.steps).tolist()
+    model = ilp.IlpModel(
+        layers=[
+            ilp.IlpLayer(
+                layer=layer,
+                weight=int(curves.weight[layer]),
+                n_ff=int(curves.n_ff[layer]),
+                low=int(low[layer]),
+                high=int(high[layer]),
+                split=bool(gated[layer]),
+                tangents=[(float(curves.weight[layer]), 0.0)],
+            )
+            for layer in layers
+        ],
+        capacity=curves.capacity,
+        floor=0,
+        other_units=int(curves.n_ff @ curves.weight),
+        granularity=curves.granularity,
+        whole=True,
+        most_on=_most_on(curves, gated),
+        scale=float(curves.weight.mean()),
     )
-    return _none(SolverStatus.INFEASIBLE, Infeasibility("host", short_bytes, text))
+    answer = ilp.run(model, search.options, gap=0.0, time_limit_s=search.left_s() or 10.0)
+    used = sum(int(curves.weight[layer]) * hot for layer, hot in zip(layers, answer.hot, strict=False))
+    return host_not_reached(search.problem, used * curves.unit_bytes, proven=answer.status is ilp.IlpStatus.OPTIMAL)
 
 
 def _none(status: SolverStatus, why: Infeasibility | None) -> Solution:
@@ -301,15 +315,17 @@ def _none(status: SolverStatus, why: Infeasibility | None) -> Solution:
     )
 
 
-def _solution(problem: Problem, search: _Search) -> Solution:
+def _solution(search: _Search) -> Solution:
     """Checks the answer in integers and puts it into words."""
+    problem, curves = search.problem, search.curves
     if search.positions is None:
-        return _none(SolverStatus.INFEASIBLE if search.none_possible else SolverStatus.NOTHING_FOUND, None)
-    curves = search.curves
+        if search.none_possible:
+            return _none(SolverStatus.INFEASIBLE, _unreached(search))
+        return _none(SolverStatus.ERROR if search.failed else SolverStatus.NOTHING_FOUND, None)
     solved_list = tuple(curves.neurons(search.positions).tolist())
     faults = problem.faults_of(solved_list)
     if faults:
-        raise AssertionError("; ".join(faults))
+        raise SolverDisagreesError("an answer breaks a constraint: " + "; ".join(faults))
     used_bytes = problem.bytes_of(solved_list)
     total = problem.hotness.total
     return Solution(
@@ -321,5 +337,5 @@ def _solution(problem: Problem, search: _Search) -> Solution:
         hit_rate=search.caught / total if total > 0 else 0.0,
         used_bytes=used_bytes,
         host_bytes=problem.total_bytes - used_bytes,
-        explanation=None,
+        explanation=explain(problem, curves, search.positions, search.price, proof=search.proof, solver=search.solver),
     )

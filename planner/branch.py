@@ -1,0 +1,269 @@
+"""Which layers to split, by branch and bound on the price: sorting only, exact to a neuron.
+
+A threshold leaves a gap between the answer and the bound of the price alone: at the best price the capacity may end
+inside a layer's first C_l neurons. How many layers of each kind (equal bytes and equal C_l) can be on is a whole
+number, so the search branches on that number first, and on single layers where two are about equally good. Given the
+numbers, the bound at a price takes the layers of each kind that gain most; whatever the price, it holds.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from planner.hotness import Floats, Ints
+from planner.price import Bools, Curves, Range, count_from, lifted
+
+_FREE, _ON, _OFF = 0, 1, -1
+
+# Prices that are looked at for one node, at most: enough to halve a float to its last bit.
+_MOST_PRICES = 100
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Node:
+    """A part of the search.
+
+    Attributes:
+        fixed: shape (layers,): _FREE, _ON or _OFF.
+        least: shape (kinds,): layers of each kind that are on, at least.
+        most: shape (kinds,): at most.
+        price: where to begin looking for the best price.
+    """
+
+    fixed: Ints
+    least: Ints
+    most: Ints
+    price: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Point:
+    """The relaxation of a node at one price.
+
+    Attributes:
+        price: activations a unit.
+        positions: shape (layers,): where each layer would stand if it were on.
+        gain: shape (layers,): what it would then gain.
+        on: shape (layers,): which layers are on.
+        units: what they weigh.
+        bound: the node's bound, not rounded to an integer.
+    """
+
+    price: float
+    positions: Ints
+    gain: Floats
+    on: Bools
+    units: int
+    bound: float
+
+
+class Branching:
+    """Branch and bound over the layers with thresholds.
+
+    Attributes:
+        bound: proven so far; nothing catches more.
+        closed: whether the search is complete, so that the best answer handed in is optimal.
+    """
+
+    def __init__(self, curves: Curves, within: Range, *, price: float) -> None:
+        self.curves = curves
+        self.within = within
+        self.gated = np.isfinite(within.gate)
+        kinds, kind = np.unique(np.stack([curves.weight, curves.neurons(curves.first)]), axis=1, return_inverse=True)
+        self.kind: Ints = kind.reshape(-1)
+        self.n_kinds = int(kinds.shape[1])
+        self.start_price = price
+        self.closed = False
+        self.bound = math.inf
+
+    def run(
+        self,
+        best: Callable[[], float],
+        try_layers: Callable[[Bools], float],
+        *,
+        most_nodes: int,
+        expired: Callable[[], bool],
+    ) -> None:
+        """Searches until everything is closed, or `most_nodes` are used up, or `expired` says yes.
+
+        Args:
+            best: the activations that the best answer so far catches.
+            try_layers: settles a choice of layers, shape (layers,), keeps the answer if it is better, and returns an
+                upper bound on what that choice can catch.
+            most_nodes: parts of the search to look at.
+            expired: whether the time is over.
+        """
+        order = itertools.count()
+        heap: list[tuple[float, int, _Node]] = [(-math.inf, next(order), self._root())]
+        left_open = -math.inf
+        for _ in range(most_nodes):
+            if not heap or expired():
+                break
+            negative, _, node = heapq.heappop(heap)
+            if -negative < best() + self._better(best()):
+                continue
+            over, under = self._relaxed(node, best() + self._better(best()))
+            if under is None:
+                continue
+            bound = min(over.bound, under.bound)
+            try_layers(under.on)
+            room = bound - best() - self._better(best())
+            if room < 0:
+                continue
+            fixed = self._with_fixed(node, over if over.bound < under.bound else under, room)
+            if (fixed == _FREE).any():
+                for child in self._children(node, fixed, over, under):
+                    heapq.heappush(heap, (-bound, next(order), child))
+            else:
+                left_open = max(left_open, min(bound, try_layers(fixed == _ON)))
+        reached = best()
+        open_bound = max([left_open, *(-negative for negative, _, _ in heap)])
+        if math.isinf(reached):
+            self.closed, self.bound = math.isinf(open_bound) and not heap, open_bound if heap else left_open
+            return
+        self.closed = open_bound < reached + self._better(reached)
+        closed_bound = lifted(self.curves, reached + self._better(reached) - float(self.curves.exact), abs(reached))
+        self.bound = closed_bound if self.closed else max(open_bound, closed_bound)
+
+    def _root(self) -> _Node:
+        """Returns the whole search: no more layers of a kind than fit with their least."""
+        curves = self.curves
+        least_units = curves.neurons(curves.first) * curves.weight
+        most = np.zeros(self.n_kinds, dtype=np.int64)
+        for kind in range(self.n_kinds):
+            members = np.flatnonzero(self.gated & (self.kind == kind) & (curves.steps > 0))
+            if members.size:
+                most[kind] = min(members.size, curves.capacity // int(least_units[members[0]]))
+        fixed = np.where(curves.steps == 0, _OFF, np.where(self.gated, _FREE, _ON))
+        return _Node(fixed, np.zeros(self.n_kinds, dtype=np.int64), most, self.start_price)
+
+    def _better(self, reached: float) -> float:
+        """Returns by how much a better answer is better: a whole activation, or more than rounding explains."""
+        return 1.0 if self.curves.exact else 4 * self.curves.slack * abs(reached) if math.isfinite(reached) else 0.0
+
+    def _possible(self, node: _Node) -> bool:
+        """Returns whether the numbers of layers that a node asks for can be had from its layers."""
+        gated_on = np.bincount(self.kind[self.gated & (node.fixed == _ON)], minlength=self.n_kinds)
+        free = np.bincount(self.kind[node.fixed == _FREE], minlength=self.n_kinds)
+        return bool((gated_on <= node.most).all() and (gated_on + free >= node.least).all())
+
+    def _point(self, node: _Node, price: float, low: Ints, high: Ints) -> _Point:
+        """Relaxes a node at a price; positions are known to be from `low` to `high`."""
+        curves = self.curves
+        positions = count_from(curves, price * curves.weight, low, high)
+        neurons = curves.neurons(positions)
+        units = neurons * curves.weight
+        gain = curves.hotness.caught(neurons) - price * units
+        on = node.fixed == _ON
+        free = node.fixed == _FREE
+        for kind in range(self.n_kinds):
+            members = np.flatnonzero(free & (self.kind == kind))
+            if members.size == 0:
+                continue
+            already = int(np.count_nonzero(self.gated & on & (self.kind == kind)))
+            members = members[np.argsort(-gain[members], kind="stable")]
+            paying = int(np.count_nonzero(gain[members] > 0))
+            count = max(int(node.least[kind]) - already, min(paying, int(node.most[kind]) - already), 0)
+            on[members[:count]] = True
+        total = math.fsum([*gain[on].tolist(), price * curves.capacity])
+        magnitude = abs(total) + 2 * price * max(curves.capacity, int(units[on].sum()))
+        return _Point(price, positions, gain, on, int(units[on].sum()), lifted(curves, total, magnitude, whole=False))
+
+    def _relaxed(self, node: _Node, enough: float) -> tuple[_Point, _Point | None]:
+        """Finds the best price of a node.
+
+        Returns:
+            The relaxation just below that price, which weighs more than the capacity, and just above it, which fits;
+            None for the latter when the node is closed: its bound is under `enough`, or nothing in it fits.
+        """
+        middle = self._point(node, node.price, self.within.low, self.within.high)
+        if middle.bound < enough or not self._possible(node):
+            return middle, None
+        over = under = middle
+        if middle.units <= self.curves.capacity:
+            over = self._point(node, 0.0, self.within.low, self.within.high)
+            return (over, over) if over.units <= self.curves.capacity else self._narrowed(node, over, under, enough)
+        price = node.price
+        while under.units > self.curves.capacity:
+            over = under
+            price = price * 2 if price > 0 else 1e-9
+            under = self._point(node, price, self.within.low, over.positions)
+            # Where nothing fits, the bound falls without end.
+            if under.bound < enough or price > 1e300:
+                return under, None
+        return self._narrowed(node, over, under, enough)
+
+    def _narrowed(self, node: _Node, over: _Point, under: _Point, enough: float) -> tuple[_Point, _Point | None]:
+        """Closes in on the best price of a node, between one that weighs too much and one that fits."""
+        capacity = self.curves.capacity
+        for step in range(_MOST_PRICES):
+            # Two lines touch the convex curve of the bound from below; no price gives less than where they meet.
+            slope = capacity - over.units
+            meet = (over.bound - under.bound + (capacity - under.units) * under.price - slope * over.price) / (
+                over.units - under.units
+            )
+            least = over.bound + slope * (meet - over.price)
+            reached = min(over.bound, under.bound)
+            if reached - least <= max(1e-3 * min(least - enough, abs(least)), abs(reached) * 1e-14):
+                break
+            price = meet if step % 3 < 2 and over.price < meet < under.price else (over.price + under.price) / 2
+            if not over.price < price < under.price:
+                break
+            middle = self._point(node, price, under.positions, over.positions)
+            if middle.bound < enough:
+                return middle, None
+            if middle.units <= capacity:
+                under = middle
+            else:
+                over = middle
+        return over, under
+
+    def _children(self, node: _Node, fixed: Ints, over: _Point, under: _Point) -> list[_Node]:
+        """Splits a node, given which of its layers are decided."""
+        free = fixed == _FREE
+        for kind in range(self.n_kinds):
+            of_kind = self.gated & (self.kind == kind)
+            few, many = sorted(int(np.count_nonzero(each.on & of_kind)) for each in (over, under))
+            if few < many:
+                fewer, more = node.most.copy(), node.least.copy()
+                fewer[kind], more[kind] = few, few + 1
+                return [
+                    _Node(fixed, node.least, fewer, under.price),
+                    _Node(fixed, more, node.most, under.price),
+                ]
+        differ = free & (over.on != under.on)
+        candidates = np.flatnonzero(differ if differ.any() else free)
+        layer = candidates[np.argmin(np.abs(under.gain[candidates]))]
+        children = []
+        for side in (_ON, _OFF):
+            branch = fixed.copy()
+            branch[layer] = side
+            children.append(_Node(branch, node.least, node.most, under.price))
+        return children
+
+    def _with_fixed(self, node: _Node, point: _Point, room: float) -> Ints:
+        """Returns `node.fixed` with every layer fixed that no better placement can have on its other side."""
+        fixed: Ints = node.fixed.copy()
+        allowed = room + abs(point.bound) * 1e-15
+        for kind in range(self.n_kinds):
+            members = np.flatnonzero((node.fixed == _FREE) & (self.kind == kind))
+            if members.size == 0:
+                continue
+            on = point.on[members]
+            gain = point.gain[members]
+            count = int(np.count_nonzero(self.gated & point.on & (self.kind == kind)))
+            # What replaces a layer that goes: the best of those that are off, if it pays or is needed.
+            standby = float(gain[~on].max(initial=-math.inf))
+            replacement = standby if count <= node.least[kind] else max(0.0, standby)
+            # What makes room for a layer that comes: the worst of those that are on, if the number is used up.
+            worst = float(gain[on].min(initial=math.inf))
+            displaced = worst if count >= node.most[kind] else min(0.0, worst) if count > node.least[kind] else 0.0
+            fixed[members[on & (gain - replacement > allowed)]] = _ON
+            fixed[members[~on & (displaced - gain > allowed)]] = _OFF
+        return fixed
