@@ -135,6 +135,8 @@ def run(arguments: argparse.Namespace) -> int:
     n_ff = space.geometry.n_ff if space.geometry is not None else (arguments.neuron,) * arguments.layer
     statistics = read_statistics(arguments.activation, n_layer=arguments.layer, n_ff=n_ff)
     experts = len(statistics.labels) // arguments.layer
+    if space.geometry is not None and experts > 1:
+        raise InputError(f"{arguments.activation}: has {experts} experts a layer, but {space.geometry.source} has none")
     neuron_bytes = tuple(n_bytes for n_bytes in space.neuron_bytes for _ in range(experts))
     problem = Problem(
         hotness=Hotness.from_values(statistics.values),
@@ -156,8 +158,7 @@ def run(arguments: argparse.Namespace) -> int:
         plan,
         statistics,
         arguments.output,
-        # The check is layer by layer, and experts are more than layers.
-        geometry=space.geometry if experts == 1 else None,
+        geometry=space.geometry,
         # Not on the GPU: the engine has measured what is free there, and is about to fill it.
         device="cpu",
         force=True,
@@ -267,18 +268,17 @@ def _plan(arguments: argparse.Namespace, space: _Space, statistics: Statistics, 
     geometry = space.geometry
     if geometry is None:
         return Plan(solution.solved_list, arguments.vram_capacity, activations=activations)
-    experts = len(statistics.labels) // geometry.n_layer
-    neuron_bytes = tuple(n_bytes for n_bytes in geometry.neuron_bytes for _ in range(experts))
     model = PlannedModel(
         path=geometry.source,
         architecture=geometry.architecture,
         fingerprint=geometry.fingerprint,
-        n_layer=len(statistics.labels),
-        n_ff=tuple(len(values) for values in statistics.values),
-        neuron_bytes=neuron_bytes,
-        labels=statistics.labels,
+        n_layer=geometry.n_layer,
+        n_ff=geometry.n_ff,
+        neuron_bytes=geometry.neuron_bytes,
     )
-    vram_required_bytes = sum(k * n_bytes for k, n_bytes in zip(solution.solved_list, neuron_bytes, strict=True))
+    vram_required_bytes = sum(
+        k * n_bytes for k, n_bytes in zip(solution.solved_list, geometry.neuron_bytes, strict=True)
+    )
     return Plan(solution.solved_list, vram_required_bytes, model=model, activations=activations)
 
 

@@ -274,6 +274,41 @@ def test_layers_are_paired_by_number(model: Path, tmp_path: Path) -> None:
     assert len({len(hot) for hot in rows}) > 1
 
 
+def write_expert_statistics(folder: Path, n_layer: int, n_expert: int, n_ff: int) -> dict[tuple[int, int], Array]:
+    counts = write_statistics(folder / "flat", n_layer * n_expert, n_ff)
+    found = {}
+    for number, values in enumerate(counts):
+        layer, expert = divmod(number, n_expert)
+        (folder / "flat" / f"activation_{number}.pt").rename(folder / f"activation_{layer}_{expert}.pt")
+        found[layer, expert] = values
+    (folder / "flat").rmdir()
+    return found
+
+
+def test_experts_are_placed_as_layers_and_named_as_in_the_fork(model: Path, tmp_path: Path) -> None:
+    counts = write_expert_statistics(tmp_path / "activation", 2, 11, 64)
+    assert drop_in.main(call(model, layer=2, neuron=64, capacity=300)) == 0
+    index = index_of(model, 200_000, n_layer=22)
+    # Layer after layer, and in it expert after expert, by number; neurons are numbered inside their expert.
+    assert [tensor.name for tensor in index.tensors[::2]] == [f"blk.{layer}.{e}.gpu_idx" for layer, e in counts]
+    assert [tensor.name for tensor in index.tensors[1::2]] == [f"blk.{layer}.{e}.gpu_bucket" for layer, e in counts]
+    assert index.keys["generic.gpu_index.block_count"] == 2
+    rows = hot_neurons(index)
+    assert sum(len(hot) for hot in rows) == 300
+    assert rows == [hottest(values, len(hot)) for values, hot in zip(counts.values(), rows, strict=True)]
+
+
+def test_experts_for_a_model_that_has_none_are_refused(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_model(model, 3)
+    write_expert_statistics(tmp_path / "activation", 3, 2, N_FF)
+    assert drop_in.main(call(model)) == 2
+    assert capsys.readouterr().err == (
+        f"hotsplit: error: {tmp_path / 'activation'}: has 2 experts a layer, but {model} has none\n{TAIL}"
+    )
+
+
 def test_with_a_model_and_no_bytes_the_capacity_is_kept_and_bytes_are_stored(model: Path, tmp_path: Path) -> None:
     write_model(model, 3)
     write_statistics(tmp_path / "activation", 3)
