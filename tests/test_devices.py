@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.commands import rows_of
+
 if TYPE_CHECKING:
     from tests.conftest import NvmlStandIn
 
@@ -86,9 +88,7 @@ def test_the_table(nvml: NvmlStandIn) -> None:
     done = _run(nvml.environment(_TWO, CUDA_VISIBLE_DEVICES=_UUIDS[1]))
     assert (done.returncode, done.stderr) == (0, "")
     assert "NVIDIA driver 580.65.06" in done.stdout
-    rows = [line for line in done.stdout.splitlines() if "GPU-" in line]
-    cells = [[cell.strip() for cell in row.strip("│").split("│")] for row in rows]
-    assert cells == [
+    assert rows_of(done.stdout) == [
         ["0", "NVIDIA GeForce RTX 4090", _UUIDS[0], "20.00 GiB", "24.00 GiB", "not visible", "NVML v2"],
         ["1", "NVIDIA GeForce RTX 4090", _UUIDS[1], "21.00 GiB", "24.00 GiB", "device 0, the engine's", "NVML v2"],
     ]
@@ -105,7 +105,7 @@ def test_mig_devices_and_a_fault_are_shown(nvml: NvmlStandIn) -> None:
     done = _run(nvml.environment(scenario))
     lost = f"GPU 1: the GPU is lost (it fell off the bus); restart the machine, {_INSTEAD}"
     assert done.stdout.count(lost) == 1
-    rows = {line.split("│")[1].strip(): line for line in done.stdout.splitlines() if line.startswith("│")}
+    rows = {row[0]: row for row in rows_of(done.stdout)}
     assert "only its MIG devices" in rows["0"]
     assert "device 0, the engine's" in rows["0:0"]
     assert "9.00 GiB" in rows["0:0"]

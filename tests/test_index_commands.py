@@ -19,6 +19,7 @@ from exporter.index_format import MARK_MODEL, IndexedLayer
 from exporter.pwri import write_index
 from planner.cli import build_parser, run_command
 from planner.plan import Plan, write_plan
+from tests.commands import rows_of
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -41,11 +42,6 @@ def write(path: Path, buckets: list[list[int]], n_ff: int = 20, capacity: int = 
     return path
 
 
-def cells(text: str) -> list[list[str]]:
-    """Returns the rows of a printed table."""
-    return [[cell.strip() for cell in line.strip("│").split("│")] for line in text.splitlines() if line[:1] == "│"]
-
-
 def test_inspect(run: Run, tmp_path: Path) -> None:
     path = write(tmp_path / "x.gpuidx", [list(range(0, 20, 2)), [], [19]], mark="sha256:\x1b[2J")
     exit_code, out, err = run("inspect", path)
@@ -55,10 +51,10 @@ def test_inspect(run: Run, tmp_path: Path) -> None:
     assert "  general.architecture = generic.gpu_index\n" in out
     assert "  split.vram_capacity = 3221225472 (3.00 GiB)\n" in out
     assert "  hotsplit.model_fingerprint = sha256:\\x1b[2J\n" in out
-    assert cells(out) == [
-        ["0", "20", "10", "50.0%", "0 2 4 6 8 10 12 14 …"],
-        ["1", "20", "0", "0.0%", ""],
-        ["2", "20", "1", "5.0%", "19"],
+    assert rows_of(out) == [
+        ["0", "10", "20", "50.0%", "0 2 4 6 8 10 12 14 …"],
+        ["1", "0", "20", "0.0%", ""],
+        ["2", "1", "20", "5.0%", "19"],
     ]
     assert out.endswith("in all: 11 of 60 neurons on the GPU (18.3%)\n")
 
@@ -90,7 +86,7 @@ def test_inspect_json(run: Run, tmp_path: Path) -> None:
 def test_inspect_many_layers(run: Run, tmp_path: Path) -> None:
     path = write(tmp_path / "x.gpuidx", [[0]] * 300)
     _, out, _ = run("inspect", path)
-    assert len(cells(out)) == 256
+    assert len(rows_of(out)) == 256
     assert "… and 44 more; --json shows all\n" in out
 
 
@@ -161,7 +157,7 @@ def test_diff(run: Run, tmp_path: Path) -> None:
     exit_code, out, err = run("diff", a, b)
     assert (exit_code, err) == (1, "")
     assert f"A: {a}: 5 hot neurons in 3 layers, split.vram_capacity 3221225472 (3.00 GiB)\n" in out
-    assert cells(out) == [["0", "1", "2", "2", "0.400", "20"], ["2", "1", "0", "0", "0.000", "20"]]
+    assert rows_of(out) == [["0", "1", "2", "2", "0.400", "20"], ["2", "1", "0", "0", "0.000", "20"]]
     assert out.endswith(
         "in all: 2 only in A, 2 only in B, 3 in both (Jaccard 0.429); 1 layers the same; split.vram_capacity +9 bytes\n"
     )
@@ -193,7 +189,7 @@ def test_diff_of_equals_and_of_capacity_only(run: Run, tmp_path: Path) -> None:
     assert (exit_code, out.splitlines()[-1]) == (0, "the same neurons and split.vram_capacity")
     write(b, [[1]], capacity=1)
     exit_code, out, _ = run("diff", a, b)
-    assert (exit_code, cells(out)) == (1, [])
+    assert (exit_code, rows_of(out)) == (1, [])
     assert out.endswith("1 layers the same; split.vram_capacity -3221225471 bytes\n")
     b.write_bytes(b"PWRI")
     assert run("diff", a, b)[0] == 2

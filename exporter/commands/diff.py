@@ -89,17 +89,16 @@ def _as_json(a: IndexFile, b: IndexFile, layers: list[LayerDifference], *, is_eq
 
 
 def _print(a: IndexFile, b: IndexFile, layers: list[LayerDifference], *, is_equal: bool) -> None:
-    from rich.table import Table
-
+    from planner.report.tables import name, number, table
     from planner.text import printable
     from planner.units import format_bytes
 
     console = common.console()
-    for name, index in (("A", a), ("B", b)):
+    for letter, index in (("A", a), ("B", b)):
         capacity_bytes = index.vram_capacity_bytes
         hot_neurons = sum(layer.hot_neurons for layer in index.layers)
         console.print(
-            f"{name}: {printable(str(index.path))}: {hot_neurons:,} hot neurons in "
+            f"{letter}: {printable(str(index.path))}: {hot_neurons:,} hot neurons in "
             f"{len(index.layers)} layers, split.vram_capacity {capacity_bytes} ({format_bytes(capacity_bytes)})",
             soft_wrap=True,
         )
@@ -108,13 +107,11 @@ def _print(a: IndexFile, b: IndexFile, layers: list[LayerDifference], *, is_equa
         return
     different = [layer for layer in layers if not layer.is_equal]
     if different:
-        table = Table()
-        table.add_column("Layer")
-        for heading in ("Only in A", "Only in B", "In both", "Jaccard", "Neurons in A, B"):
-            table.add_column(heading, justify="right", no_wrap=True)
+        headings = ("only in A", "only in B", "in both", "Jaccard", "neurons in A, B")
+        shown = table(name("layer"), *map(number, headings))
         for layer in different[:_MOST_ROWS]:
             same_size = layer.n_ff[0] == layer.n_ff[1]
-            table.add_row(
+            shown.add_row(
                 layer.label,
                 f"{layer.only_a:,}",
                 f"{layer.only_b:,}",
@@ -122,7 +119,7 @@ def _print(a: IndexFile, b: IndexFile, layers: list[LayerDifference], *, is_equa
                 f"{layer.jaccard:.3f}",
                 f"{layer.n_ff[0]:,}" if same_size else f"{layer.n_ff[0]:,}, {layer.n_ff[1]:,}",
             )
-        console.print(table)
+        console.print(shown)
     if len(different) > _MOST_ROWS:
         console.print(f"… and {len(different) - _MOST_ROWS} more; --json shows all")
     totals = _totals(layers)

@@ -82,19 +82,14 @@ def _as_json(finding: Finding) -> dict[str, Any]:
 
 
 def _print(findings: list[Finding], problems: int, warnings: int) -> None:
-    from rich.table import Table
-
+    from planner.report.tables import name, table, text
     from planner.text import printable
 
     console = common.console()
-    table = Table()
-    table.add_column("Check", no_wrap=True)
-    table.add_column("Status", no_wrap=True)
-    table.add_column("Found", overflow="fold")
-    table.add_column("What to do", overflow="fold")
+    shown = table(name("check"), name("status"), text("found"), text("what to do"))
     for finding in findings:
-        table.add_row(finding.check, finding.status.value, printable(finding.found), printable(finding.remedy))
-    console.print(table)
+        shown.add_row(finding.check, finding.status.value, printable(finding.found), printable(finding.remedy))
+    console.print(shown)
     if problems:
         console.print(f"problems: {problems}, warnings: {warnings}; the engine will not offload as it should")
     else:

@@ -77,8 +77,7 @@ def _as_json(index: IndexFile) -> dict[str, Any]:
 
 
 def _print(index: IndexFile) -> None:
-    from rich.table import Table
-
+    from planner.report.tables import name, number, table, text
     from planner.text import printable
     from planner.units import format_bytes
 
@@ -89,23 +88,21 @@ def _print(index: IndexFile) -> None:
     for key, value in header.metadata.items():
         shown = f"{value} ({format_bytes(capacity_bytes)})" if value is capacity_bytes else str(value)
         console.print(f"  {printable(key)} = {printable(shown, limit=200)}", soft_wrap=True)
-    table = Table()
-    table.add_column("Layer")
-    for heading in ("Neurons", "Hot", "Share"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("First hot neurons")
+    shown_layers = table(
+        name("layer"), number("hot neurons"), number("of"), number("share of layer"), text("first hot neurons")
+    )
     for position, layer in enumerate(index.layers[:_MOST_ROWS]):
         preview = [str(number) for number in index.gpu_bucket(position, _PREVIEWED)]
         if layer.hot_neurons > _PREVIEWED:
             preview.append("…")
-        table.add_row(
+        shown_layers.add_row(
             layer.label,
-            f"{layer.n_ff:,}",
             f"{layer.hot_neurons:,}",
+            f"{layer.n_ff:,}",
             f"{layer.hot_neurons / layer.n_ff:.1%}",
             " ".join(preview),
         )
-    console.print(table)
+    console.print(shown_layers)
     if len(index.layers) > _MOST_ROWS:
         console.print(f"… and {len(index.layers) - _MOST_ROWS} more; --json shows all")
     neurons, hot_neurons = (sum(layer.n_ff for layer in index.layers), sum(x.hot_neurons for x in index.layers))

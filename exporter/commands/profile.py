@@ -146,24 +146,23 @@ def _agreement(progress: Progress) -> str:
 
 
 def _print_report(report: ProfileReport, output: Path) -> None:
-    from rich.table import Table
-
     from exporter.profile.agreement import HOTTEST_SHARES
+    from planner.report.tables import number, table
 
     values: dict[str, Any] = report.values
-    table = Table(title=f"{values['model_type']}, {values['activation']}, {values['tokens']:,} tokens")
-    for heading in ("layer", "neurons", "active", "rank agreement"):
-        table.add_column(heading, justify="right")
-    for share in HOTTEST_SHARES:
-        table.add_column(f"hottest {share:.0%} alike", justify="right")
-    for number, layer in enumerate(values["layers"]):
-        cells = [str(number), f"{layer['n_ff']:,}", f"{layer['active_share']:.1%}"]
+    alike = [f"hottest {share:.0%} alike" for share in HOTTEST_SHARES]
+    shown = table(
+        *map(number, ("layer", "neurons", "active", "rank agreement", *alike)),
+        title=f"{values['model_type']}, {values['activation']}, {values['tokens']:,} tokens",
+    )
+    for position, layer in enumerate(values["layers"]):
+        cells = [str(position), f"{layer['n_ff']:,}", f"{layer['active_share']:.1%}"]
         if report.agreement.layers:
-            measured = report.agreement.layers[number]
+            measured = report.agreement.layers[position]
             cells.append("-" if measured.rank is None else f"{measured.rank:.3f}")
             cells.extend(f"{overlap:.0%}" for overlap in measured.hottest)
-        table.add_row(*cells)
+        shown.add_row(*cells)
     out = console()
-    out.print(table)
+    out.print(shown)
     out.print(values["verdict"])
     out.print(f"{len(values['layers'])} files of statistics in {output}")

@@ -93,22 +93,25 @@ def _dotted(version: tuple[int, int] | None) -> str | None:
 
 
 def _print(found: Survey | None, host: HostMemory, notes: tuple[str, ...], trouble: str | None) -> None:
-    from rich.table import Table
-
+    from planner.report.tables import name, number, table, text
     from planner.text import printable
     from planner.units import format_bytes
 
     console = common.console()
     if found and found.gpus:
-        table = Table(title=f"NVIDIA driver {printable(found.driver_version or 'of unknown version')}")
-        for heading in ("GPU", "Name", "UUID"):
-            table.add_column(heading, overflow="fold")
-        for heading in ("Free", "Total"):
-            table.add_column(heading, justify="right", no_wrap=True)
-        for heading in ("CUDA", "Figures from"):
-            table.add_column(heading)
+        driver = printable(found.driver_version or "of unknown version")
+        shown = table(
+            name("GPU"),
+            text("name"),
+            text("UUID"),
+            number("free"),
+            number("total"),
+            text("CUDA"),
+            text("figures from"),
+            title=f"NVIDIA driver {driver}",
+        )
         for gpu in found.gpus:
-            table.add_row(
+            shown.add_row(
                 gpu.label,
                 printable(gpu.name),
                 printable(gpu.uuid),
@@ -117,10 +120,10 @@ def _print(found: Survey | None, host: HostMemory, notes: tuple[str, ...], troub
                 _cuda_state(gpu, known=found.cuda_order_known),
                 gpu.basis.value,
             )
-        console.print(table)
-    shown = list(notes) if trouble is None else [trouble]
-    shown += [fault.message for fault in found.faults if fault.message not in shown] if found else []
-    for line in shown:
+        console.print(shown)
+    said = list(notes) if trouble is None else [trouble]
+    said += [fault.message for fault in found.faults if fault.message not in said] if found else []
+    for line in said:
         console.print(printable(line), soft_wrap=True)
     available = "unknown" if host.available_bytes is None else format_bytes(host.available_bytes)
     console.print(f"host memory: {available} available of {format_bytes(host.total_bytes)} ({host.basis})")

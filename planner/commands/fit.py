@@ -159,19 +159,16 @@ def _print(
     account: Account | None,
     context: int | None,
 ) -> None:
-    from rich.table import Table
-
+    from planner.report.tables import number, table, text
     from planner.text import printable
     from planner.units import format_bytes
 
     console = common.console()
     title = f"{printable(geometry.source)}: least VRAM at context {settings.context}, KV cache {settings.kv_type}"
-    table = Table(title=title, title_justify="left")
-    for name, justify in (("for", "left"), ("of neurons", "right"), ("--vram-budget", "right"), ("free VRAM", "right")):
-        table.add_column(name, justify="right" if justify == "right" else "left")
-    here = account is not None
-    if here:
-        table.add_column("here", justify="left")
+    columns = [text("for"), number("of neurons"), number("--vram-budget"), number("free VRAM")]
+    if account is not None:
+        columns.append(text("here"))
+    shown = table(*columns, title=title)
     for _, words, demand in demands:
         row = [
             words,
@@ -183,8 +180,8 @@ def _print(
             there_bytes = account.budget_bytes if account.budget.free_bytes is None else account.budget.free_bytes
             needed_bytes = demand.budget_bytes if account.budget.free_bytes is None else demand.free_bytes
             row.append("yes" if there_bytes >= needed_bytes else f"{format_bytes(needed_bytes - there_bytes)} short")
-        table.add_row(*row)
-    console.print(table)
+        shown.add_row(*row)
+    console.print(shown)
     console.print(
         "free VRAM: what NVML must call free for the engine's automatic budget, "
         f"with {format_bytes(settings.context_bytes)} for CUDA's context and the engine's margin of 256 MiB.",

@@ -21,20 +21,22 @@ def print_bill(account: Account, console: Console) -> None:
         account: see `planner.account.account_for`.
         console: such as `planner.commands.common.console()`.
     """
-    from rich.table import Table
+    from planner.report.tables import name, number, table, text
 
-    table = Table(title="VRAM, as the engine will spend it", title_justify="left")
-    table.add_column("")
-    table.add_column("")
-    table.add_column("Bytes", justify="right")
-    table.add_column("", justify="right")
-    table.add_column("Left", justify="right")
-    table.add_column("Basis", overflow="fold")
+    shown = table(
+        name(""),
+        text("item"),
+        number("bytes"),
+        number(""),
+        number("left"),
+        text("basis"),
+        title="VRAM, as the engine will spend it",
+    )
     for line in account.lines:
         # What comes back into the budget is a negative deduction.
         sign = "+" if line.kind == "minus" and line.n_bytes < 0 else _SIGNS[line.kind]
         size_bytes = abs(line.n_bytes) if line.kind == "minus" else line.n_bytes
-        table.add_row(
+        shown.add_row(
             sign,
             printable(line.label),
             f"{size_bytes:,}",
@@ -43,7 +45,7 @@ def print_bill(account: Account, console: Console) -> None:
             printable(line.basis),
             end_section=line.kind == "equals",
         )
-    console.print(table)
+    console.print(shown)
     for sentence in sentences(account):
         console.print(sentence)
 

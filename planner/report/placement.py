@@ -6,13 +6,13 @@ import dataclasses
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
-
+from planner.report.tables import number, table
 from planner.text import printable
 from planner.units import format_bytes
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
     from planner.planning import Planning
 
@@ -65,21 +65,16 @@ def layers_as_dicts(planning: Planning) -> list[dict[str, Any]]:
 
 
 def _layer_table(planning: Planning) -> Table:
-    table = Table(box=None, pad_edge=False)
-    table.add_column("layer", justify="right")
-    table.add_column("hot neurons", justify="right")
-    table.add_column("of", justify="right")
-    table.add_column("share of layer", justify="right")
-    table.add_column("activations caught", justify="right")
-    table.add_column("VRAM", justify="right")
+    headings = ("layer", "hot neurons", "of", "share of layer", "activations caught", "VRAM")
+    shown = table(*map(number, headings))
     rows = layers_as_dicts(planning)
     hidden = len(rows) - 2 * _ROWS_AT_EACH_END if len(rows) > _MOST_ROWS else 0
-    for number, row in enumerate(rows):
-        if hidden and number == _ROWS_AT_EACH_END:
-            table.add_row("…", f"{hidden} more", "", "", "", "")
-        if hidden and _ROWS_AT_EACH_END <= number < len(rows) - _ROWS_AT_EACH_END:
+    for position, row in enumerate(rows):
+        if hidden and position == _ROWS_AT_EACH_END:
+            shown.add_row("…", f"{hidden} more", "", "", "", "")
+        if hidden and _ROWS_AT_EACH_END <= position < len(rows) - _ROWS_AT_EACH_END:
             continue
-        table.add_row(
+        shown.add_row(
             printable(row["label"], limit=20),
             f"{row['hot_neurons']:,}",
             f"{row['n_ff']:,}",
@@ -89,8 +84,8 @@ def _layer_table(planning: Planning) -> Table:
         )
     plan = planning.plan
     neurons, hot_neurons = sum(planning.hotness.n_ff), sum(plan.solved_list)
-    table.add_section()
-    table.add_row(
+    shown.add_section()
+    shown.add_row(
         "all",
         f"{hot_neurons:,}",
         f"{neurons:,}",
@@ -99,7 +94,7 @@ def _layer_table(planning: Planning) -> Table:
         format_bytes(plan.vram_required_bytes),
         style="bold",
     )
-    return table
+    return shown
 
 
 def _summary(planning: Planning) -> Iterator[tuple[str, str]]:
