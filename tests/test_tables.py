@@ -23,10 +23,10 @@ def test_the_look() -> None:
     assert lines == [
         "A title",
         "layer  hot neurons  what to do",
-        "───────────────────────────────────────────────────────────",
+        "─" * 57,
         "0            1,234  nothing at all is to be done about it",
         "10               5",
-        "───────────────────────────────────────────────────────────",
+        "─" * 57,
         "all          1,239",
     ]
 
