@@ -94,6 +94,7 @@ class Answer:
 
     Attributes:
         name, scenario, model, quantisation, gpu, host, context, solver: the cell, as people call its parts.
+        gpu_name: the GPU without its size, the same for all sizes of a range.
         vram_bytes: memory of the GPU (total, or what is declared free); None when only a budget is known.
         price: of the GPU, in whatever currency the study uses.
         path: what the engine will do.
@@ -114,6 +115,7 @@ class Answer:
     model: str
     quantisation: str
     gpu: str
+    gpu_name: str
     host: str
     context: int
     solver: str
@@ -162,6 +164,7 @@ class Answer:
             "model": self.model,
             "quantisation": self.quantisation,
             "gpu": self.gpu,
+            "gpu_name": self.gpu_name,
             "host": self.host,
             "context": self.context,
             "solver": self.solver,

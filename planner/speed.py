@@ -44,9 +44,9 @@ class SpeedParameters:
     """
 
     gpu_efficiency: float = 0.95
-    host_efficiency: float = 0.70
+    host_efficiency: float = 0.75
     layer_s: float = 75e-6
-    sync_s: float = 300e-6
+    sync_s: float = 350e-6
     overlap: float = 0.0
     active_share: float = 0.20
 

@@ -47,7 +47,7 @@ from planner.schema import (
 from planner.speed import SpeedParameters
 from planner.text import listed, printable
 from planner.units import format_bytes
-from planner.yaml_file import KeyPath, read_yaml
+from planner.yaml_file import Document, KeyPath, read_yaml
 
 MOST_CELLS = 100_000
 BASE = "base"
@@ -302,6 +302,7 @@ class Model:
 class GpuCase:
     """A GPU with one size. Exactly one of the three sizes is set, none when NVML is to be asked. Sizes are bytes."""
 
+    name: str
     label: str
     choice: GpuChoice
     vram_bytes: int | None
@@ -405,7 +406,20 @@ def load_study(path: Path, *, catalogue_directory: Path | None = None) -> Study:
     file = check(StudyFile, document)
     if catalogue_directory is None and file.catalogue is not None:
         catalogue_directory = path.parent / file.catalogue
-    catalogue = load_catalogue(catalogue_directory)
+    return _study(path, document, file, load_catalogue(catalogue_directory))
+
+
+def study_of(value: Mapping[str, Any], catalogue: Catalogue) -> Study:
+    """Returns the study that a program describes with the keys of a study file.
+
+    Raises:
+        FaultsError: every fault, one line each.
+    """
+    document = Document(dict(value), {(): 1}, "study")
+    return _study(Path("study"), document, check(StudyFile, document), catalogue)
+
+
+def _study(path: Path, document: Document, file: StudyFile, catalogue: Catalogue) -> Study:
     scenarios = list(_scenarios(file))
     faults = [
         fault_line(document, place, found, expected)
@@ -583,6 +597,7 @@ def _gpu_cases(choice: GpuChoice, catalogue: Catalogue) -> Iterator[GpuCase]:
     for size_bytes in sizes:
         shown_size = "" if kind is None or size_bytes is None else f" {_exact_size(size_bytes)}"
         yield GpuCase(
+            name=name,
             label=name + ("" if kind in {None, "vram"} else f" {kind}") * bool(shown_size) + shown_size,
             choice=choice,
             vram_bytes=size_bytes if kind in {None, "vram"} else None,

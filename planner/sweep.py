@@ -18,21 +18,21 @@ from planner.budget import Budget, automatic_budget, stated_budget
 from planner.catalogue import Catalogue, ModelEntry
 from planner.curves import declared_statistics, read_figures, statistics_from_figures
 from planner.dimensions import Dimensions
-from planner.engine_limits import neuron_step
+from planner.engine_limits import FFN_TYPES, engine_granularity
 from planner.errors import InputError
 from planner.geometry import Geometry, geometry_from_dimensions, geometry_from_header
 from planner.header import read_header
 from planner.host import HostMemory, host_memory
 from planner.hotness import Hotness
-from planner.problem import Problem, Solution, SolverOptions, SolverStatus, split_threshold
+from planner.planning import ACTIVATIONS_FOLDER, ThresholdRule
+from planner.problem import Problem, Solution, SolverOptions, SolverStatus
 from planner.solve import solve
 from planner.speed import Bandwidths, SpeedEstimate, Work, estimate
-from planner.statistics import Statistics, read_statistics
+from planner.statistics import Statistics, per_entry, read_statistics
 from planner.study import Cell, GpuCase, Model
+from planner.text import listed
 from planner.units import GIB, format_bytes
 from planner.vram import Gpu, choose_gpu
-
-ACTIVATIONS_FOLDER = "activation"
 
 # From this many cells on a second process earns more than its start costs (about a second: numpy, schema, statistics).
 _PARALLEL_FROM = 300
@@ -148,11 +148,20 @@ def _answer_chunk(cells: list[Cell], catalogue: Catalogue, device: Device) -> li
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """A solved cell before it becomes an answer; what inverse questions look at."""
+    """A solved cell before it becomes an answer; what inverse questions look at.
+
+    Attributes:
+        neuron_bytes: of each entry of the statistics, layer or expert.
+        solution: None when the host cannot hold what the GPU does not.
+        host_left_bytes: host memory left for cold neurons; None when it is not limited.
+        dense_host_bytes: dense tensors that stay on the host.
+        kv_host_bytes: the part of the KV cache that stays on the host.
+    """
 
     geometry: Geometry
     account: Account
     hotness: Hotness
+    neuron_bytes: tuple[int, ...]
     solution: Solution | None
     host_left_bytes: int | None
     dense_host_bytes: int
@@ -228,6 +237,7 @@ class Workshop:
             model=cell.model.label,
             quantisation=cell.quantisation or "as in file",
             gpu=gpu.label,
+            gpu_name=gpu.name,
             host=cell.host.label,
             context=cell.context,
             solver=cell.solver.label(),
@@ -235,7 +245,7 @@ class Workshop:
             price=gpu.price,
             path=CellPath.DOES_NOT_FIT if solution is None else CellPath(placement.account.path.value),
             bytes=_bytes(placement, solution),
-            n_ff=placement.geometry.n_ff,
+            n_ff=placement.hotness.n_ff,
             solved_list=() if solution is None else solution.solved_list,
             hit_rate=None if solution is None else solution.hit_rate,
             proof=None if solution is None else _proof(cell, solution, placement.hotness),
@@ -257,6 +267,7 @@ class Workshop:
         link = same.pcie.bytes_per_s() if same and same.pcie else None
         return replace(
             case,
+            name=f"{found.name} (this machine)",
             label=f"{found.name} (this machine)" if not sized else case.label,
             free_bytes=case.free_bytes if sized else found.free_bytes,
             bandwidth_bytes_per_s=case.bandwidth_bytes_per_s or (same.bandwidth if same else None),
@@ -270,7 +281,8 @@ class Workshop:
 
     def _place(self, cell: Cell, gpu: GpuCase, host_memory_bytes: int | None) -> Placement:
         geometry = self.geometry(cell)
-        _, hotness = self.statistics(cell)
+        statistics, hotness = self.statistics(cell)
+        neuron_bytes = per_entry(geometry.neuron_bytes, statistics.labels)
         account = account_for(
             geometry, _budget(gpu), context=cell.context, kv_type=cell.kv_type, reserve_options=cell.reserve
         )
@@ -279,7 +291,9 @@ class Workshop:
         host_left_bytes = None
         if host_memory_bytes is not None:
             host_left_bytes = host_memory_bytes - dense_host_bytes - kv_host_bytes - geometry.host_only_bytes
-        placement = Placement(geometry, account, hotness, None, host_left_bytes, dense_host_bytes, kv_host_bytes)
+        placement = Placement(
+            geometry, account, hotness, neuron_bytes, None, host_left_bytes, dense_host_bytes, kv_host_bytes
+        )
         if host_left_bytes is not None and host_left_bytes < 0:
             return placement
         solution = self._solve(cell, gpu, placement, account.ffn_bytes)
@@ -290,13 +304,12 @@ class Workshop:
         return replace(placement, solution=solution)
 
     def _solve(self, cell: Cell, gpu: GpuCase, placement: Placement, ffn_bytes: int) -> Solution:
-        geometry = placement.geometry
-        granularity = cell.solver.granularity or default_granularity(geometry)
-        thresholds = _thresholds(cell, gpu, geometry)
+        granularity = cell.solver.granularity or engine_granularity(placement.geometry)
+        thresholds = _threshold_rule(cell, gpu).for_layers(placement.neuron_bytes, placement.hotness.n_ff)
         problem = Problem(
             hotness=placement.hotness,
-            neuron_bytes=geometry.neuron_bytes,
-            ffn_bytes=min(ffn_bytes, geometry.ffn_bytes),
+            neuron_bytes=placement.neuron_bytes,
+            ffn_bytes=min(ffn_bytes, placement.account.ffn_total_bytes),
             host_bytes=placement.host_left_bytes,
             thresholds=thresholds,
             granularity=granularity,
@@ -346,16 +359,6 @@ class Workshop:
         if gpu.bandwidth_bytes_per_s is not None:
             rates = f"{gpu.bandwidth_bytes_per_s / 1e9:g} GB/s GPU, {cell.host.bandwidth_bytes_per_s / 1e9:g} GB/s host"
             yield "speed", f"bytes read for a token over {rates}; see docs/speed.md"
-
-
-def default_granularity(geometry: Geometry) -> int:
-    """Returns the smallest step in which the engine computes every hot neuron, for the types of this model."""
-    return max(neuron_step(layer[-1].type_name if len(layer) == 1 else _down(layer)) for layer in geometry.ffn)
-
-
-def _down(layer: Sequence[object]) -> str:
-    names = [(str(getattr(matrix, "name", "")), str(getattr(matrix, "type_name", ""))) for matrix in layer]
-    return next(type_name for name, type_name in names if "ffn_down" in name)
 
 
 def _read_geometry(model: Model, quantisation: str | None) -> Geometry:
@@ -420,22 +423,15 @@ def _budget_basis(gpu: GpuCase, budget: Budget) -> str:
     return f"{kind}, less {format_bytes(budget.context_bytes)} CUDA context ({budget.context_basis}) and 256 MiB margin"
 
 
-def _thresholds(cell: Cell, gpu: GpuCase, geometry: Geometry) -> tuple[int, ...] | None:
-    if cell.solver.threshold is not None:
-        return (cell.solver.threshold,) * len(geometry.n_ff)
+def _threshold_rule(cell: Cell, gpu: GpuCase) -> ThresholdRule:
     if cell.solver.sync_us is None:
-        return None
+        return ThresholdRule(neurons=cell.solver.threshold)
     if gpu.bandwidth_bytes_per_s is None:
         raise InputError(f"{cell.name}: sync_us needs the GPU's bandwidth; give it in the study (gpus: bandwidth)")
-    return tuple(
-        split_threshold(
-            neuron_bytes,
-            n_ff,
-            gpu_bytes_per_s=gpu.bandwidth_bytes_per_s,
-            host_bytes_per_s=cell.host.bandwidth_bytes_per_s,
-            sync_s=cell.solver.sync_us / 1e6,
-        )
-        for neuron_bytes, n_ff in zip(geometry.neuron_bytes, geometry.n_ff, strict=True)
+    return ThresholdRule(
+        sync_s=cell.solver.sync_us / 1e6,
+        gpu_bytes_per_s=gpu.bandwidth_bytes_per_s,
+        host_bytes_per_s=cell.host.bandwidth_bytes_per_s,
     )
 
 
@@ -462,8 +458,8 @@ def _speed(
         dense_host_bytes=placement.dense_host_bytes + embedding_bytes,
         kv_gpu_bytes=account.kv_cache_bytes,
         kv_host_bytes=placement.kv_host_bytes,
-        ffn_bytes=[n_ff * size for n_ff, size in zip(geometry.n_ff, geometry.neuron_bytes, strict=True)],
-        hot_bytes=[count * size for count, size in zip(solution.solved_list, geometry.neuron_bytes, strict=True)],
+        ffn_bytes=[n_ff * size for n_ff, size in zip(placement.hotness.n_ff, placement.neuron_bytes, strict=True)],
+        hot_bytes=[count * size for count, size in zip(solution.solved_list, placement.neuron_bytes, strict=True)],
         hit_rates=layer_hit_rates(placement.hotness, solution.solved_list).tolist(),
         active_share=cell.model.active_share or cell.speed.active_share,
     )
@@ -485,10 +481,16 @@ def _bytes(placement: Placement, solution: Solution | None) -> Bytes:
         reserve=account.reserve_bytes,
         ffn=account.ffn_bytes,
         hot=hot_bytes,
-        vram=account.dense_bytes + account.kv_cache_bytes + hot_bytes + account.uncharged_bytes,
+        vram=_vram_bytes(account, solution),
         host=cold_bytes + placement.dense_host_bytes + placement.kv_host_bytes + placement.geometry.host_only_bytes,
         missing=missing_bytes,
     )
+
+
+def _vram_bytes(account: Account, solution: Solution | None) -> int:
+    """Returns what is expected to be in use: what is charged and placed, and what is not charged."""
+    hot_bytes = 0 if solution is None else solution.used_bytes
+    return account.dense_bytes + account.kv_cache_bytes + hot_bytes + account.uncharged_bytes
 
 
 def _proof(cell: Cell, solution: Solution, hotness: Hotness) -> Proof:
@@ -514,6 +516,12 @@ def _notes(placement: Placement, solution: Solution | None, why_no_speed: str | 
         yield "half of the KV cache is in host memory" if account.v_on_gpu else "the KV cache is in host memory"
     if account.budget.wraps:
         yield "less than 256 MiB would be free: the engine's own subtraction wraps around; give --vram-budget"
+    if account.budget.free_bytes is not None and _vram_bytes(account, solution) > account.budget.free_bytes:
+        over_bytes = _vram_bytes(account, solution) - account.budget.free_bytes
+        yield f"the engine is expected to run out of VRAM: {format_bytes(over_bytes)} more in use than are free"
+    unknown = {matrix.type_name for layer in placement.geometry.ffn for matrix in layer} - set(FFN_TYPES)
+    if unknown:
+        yield f"the engine's sparse kernels know {' and '.join(FFN_TYPES)}, not {listed(sorted(unknown))}"
     if why_no_speed is not None:
         yield why_no_speed
     yield from placement.geometry.objections

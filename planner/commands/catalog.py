@@ -1,0 +1,185 @@
+"""`hotsplit catalog`: the models, GPUs, hosts and statistics that a study can name, with their sources."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from planner.commands import common
+
+if TYPE_CHECKING:
+    from planner.catalogue import Catalogue, Entry
+
+SECTIONS = ("models", "gpus", "hosts", "statistics")
+
+_EXAMPLES = """\
+examples:
+  hotsplit catalog
+  hotsplit catalog gpus
+  hotsplit catalog --entry relu-llama-70b
+  hotsplit catalog --published
+"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds the command's options."""
+    parser = subparsers.add_parser(
+        "catalog",
+        help="list the models, GPUs and hosts that a study can name",
+        description="Lists what a what-if study can name, each figure with its source (docs/whatif.md).",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("section", nargs="?", choices=SECTIONS, help="only this section")
+    parser.add_argument("--entry", metavar="NAME", help="one entry with every figure and its source")
+    parser.add_argument("--catalog", type=Path, metavar="DIR", help="your own catalogue, on top of the shipped one")
+    parser.add_argument(
+        "--published", action="store_true", help="the speed model's predictions beside published measurements"
+    )
+    parser.add_argument("--json", action="store_true", help="print everything as JSON")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Lists the catalogue, one entry of it, or the comparison with published figures."""
+    if arguments.published:
+        return _print_published(arguments.json)
+    from planner.catalogue import load_catalogue
+
+    catalogue = load_catalogue(arguments.catalog)
+    if arguments.entry is not None:
+        return _print_entry(catalogue, arguments.entry, arguments.json)
+    sections = SECTIONS if arguments.section is None else (arguments.section,)
+    if arguments.json:
+        common.print_json({section: _section_as_dict(catalogue, section) for section in sections})
+        return 0
+    for number, section in enumerate(sections):
+        if number:
+            print()
+        _print_section(catalogue, section)
+    return 0
+
+
+def _print_published(as_json: bool) -> int:
+    from planner.published import as_markdown, compare
+
+    comparisons = compare()
+    if not as_json:
+        common.console().print(as_markdown(comparisons), soft_wrap=True)
+        return 0
+    common.print_json(
+        [
+            {**comparison.published.model_dump(), "predicted": comparison.predicted, "error": comparison.error}
+            for comparison in comparisons
+        ]
+    )
+    return 0
+
+
+def _print_section(catalogue: Catalogue, section: str) -> None:
+    from rich.table import Table
+
+    from planner.text import printable
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    columns, rows = _rows(catalogue, section)
+    for name, justify in columns:
+        table.add_column(name, justify=justify)
+    for row in rows:
+        table.add_row(*(printable(text, limit=60) for text in row))
+    common.console().print(table)
+
+
+def _rows(catalogue: Catalogue, section: str) -> tuple[list[tuple[str, Any]], list[list[str]]]:
+    from planner.units import format_bytes
+
+    if section == "models":
+        columns = [("model", "left"), ("title", "left"), ("architecture", "left"), ("layers", "right")]
+        columns += [("n_embd", "right"), ("n_ff", "right"), ("active", "right"), ("statistics", "left")]
+        return columns, [
+            [
+                name,
+                entry.title,
+                entry.architecture,
+                str(entry.n_layer),
+                str(entry.n_embd),
+                (f"{entry.n_expert} x " if entry.n_expert > 1 else "") + str(entry.n_ff[0]),
+                "" if entry.active_share is None else f"{entry.active_share:.1%}",
+                _statistics_words(entry.statistics),
+            ]
+            for name, entry in catalogue.models.items()
+        ]
+    if section == "gpus":
+        columns = [("GPU", "left"), ("title", "left"), ("memory", "right"), ("bandwidth", "right"), ("PCIe", "left")]
+        return columns, [
+            [
+                name,
+                entry.title,
+                format_bytes(entry.vram),
+                f"{entry.bandwidth / 1e9:g} GB/s",
+                "" if entry.pcie is None else f"{entry.pcie.generation}.0 x{entry.pcie.lanes}",
+            ]
+            for name, entry in catalogue.gpus.items()
+        ]
+    if section == "hosts":
+        columns = [("host", "left"), ("title", "left"), ("bandwidth", "right"), ("memory", "right")]
+        return columns, [
+            [
+                name,
+                entry.title,
+                f"{entry.bandwidth / 1e9:g} GB/s",
+                "" if entry.memory is None else format_bytes(entry.memory),
+            ]
+            for name, entry in catalogue.hosts.items()
+        ]
+    from planner.curves import read_figures
+
+    columns = [("statistics", "left"), ("layers", "right"), ("neurons", "right"), ("hot 80 %", "right")]
+    rows = []
+    for name, path in catalogue.statistics.items():
+        figures = read_figures(path)
+        neurons = sum(layer.neurons for layer in figures)
+        hot = sum(layer.hot[0] for layer in figures) / neurons
+        rows.append([name, str(len(figures)), f"{neurons:,}", f"{hot:.1%}"])
+    return columns, rows
+
+
+def _statistics_words(choice: Any) -> str:
+    if choice is None:
+        return ""
+    if choice.hotness is not None:
+        share, activations = choice.hotness.pairs()[0]
+        return f"curve: {share:.0%} make {activations:.0%}"
+    return str(choice.catalogue or choice.folder)
+
+
+def _section_as_dict(catalogue: Catalogue, section: str) -> dict[str, Any]:
+    if section == "statistics":
+        return {name: str(path) for name, path in catalogue.statistics.items()}
+    entries: dict[str, Entry] = getattr(catalogue, section)
+    return {name: entry.model_dump(exclude_none=True, mode="json") for name, entry in entries.items()}
+
+
+def _print_entry(catalogue: Catalogue, name: str, as_json: bool) -> int:
+    from planner.errors import InputError
+    from planner.schema import closest
+
+    found: list[tuple[str, Entry]] = [
+        (section, getattr(catalogue, section)[name])
+        for section in ("models", "gpus", "hosts")
+        if name in getattr(catalogue, section)
+    ]
+    if not found:
+        names = [*catalogue.models, *catalogue.gpus, *catalogue.hosts]
+        raise InputError(f"found no entry {name[:80]!r} in the catalogue{closest(name, names)}")
+    for section, entry in found:
+        if as_json:
+            common.print_json(entry.model_dump(exclude_none=True, mode="json"))
+            continue
+        common.say(f"{name} ({section}; {catalogue.origins[section, name]})")
+        for figure, value in entry.model_dump(exclude_none=True, mode="json").items():
+            if figure in entry.model_fields_set and figure not in {"title", "sources"}:
+                common.say(f"  {figure}: {value}")
+                common.say(f"      {entry.source_of(figure) or 'source not given'}")
+    return 0

@@ -1,0 +1,139 @@
+"""`hotsplit whatif`: capacity planning from a YAML file, with no GPU and no model file at hand."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from planner.commands import common
+
+if TYPE_CHECKING:
+    from planner.answers import Answer
+    from planner.inverse import Reply
+    from planner.study import Study
+
+QUESTIONS = ("least-vram", "largest-context", "cheapest")
+NO = 1
+
+_EXAMPLES = """\
+examples:
+  hotsplit whatif configs/pick-a-gpu-for-70b.yaml
+  hotsplit whatif configs/pick-a-gpu-for-70b.yaml --ask cheapest --ask least-vram
+  hotsplit whatif configs/long-context.yaml --html report.html --csv cells.csv
+  hotsplit whatif configs/long-context.yaml --cell 3
+  hotsplit whatif --schema > study.schema.json
+
+exit code: 0, or 1 when the study has targets and no cell meets them.
+"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds the command's options."""
+    parser = subparsers.add_parser(
+        "whatif",
+        help="plan capacity from a YAML study: which GPU, which quantisation, how long a context, how fast",
+        description=(
+            "Answers every cell of a study (models x GPUs x hosts x contexts x quantisations): what the engine will "
+            "do, what lies where, the hit rate with its proof, estimated decode speed and what bounds it."
+        ),
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("study", type=Path, nargs="?", metavar="FILE", help="the study, a YAML file (docs/whatif.md)")
+    parser.add_argument("--cell", metavar="NAME", help="show one cell in full: its name, number or a pattern for it")
+    parser.add_argument(
+        "--ask",
+        action="append",
+        choices=QUESTIONS,
+        default=[],
+        help="what meets the targets: the least VRAM, the largest context, the cheapest GPU of the study",
+    )
+    parser.add_argument("--catalog", type=Path, metavar="DIR", help="your own catalogue, on top of the shipped one")
+    parser.add_argument("--json", action="store_true", help="print all answers as JSON")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="write one line for each cell; - for standard output")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write one self-contained page")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw speed and hit rate over VRAM: .png, .pdf, .svg")
+    parser.add_argument(
+        "--processes", type=common.natural_option, metavar="N", help="how many to use (default: as many as pay)"
+    )
+    parser.add_argument("--schema", action="store_true", help="print the JSON Schema of study files, for editors")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Answers the study and shows it in the forms that were asked for."""
+    from planner.errors import InputError
+
+    if arguments.schema:
+        from planner.study import json_schema
+
+        common.print_json(json_schema())
+        return 0
+    if arguments.study is None:
+        raise InputError("found no study, expected a YAML file: hotsplit whatif FILE (examples are in configs/)")
+    from planner.inverse import ask
+    from planner.report.whatif import print_cell, print_study, study_as_csv, study_as_dict
+    from planner.study import load_study
+    from planner.sweep import sweep
+
+    if arguments.plot is not None:
+        from planner.report.plot import check_plot
+
+        check_plot(arguments.plot)
+    study = load_study(arguments.study, catalogue_directory=arguments.catalog)
+    cells = study.cells if arguments.cell is None else (study.cell(arguments.cell),)
+    with _progress(len(cells)) as progress:
+        answers = sweep(cells, study.catalogue, processes=arguments.processes or None, progress=progress)
+    replies = ask(study, answers, arguments.ask) if arguments.cell is None else ()
+    _write_files(arguments, study, answers, replies)
+    if arguments.json:
+        common.print_json(study_as_dict(study, answers, replies))
+    elif arguments.csv == Path("-"):
+        sys.stdout.write(study_as_csv(answers))
+    elif arguments.cell is not None:
+        print_cell(answers[0], common.console())
+    else:
+        print_study(study, answers, replies, common.console())
+    aims = [answer for answer in answers if answer.verdict]
+    return NO if aims and not any(answer.verdict == "meets" for answer in aims) else 0
+
+
+def _write_files(
+    arguments: argparse.Namespace, study: Study, answers: Sequence[Answer], replies: Sequence[Reply]
+) -> None:
+    from planner.files import write_whole
+
+    if arguments.csv is not None and arguments.csv != Path("-"):
+        from planner.report.whatif import study_as_csv
+
+        write_whole(arguments.csv, study_as_csv(answers).encode())
+        common.note(f"written to {arguments.csv}")
+    if arguments.html is not None:
+        from planner.report.page import page
+
+        write_whole(arguments.html, page(study, answers, replies).encode())
+        common.note(f"written to {arguments.html}")
+    if arguments.plot is not None:
+        from planner.report.plot import plot
+
+        plot(arguments.plot, study, answers)
+        common.note(f"written to {arguments.plot}")
+
+
+@contextlib.contextmanager
+def _progress(cells: int) -> Iterator[Callable[[int], None] | None]:
+    """Yields what counts answers, shown as a bar where a person waits: a terminal and more than a moment of work."""
+    if cells < 100 or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("cells"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("cells", total=cells)
+        yield lambda count: bar.advance(task, count)

@@ -1,0 +1,241 @@
+"""A study's answers as a table for a terminal, as JSON and as CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+from planner.answers import Answer
+from planner.inverse import Reply
+from planner.speed import Bound
+from planner.study import BASE
+from planner.text import printable
+from planner.units import GIB, format_bytes
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from planner.study import Study
+
+FORMAT = "hotsplit.whatif"
+VERSION = 1
+
+_BOUND_WORDS = {Bound.GPU: "GPU memory", Bound.HOST: "host memory", Bound.SYNC: "sync", Bound.TRANSFER: "transfer"}
+
+# Columns that a table needs only where cells differ in them; otherwise they stand above it.
+AXES: tuple[tuple[str, Callable[[Answer], str]], ...] = (
+    ("scenario", lambda answer: answer.scenario),
+    ("model", lambda answer: answer.model),
+    ("quantisation", lambda answer: answer.quantisation),
+    ("GPU", lambda answer: answer.gpu),
+    ("host", lambda answer: answer.host),
+    ("context", lambda answer: str(answer.context)),
+    ("solver", lambda answer: answer.solver),
+)
+
+
+def print_study(study: Study, answers: Sequence[Answer], replies: Sequence[Reply], console: Console) -> None:
+    """Prints the table of answers, what they rest on, and the replies to inverse questions."""
+    console.print(printable(study.title), style="bold")
+    same = same_for_all(answers)
+    shown = [(name, of) for name, of in AXES if len({of(answer) for answer in answers}) > 1]
+    if same:
+        console.print(printable(same), style="dim", soft_wrap=True)
+    console.print(_table(answers, shown))
+    for reply in replies:
+        console.print(printable(f"{reply.question}: {reply.about}: {reply.text}"), soft_wrap=True)
+    if any(answer.verdict for answer in answers):
+        meeting = sum(answer.verdict == "meets" for answer in answers)
+        console.print(
+            f"{meeting} of {len(answers)} cells meet the targets: {printable(_targets(answers))}", soft_wrap=True
+        )
+    console.print(
+        "tokens/s are estimates: bytes read for a token over bandwidth (docs/speed.md); --cell NUMBER shows one cell "
+        "with what each figure rests on",
+        style="dim",
+        soft_wrap=True,
+    )
+
+
+def same_for_all(answers: Sequence[Answer]) -> str:
+    """Returns a sentence with what is the same in all cells; nothing when all of it differs."""
+    same = [(name, next(iter(values))) for name, of in AXES if len(values := {of(answer) for answer in answers}) == 1]
+    words = ", ".join(f"{name} {value}" for name, value in same if value != BASE)
+    return f"For all: {words}. " if words else ""
+
+
+def print_cell(answer: Answer, console: Console) -> None:
+    """Prints one answer with everything it rests on."""
+    console.print(printable(answer.name), style="bold", soft_wrap=True)
+    sizes = answer.bytes
+    rows = [
+        ("engine", answer.path.words),
+        ("budget", f"{format_bytes(sizes.budget)} ({sizes.budget} bytes)"),
+        ("dense on GPU", format_bytes(sizes.dense)),
+        ("KV cache on GPU", format_bytes(sizes.kv_cache)),
+        ("reserve", format_bytes(sizes.reserve)),
+        ("for neurons", f"{format_bytes(sizes.ffn)}, used {format_bytes(sizes.hot)}"),
+        ("VRAM in use", f"{format_bytes(sizes.vram)} expected, uncharged part included"),
+        ("host memory", format_bytes(sizes.host)),
+        ("missing", format_bytes(sizes.missing)) if sizes.missing else None,
+        ("hot neurons", f"{answer.hot_neurons:,} of {answer.neurons:,}"),
+        ("hit rate", _hit_rate_text(answer)),
+        ("decode", _speed_text(answer)),
+        ("one more GiB", _next_gib_text(answer)),
+        *(
+            (f"target {target.name}", _target_text(target.wanted, target.found, target.met))
+            for target in answer.targets
+        ),
+        *((f"basis: {kind}", text) for kind, text in answer.basis),
+        *(("note", note) for note in answer.notes),
+    ]
+    for row in rows:
+        if row is not None:
+            console.print(f"{row[0]:<24} {printable(row[1])}", soft_wrap=True)
+
+
+def study_as_dict(study: Study, answers: Sequence[Answer], replies: Sequence[Reply]) -> dict[str, Any]:
+    """Returns the study's answers as JSON values."""
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "title": study.title,
+        "description": study.description,
+        "cells": [answer.to_dict() for answer in answers],
+        "replies": [reply.to_dict() for reply in replies],
+    }
+
+
+_CSV_COLUMNS: tuple[tuple[str, Callable[[Answer], object]], ...] = (
+    ("cell", lambda answer: answer.name),
+    ("scenario", lambda answer: answer.scenario),
+    ("model", lambda answer: answer.model),
+    ("quantisation", lambda answer: answer.quantisation),
+    ("gpu", lambda answer: answer.gpu),
+    ("host", lambda answer: answer.host),
+    ("context", lambda answer: answer.context),
+    ("solver", lambda answer: answer.solver),
+    ("vram_bytes", lambda answer: answer.vram_bytes),
+    ("price", lambda answer: answer.price),
+    ("path", lambda answer: answer.path.value),
+    ("budget_bytes", lambda answer: answer.bytes.budget),
+    ("dense_bytes", lambda answer: answer.bytes.dense),
+    ("kv_cache_bytes", lambda answer: answer.bytes.kv_cache),
+    ("reserve_bytes", lambda answer: answer.bytes.reserve),
+    ("ffn_bytes", lambda answer: answer.bytes.ffn),
+    ("hot_bytes", lambda answer: answer.bytes.hot),
+    ("vram_used_bytes", lambda answer: answer.bytes.vram),
+    ("host_used_bytes", lambda answer: answer.bytes.host),
+    ("missing_bytes", lambda answer: answer.bytes.missing),
+    ("hot_neurons", lambda answer: answer.hot_neurons),
+    ("neurons", lambda answer: answer.neurons),
+    ("hit_rate", lambda answer: answer.hit_rate),
+    ("relative_gap", lambda answer: None if answer.proof is None else answer.proof.relative_gap),
+    ("tokens_per_second", lambda answer: answer.tokens_per_s),
+    ("bound", lambda answer: None if answer.speed is None else answer.speed.bound.value),
+    ("next_gib_hit_rate", lambda answer: None if answer.next_gib is None else answer.next_gib.hit_rate),
+    ("next_gib_tokens_per_second", lambda answer: None if answer.next_gib is None else answer.next_gib.tokens_per_s),
+    ("verdict", lambda answer: answer.verdict),
+    ("notes", lambda answer: "; ".join(answer.notes)),
+)
+
+
+def study_as_csv(answers: Sequence[Answer]) -> str:
+    """Returns one line of figures for each answer, with a header."""
+    lines = io.StringIO()
+    writer = csv.writer(lines, lineterminator="\n")
+    writer.writerow([name for name, _ in _CSV_COLUMNS])
+    for answer in answers:
+        writer.writerow([_csv_value(of(answer)) for _, of in _CSV_COLUMNS])
+    return lines.getvalue()
+
+
+def _csv_value(value: object) -> object:
+    """Returns a value that no spreadsheet takes for a formula."""
+    if not isinstance(value, str):
+        return "" if value is None else value
+    text = printable(value)
+    return f"'{text}" if text[:1] in {"=", "+", "-", "@"} else text
+
+
+def _table(answers: Sequence[Answer], shown: Sequence[tuple[str, Callable[[Answer], str]]]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("#", justify="right")
+    for name, _ in shown:
+        table.add_column(name, justify="right" if name == "context" else "left")
+    table.add_column("engine")
+    for name in ("hot", "hit rate", "tokens/s"):
+        table.add_column(name, justify="right")
+    table.add_column("bound by")
+    for name in ("VRAM", "+1 GiB"):
+        table.add_column(name, justify="right")
+    if any(answer.verdict for answer in answers):
+        table.add_column("targets")
+    for number, answer in enumerate(answers, 1):
+        speed, extra = answer.speed, answer.next_gib
+        table.add_row(
+            str(number),
+            *(printable(of(answer), limit=40) for _, of in shown),
+            answer.path.words,
+            f"{answer.hot_neurons / answer.neurons:.1%}" if answer.neurons else "",
+            "" if answer.hit_rate is None else f"{answer.hit_rate:.1%}",
+            "" if speed is None else f"{speed.tokens_per_s:.1f}",
+            "" if speed is None else _BOUND_WORDS[speed.bound],
+            f"{answer.bytes.vram / GIB:.1f} GiB",
+            "" if extra is None else f"{extra.hit_rate * 100:+.1f} %",
+            *([] if not answer.verdict else [verdict_words(answer)]),
+            style="dim" if answer.verdict == "misses" else None,
+        )
+    return table
+
+
+def verdict_words(answer: Answer) -> str:
+    """Returns `meets`, or which targets are missed."""
+    missed = [target.name for target in answer.targets if not target.met]
+    return "meets" if not missed else f"misses {', '.join(missed)}"
+
+
+def _targets(answers: Sequence[Answer]) -> str:
+    texts = []
+    for target in next(answer.targets for answer in answers if answer.targets):
+        wanted = format_bytes(int(target.wanted)) if target.name == "vram" else f"{target.wanted:g}"
+        texts.append(f"{target.name} {'at most' if target.name == 'vram' else 'at least'} {wanted}")
+    return ", ".join(texts)
+
+
+def _target_text(wanted: float, found: float | None, met: bool) -> str:
+    return f"{'met' if met else 'missed'}: wanted {wanted:g}, found {'nothing' if found is None else f'{found:g}'}"
+
+
+def _hit_rate_text(answer: Answer) -> str:
+    proof = answer.proof
+    if answer.hit_rate is None or proof is None:
+        return "none"
+    return (
+        f"{answer.hit_rate:.4%}; {proof.status}: no placement catches more than {proof.upper_bound:,.0f} of "
+        f"{proof.total:,.0f} activations, this one {proof.caught:,.0f} (relative gap {proof.relative_gap:.1e})"
+    )
+
+
+def _speed_text(answer: Answer) -> str:
+    speed = answer.speed
+    if speed is None:
+        return "not known"
+    return (
+        f"{speed.tokens_per_s:.2f} tokens/s, bound by {speed.bound.value}; of {speed.token_s * 1e3:.1f} ms a token: "
+        f"GPU {speed.gpu_s * 1e3:.1f} ({speed.gpu_read_bytes / 1e9:.2f} GB), host {speed.host_s * 1e3:.1f} "
+        f"({speed.host_read_bytes / 1e9:.2f} GB), synchronisation {speed.sync_s * 1e3:.1f}, "
+        f"transfer {speed.transfer_s * 1e3:.1f}"
+    )
+
+
+def _next_gib_text(answer: Answer) -> str:
+    extra = answer.next_gib
+    if extra is None:
+        return "not known"
+    rate = "" if extra.tokens_per_s is None else f", {extra.tokens_per_s:+.2f} tokens/s"
+    return f"{extra.hit_rate * 100:+.2f} % of all activations{rate}"
