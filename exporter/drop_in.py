@@ -215,7 +215,9 @@ def _space(arguments: argparse.Namespace) -> _Space:
         raise InputError(f"--layer: found {arguments.layer}, but {geometry.source} has {geometry.n_layer}")
     if geometry.n_ff[0] != arguments.neuron:
         raise InputError(f"--neuron: found {arguments.neuron}, but {geometry.source} has {geometry.n_ff[0]}")
-    granularity = math.lcm(arguments.batch or 1, _engine_step(geometry))
+    from planner.engine_limits import engine_granularity
+
+    granularity = math.lcm(arguments.batch or 1, engine_granularity(geometry))
     if arguments.vram_capacity is None:
         return _Space(geometry, (1,) * arguments.layer, arguments.capacity, granularity)
     return _Space(geometry, geometry.neuron_bytes, max(0, arguments.vram_capacity - _reserve_bytes()), granularity)
@@ -236,19 +238,6 @@ def _model_beside(output: Path) -> Geometry | None:
     except InputError as error:
         common.note(f"{error}; going by --capacity instead")
         return None
-
-
-def _engine_step(geometry: Geometry) -> int:
-    """Returns the step in which hot neurons must come for the engine's kernels to compute all of them."""
-    from planner.engine_limits import neuron_step
-
-    return math.lcm(
-        *(neuron_step(matrix.type_name) for layer in geometry.ffn for matrix in layer if _is_down(matrix.name))
-    )
-
-
-def _is_down(name: str) -> bool:
-    return ".ffn_down" in name
 
 
 def _reserve_bytes() -> int:
