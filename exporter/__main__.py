@@ -5,20 +5,27 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from exporter.commands import convert, demo, diff, doctor, engine, export, inspect, profile, verify
-from planner.cli import build_parser, run_command
-from planner.commands import devices, plan
+from planner.interrupt import interruptible
 
 DESCRIPTION = """\
 Decide which neurons of a large language model live on the GPU, and write that
 decision in the form the PowerInfer engine loads."""
-# In the order in which a newcomer needs them.
-COMMANDS = (demo, devices, plan, export, inspect, verify, diff, convert, profile, doctor, engine)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the `hotsplit` command line and returns its exit code (see `planner.cli`)."""
-    return run_command(build_parser("hotsplit", DESCRIPTION, COMMANDS), arguments)
+    return interruptible(lambda: _run(arguments))
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    # Imported here so that Ctrl-C is answered while they load, too.
+    from exporter.commands import convert, demo, diff, doctor, engine, export, inspect, profile, verify
+    from planner.cli import build_parser, run_command
+    from planner.commands import devices, plan
+
+    # In the order in which a newcomer needs them.
+    commands = (demo, devices, plan, export, inspect, verify, diff, convert, profile, doctor, engine)
+    return run_command(build_parser("hotsplit", DESCRIPTION, commands), arguments)
 
 
 if __name__ == "__main__":

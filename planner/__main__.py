@@ -5,16 +5,22 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from planner.cli import build_parser, run_command
-from planner.commands import devices, plan
+from planner.interrupt import interruptible
 
 DESCRIPTION = "Decide how many neurons of each FFN layer live on the GPU."
-COMMANDS = (devices, plan)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the planner's command line and returns its exit code (see `planner.cli`)."""
-    return run_command(build_parser("python -m planner", DESCRIPTION, COMMANDS), arguments)
+    return interruptible(lambda: _run(arguments))
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    # Imported here so that Ctrl-C is answered while they load, too.
+    from planner.cli import build_parser, run_command
+    from planner.commands import devices, plan
+
+    return run_command(build_parser("python -m planner", DESCRIPTION, (devices, plan)), arguments)
 
 
 if __name__ == "__main__":

@@ -6,17 +6,30 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import os
 import sys
 from collections.abc import Sequence
 from types import ModuleType
+from typing import NoReturn
 
 from planner import __version__
 from planner.errors import HotsplitError
-from planner.text import printable
+from planner.interrupt import INTERRUPTED, complain_of_interruption, interruptible
+from planner.text import LONGEST_LINE, printable
 
-INTERRUPTED = 130
+__all__ = ["BAD_INPUT", "INTERRUPTED", "Parser", "build_parser", "run_command"]
+
 BAD_INPUT = 2
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose complaints are safe to print, whatever the options hold."""
+
+    def error(self, message: str) -> NoReturn:
+        """Ends with exit code 2 and one line."""
+        super().error(printable(message, limit=LONGEST_LINE))
 
 
 def build_parser(prog: str, description: str, commands: Sequence[ModuleType]) -> argparse.ArgumentParser:
@@ -27,7 +40,7 @@ def build_parser(prog: str, description: str, commands: Sequence[ModuleType]) ->
         description: the first lines of `--help`.
         commands: modules with `add_parser(subparsers)`, which sets `run` as a default.
     """
-    parser = argparse.ArgumentParser(prog=prog, description=description, allow_abbrev=False)
+    parser = Parser(prog=prog, description=description, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"hotsplit {__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
     for command in commands:
@@ -40,29 +53,52 @@ def run_command(parser: argparse.ArgumentParser, arguments: Sequence[str] | None
 
     Whatever a user can do something about ends here as one line on standard error for each fault, made safe to print.
     """
-    chosen = parser.parse_args(arguments)
+    _let_all_characters_through()
+    return interruptible(lambda: _run(parser, arguments))
+
+
+def _run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> int:
     try:
+        chosen = parser.parse_args(arguments)
         exit_code: int = chosen.run(chosen)
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except HotsplitError as error:
         for line in str(error).splitlines():
             _complain(line)
         return error.exit_code
     except BrokenPipeError:
-        # The reader (`head`, a pager) has what it wanted. Python would complain once more when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader (`head`, a pager) has what it wanted.
+        _drop_output()
         return 0
     except OSError as error:
         _complain(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+        _drop_output()
         return BAD_INPUT
     except MemoryError:
         _complain("out of memory; close other programs or use a machine with more")
         return BAD_INPUT
     except KeyboardInterrupt:
-        _complain("interrupted; nothing was written")
+        complain_of_interruption()
         return INTERRUPTED
     return exit_code
 
 
+def _let_all_characters_through() -> None:
+    """Lets characters that the terminal's encoding lacks come out as escapes instead of ending the program."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _drop_output() -> None:
+    """Throws away what cannot be written, or Python would complain once more when it flushes at exit."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with contextlib.suppress(OSError, io.UnsupportedOperation):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _complain(line: str) -> None:
-    print(f"hotsplit: error: {printable(line)}", file=sys.stderr)
+    print(f"hotsplit: error: {printable(line, limit=LONGEST_LINE)}", file=sys.stderr)

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import argparse
 import errno
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -60,7 +62,7 @@ def test_the_answer_of_a_command_is_the_exit_code(exit_code: int) -> None:
         ),
         (OSError("odd"), 2, "hotsplit: error: odd\n"),
         (MemoryError(), 2, "hotsplit: error: out of memory; close other programs or use a machine with more\n"),
-        (KeyboardInterrupt(), 130, "hotsplit: error: interrupted; nothing was written\n"),
+        (KeyboardInterrupt(), 130, "hotsplit: error: interrupted; no file is left half-written\n"),
         (InputError("name \x1b[2J"), 2, "hotsplit: error: name \\x1b[2J\n"),
     ],
 )
@@ -137,14 +139,13 @@ finally:
     subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
 
 
-def test_a_reader_that_stops_early_is_no_error() -> None:
-    script = """
+PRINTING = """
 import sys
 from planner.cli import build_parser, run_command
 from types import ModuleType
 
 def run(arguments):
-    for _ in range(100_000):
+    for _ in range(int(sys.argv[1])):
         print("a line of some length, again and again")
     return 0
 
@@ -152,8 +153,11 @@ act = ModuleType("act")
 act.add_parser = lambda subparsers: subparsers.add_parser("act").set_defaults(run=run)
 sys.exit(run_command(build_parser("hotsplit", "", [act]), ["act"]))
 """
+
+
+def test_a_reader_that_stops_early_is_no_error() -> None:
     with subprocess.Popen(
-        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", PRINTING, "100000"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as writer:
         assert writer.stdout is not None
         assert writer.stderr is not None
@@ -161,3 +165,60 @@ sys.exit(run_command(build_parser("hotsplit", "", [act]), ["act"]))
         writer.stdout.close()
         assert writer.stderr.read() == ""
         assert writer.wait() == 0
+
+
+def test_a_usage_error_cannot_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        run(lambda _: 0, "\x1b[2J\n\u202egpj")
+    assert caught.value.code == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == "hotsplit: error: unrecognized arguments: \\x1b[2J\\n\\u202egpj"
+
+
+def test_a_name_of_many_kilobytes_makes_no_line_of_many_kilobytes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(failing(InputError("x" * 70_000))) == 2
+    assert len(capsys.readouterr().err) < 4100
+
+
+ASCII_ONLY = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "LC_ALL": "C"}
+
+
+def test_characters_that_the_terminal_lacks_come_out_as_escapes(tmp_path: Path) -> None:
+    script = """
+import sys
+from planner.cli import build_parser, run_command
+from planner.commands import common
+from types import ModuleType
+
+def run(arguments):
+    from rich.table import Table
+    table = Table("größe")
+    table.add_row("…×")
+    common.console().print(table)
+    common.say("modèle …")
+    common.note("modèle …")
+    common.print_json({"modèle": "\\udcff\\x9b\\x7f"})
+    return 0
+
+act = ModuleType("act")
+act.add_parser = lambda subparsers: subparsers.add_parser("act").set_defaults(run=run)
+sys.exit(run_command(build_parser("hotsplit", "", [act]), ["act"]))
+"""
+    (tmp_path / "act.py").write_text(script, encoding="utf-8")
+    done = subprocess.run([sys.executable, str(tmp_path / "act.py")], capture_output=True, env=ASCII_ONLY, check=False)
+    assert done.returncode == 0, done.stderr
+    assert b"mod\\xe8le \\u2026" in done.stdout
+    assert done.stderr == b"hotsplit: note: mod\\xe8le \\u2026\n"
+    assert json.loads(done.stdout[done.stdout.index(b"{") :]) == {"modèle": "\udcff\x9b\x7f"}
+    assert b"\x7f" not in done.stdout
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+@pytest.mark.parametrize("lines", [1, 100_000])
+def test_an_answer_that_cannot_be_printed_is_one_line(lines: int) -> None:
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", PRINTING, str(lines)], stdout=full, stderr=subprocess.PIPE, check=False
+        )
+    assert done.returncode == 2
+    assert done.stderr == b"hotsplit: error: [Errno 28] No space left on device\n"

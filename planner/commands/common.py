@@ -7,10 +7,11 @@ import json
 import math
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from planner.errors import InputError
-from planner.text import printable
+from planner.text import LONGEST_LINE, printable
 from planner.units import parse_size
 
 if TYPE_CHECKING:
@@ -55,14 +56,25 @@ natural_option = option(natural)
 positive_option = option(positive)
 
 
+def keep_inputs(output: Path, *inputs: Path | None) -> None:
+    """Refuses to write over what the answer is made from.
+
+    Raises:
+        InputError: `output` is one of `inputs`.
+    """
+    for path in inputs:
+        if path is not None and output.exists() and path.exists() and output.samefile(path):
+            raise InputError(f"{output}: is {path}, which is read; name another file to write")
+
+
 def note(text: str) -> None:
     """Prints one line that a user should know and a script should not read (standard error)."""
-    print(f"hotsplit: note: {printable(text)}", file=sys.stderr)
+    print(f"hotsplit: note: {printable(text, limit=LONGEST_LINE)}", file=sys.stderr)
 
 
 def say(text: str) -> None:
     """Prints one line of the answer, made safe to show, on standard output."""
-    print(printable(text))
+    print(printable(text, limit=LONGEST_LINE))
 
 
 def print_json(value: Any) -> None:
@@ -70,7 +82,9 @@ def print_json(value: Any) -> None:
 
     It is ASCII, so that no terminal, locale or file name that is no valid text can stand in its way.
     """
-    json.dump(value, sys.stdout, indent=2)
+    for piece in json.JSONEncoder(indent=2).iterencode(value):
+        # Of what steers terminals, JSON in ASCII lets through DEL alone.
+        sys.stdout.write(piece.replace("\x7f", r"\u007f"))
     print()
 
 

@@ -1,0 +1,105 @@
+"""Ctrl-C ends a command within about a second, wherever it is, with exit code 130 and no traceback.
+
+Python notes the signal at once but raises `KeyboardInterrupt` only when it runs Python code again, and HiGHS does not
+come back before it has solved; and an import that is interrupted in a library's C code may end in an error of the
+library's own. Both are seen to here.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from types import FrameType
+
+INTERRUPTED = 130
+# Long enough for any Python code to notice, short enough for someone who waits.
+_MOST_WAIT_S = 1.0
+
+
+def interruptible(run: Callable[[], int]) -> int:
+    """Returns the exit code of `run`, or 130 when Ctrl-C came.
+
+    Away from the main thread, or where somebody else handles or ignores SIGINT, `run` is only called.
+    """
+    if (
+        threading.current_thread() is not threading.main_thread()
+        or signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+    ):
+        return run()
+    watch = _Watch()
+    try:
+        exit_code = run()
+    except BaseException:
+        if not watch.interrupted:
+            raise
+        complain_of_interruption()
+        return INTERRUPTED
+    finally:
+        watch.close()
+    # An interrupted import that a library reports as missing is no answer to the user's question.
+    return INTERRUPTED if watch.interrupted and exit_code else exit_code
+
+
+def complain_of_interruption() -> None:
+    """Says on standard error what happened, and what need not be feared."""
+    if sys.stderr is not None:
+        sys.stderr.write("hotsplit: error: interrupted; no file is left half-written\n")
+
+
+class _Watch:
+    """Raises `KeyboardInterrupt` as Python does, and ends the process when that does not get through."""
+
+    def __init__(self) -> None:
+        self.interrupted = False
+        self._noticed = threading.Event()
+        self._reader, self._writer, self._close = _wakeup_pair()
+        self._former_writer = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+        signal.signal(signal.SIGINT, self._notice)
+        threading.Thread(target=self._wait, name="interrupt", daemon=True).start()
+
+    def close(self) -> None:
+        """Leaves Ctrl-C to Python again; after an interruption it is ignored while the process ends."""
+        signal.signal(signal.SIGINT, signal.SIG_IGN if self.interrupted else signal.default_int_handler)
+        signal.set_wakeup_fd(self._former_writer)
+        self._close()
+
+    def _notice(self, _number: int, _frame: FrameType | None) -> None:
+        self.interrupted = True
+        self._noticed.set()
+        raise KeyboardInterrupt
+
+    def _wait(self) -> None:
+        """Runs in a thread of its own: waits for signals, which Python's C code writes as bytes at once."""
+        while received := self._reader():
+            if signal.SIGINT not in received:
+                continue
+            if not self._noticed.wait(_MOST_WAIT_S):
+                from planner.files import remove_staged
+
+                remove_staged()
+                complain_of_interruption()
+                os._exit(INTERRUPTED)
+            self._noticed.clear()
+
+
+def _wakeup_pair() -> tuple[Callable[[], bytes], int, Callable[[], None]]:
+    """Returns a function that waits for bytes, what to write them to, and a function that ends it."""
+    if sys.platform == "win32":  # where signals are written to sockets only
+        import socket
+
+        receiver, sender = socket.socketpair()
+        sender.setblocking(False)
+        return (lambda: receiver.recv(64)), sender.fileno(), sender.close
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+
+    def read() -> bytes:
+        received = os.read(reader, 64)
+        if not received:
+            os.close(reader)
+        return received
+
+    return read, writer, (lambda: os.close(writer))
