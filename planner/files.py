@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import secrets
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+
+from planner.errors import InputError
 
 try:
     import fcntl
@@ -15,6 +18,10 @@ except ImportError:  # Windows has no advisory locks of this kind; leftovers are
     fcntl = None  # type: ignore[assignment]
 
 _STAGED_SUFFIX = ".hotsplit-partial"
+# Most file systems end names at 255 bytes, and a staged file's is longer than its target's.
+_LONGEST_NAME_BYTES = 200
+
+_staged_paths: set[Path] = set()
 
 
 @contextlib.contextmanager
@@ -29,11 +36,14 @@ def staged(path: Path) -> Iterator[Path]:
     bits are kept.
 
     Raises:
+        InputError: `path` is a folder, a device or anything else that a file must not take the place of.
         OSError: the folder is missing or read-only, the disk is full, and so on.
     """
     target = Path(os.path.realpath(path))
+    _check_replaceable(path, target)
     _remove_leftovers(target)
     staged_path, descriptor = _create_locked(target)
+    _staged_paths.add(staged_path)
     try:
         yield staged_path
         with contextlib.suppress(FileNotFoundError):
@@ -48,9 +58,17 @@ def staged(path: Path) -> Iterator[Path]:
             staged_path.unlink()
         raise
     finally:
+        _staged_paths.discard(staged_path)
         if descriptor >= 0:
             os.close(descriptor)
     _sync_folder(target.parent)
+
+
+def remove_staged() -> None:
+    """Removes the staged files of this process, for one that must end without unwinding."""
+    for staged_path in tuple(_staged_paths):
+        with contextlib.suppress(OSError):
+            staged_path.unlink()
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -63,16 +81,35 @@ def write_whole(path: Path, content: bytes) -> None:
         staged_path.write_bytes(content)
 
 
+def _check_replaceable(path: Path, target: Path) -> None:
+    """Refuses to put a file in the place of `/dev/null`, a pipe or a folder."""
+    try:
+        mode = target.stat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISREG(mode):
+        kind = "a folder" if stat.S_ISDIR(mode) else "not a regular file"
+        raise InputError(f"{path}: is {kind}; name a file to write, one that may be replaced")
+
+
+def _staged_prefix(target: Path) -> str:
+    name = os.fsencode(target.name)
+    if len(name) > _LONGEST_NAME_BYTES:
+        return f".{hashlib.sha256(name).hexdigest()[:32]}."
+    return f".{target.name}."
+
+
 def _create_locked(target: Path) -> tuple[Path, int]:
     """Creates a staged file that is marked as in use by a living process; the lock ends with the process."""
     while True:
-        staged_path = target.with_name(f".{target.name}.{secrets.token_hex(6)}{_STAGED_SUFFIX}")
+        staged_path = target.with_name(f"{_staged_prefix(target)}{secrets.token_hex(6)}{_STAGED_SUFFIX}")
         descriptor = os.open(staged_path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
         if fcntl is None:
             return staged_path, descriptor
+        # Another run may have taken the file for a leftover between its creation and the lock. It holds the lock until
+        # the file is gone, so waiting for it tells.
         with contextlib.suppress(OSError):  # some network file systems have no locks
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # Another run may have taken the file for a leftover between its creation and the lock.
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
         if os.fstat(descriptor).st_nlink:
             return staged_path, descriptor
         os.close(descriptor)
@@ -83,13 +120,24 @@ def _remove_leftovers(target: Path) -> None:
     if fcntl is None:
         return
     with contextlib.suppress(OSError):
-        prefix = f".{target.name}."
+        prefix = _staged_prefix(target)
         for entry in os.scandir(target.parent):
             if not (entry.name.startswith(prefix) and entry.name.endswith(_STAGED_SUFFIX)):
                 continue
-            with contextlib.suppress(OSError), open(entry.path, "rb") as leftover:
-                fcntl.flock(leftover, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                os.unlink(entry.path)
+            # A pipe or a link of such a name is nobody's leftover, and opening a pipe would wait for ever.
+            if not entry.is_file(follow_symlinks=False):
+                continue
+            with contextlib.suppress(OSError):
+                _remove_unlocked(entry.path)
+
+
+def _remove_unlocked(leftover: str) -> None:
+    descriptor = os.open(leftover, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.unlink(leftover)
+    finally:
+        os.close(descriptor)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -22,7 +22,8 @@ from planner.files import write_whole
 FORMAT = "hotsplit.plan"
 VERSION = 1
 
-_MOST_FILE_BYTES = 256 << 20
+# The plan of 128 layers of 512 experts has 4 MB; JSON of nothing but empty lists takes 45 times its size in memory.
+_MOST_FILE_BYTES = 8 << 20
 _MOST_BYTES = 1 << 63
 # The objective is a sum of up to tens of millions of float64 terms, printed and read back.
 _FLOAT_TOLERANCE = 1e-9
@@ -244,7 +245,9 @@ def write_plan(plan: Plan, path: Path) -> None:
     Raises:
         OSError: the file cannot be written.
     """
-    write_whole(path, (json.dumps(plan.to_dict(), indent=2, ensure_ascii=False) + "\n").encode())
+    text = json.dumps(plan.to_dict(), indent=2, ensure_ascii=False) + "\n"
+    # A file name that is not UTF-8 holds lone surrogates; Python's escape for them is also JSON's.
+    write_whole(path, text.encode("utf-8", "backslashreplace"))
 
 
 def _solver_contradictions(solver: SolverReport) -> Iterator[str]:
@@ -278,6 +281,9 @@ class _Reader:
 
     def text(self, key: str) -> str:
         return self._read(key, "a string", lambda value: value if isinstance(value, str) else None, "")
+
+    def path(self, key: str) -> str:
+        return self._read(key, "a file's path", _file_path, "")
 
     def optional_text(self, key: str) -> str | None:
         return None if self._values.get(key) is None else self.text(key)
@@ -313,7 +319,7 @@ class _Reader:
 
 def _read_model(read: _Reader) -> PlannedModel:
     return PlannedModel(
-        path=read.text("path"),
+        path=read.path("path"),
         architecture=read.text("architecture"),
         fingerprint=read.text("fingerprint"),
         n_layer=read.integer("n_layer"),
@@ -324,7 +330,7 @@ def _read_model(read: _Reader) -> PlannedModel:
 
 
 def _read_activations(read: _Reader) -> PlannedActivations:
-    return PlannedActivations(path=read.text("path"), fingerprint=read.text("fingerprint"))
+    return PlannedActivations(path=read.path("path"), fingerprint=read.text("fingerprint"))
 
 
 def _read_budget(read: _Reader) -> PlannedBudget:
@@ -347,6 +353,17 @@ def _read_solver(read: _Reader) -> SolverReport:
         upper_bound=read.number("upper_bound"),
         relative_gap=read.number("relative_gap"),
     )
+
+
+def _file_path(value: Any) -> str | None:
+    """Returns a path that the system's calls take: without NUL, and with no surrogate but those for bytes."""
+    if not isinstance(value, str) or "\0" in value:
+        return None
+    try:
+        os.fsencode(value)
+    except UnicodeEncodeError:
+        return None
+    return value
 
 
 def _natural(value: Any) -> int | None:

@@ -7,11 +7,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from planner.files import staged, write_whole
+from planner.errors import InputError
+from planner.files import remove_staged, staged, write_whole
 
 LINUX_ONLY = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux signals, limits and locks")
 
@@ -143,3 +146,70 @@ def test_killed_writers_leave_one_whole_file_and_nothing_that_stays(tmp_path: Pa
         assert len(set(content)) == 1
     write_whole(target, b"done")
     assert names(tmp_path) == ["out"]
+
+
+def test_a_device_a_pipe_and_a_folder_are_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(InputError) as caught:
+        write_whole(tmp_path / "folder", b"new")
+    assert str(caught.value) == f"{tmp_path / 'folder'}: is a folder; name a file to write, one that may be replaced"
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "pipe")
+        for path in (tmp_path / "pipe", Path(os.devnull)):
+            with pytest.raises(InputError) as caught:
+                write_whole(path, b"new")
+            assert str(caught.value) == f"{path}: is not a regular file; name a file to write, one that may be replaced"
+        assert not Path(os.devnull).is_file()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_what_only_has_the_name_of_a_leftover_is_neither_opened_nor_removed(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / ".out.0123456789ab.hotsplit-partial")
+    (tmp_path / ".out.ba9876543210.hotsplit-partial").symlink_to("elsewhere")
+    (tmp_path / "elsewhere").write_bytes(b"kept")
+    write_whole(tmp_path / "out", b"new")
+    assert len(names(tmp_path)) == 4
+    assert (tmp_path / "elsewhere").read_bytes() == b"kept"
+
+
+@LINUX_ONLY
+def test_a_name_as_long_as_names_can_be(tmp_path: Path) -> None:
+    for name in ("x" * 255, "ä" * 127):
+        target = tmp_path / name
+        with pytest.raises(RuntimeError), staged(target) as left_behind:
+            leftover = left_behind.with_name(left_behind.name)
+            raise RuntimeError
+        leftover.write_bytes(b"of a dead run")
+        write_whole(target, b"new")
+        assert target.read_bytes() == b"new"
+        assert names(tmp_path) == [name]
+        target.unlink()
+
+
+def test_bytes_are_on_disk_before_they_have_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def recorded(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def record(*arguments: Any) -> Any:
+            where = [os.fstat(one).st_ino if isinstance(one, int) else Path(one).name for one in arguments]
+            calls.append((name, *where))
+            return call(*arguments)
+
+        return record
+
+    monkeypatch.setattr(os, "fsync", recorded("fsync", os.fsync))
+    monkeypatch.setattr(os, "replace", recorded("replace", os.replace))
+    with staged(tmp_path / "out") as staged_path:
+        staged_path.write_bytes(b"new")
+    written, folder = (tmp_path / "out").stat().st_ino, tmp_path.stat().st_ino
+    expected = [("fsync", written), ("replace", staged_path.name, "out"), ("fsync", folder)]
+    assert calls == (expected if os.name == "posix" else expected[:2])
+
+
+def test_staged_files_can_be_given_up_from_outside(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), staged(tmp_path / "out") as staged_path:
+        staged_path.write_bytes(b"half")
+        remove_staged()
+        assert names(tmp_path) == []
+    remove_staged()
+    assert names(tmp_path) == []

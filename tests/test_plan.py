@@ -130,7 +130,7 @@ def test_keys_of_other_programs_are_left_unread() -> None:
             f"p.json: vram_required_bytes: found {10**30}, expected a whole number, 0 or more",
         ),
         (changed("model", "x"), 'p.json: model: found "x", expected an object'),
-        (changed("model.path", 3), "p.json: model.path: found 3, expected a string"),
+        (changed("model.path", 3), "p.json: model.path: found 3, expected a file's path"),
         (changed("budget.gpu_uuid", 3), "p.json: budget.gpu_uuid: found 3, expected a string"),
         (changed("solver.objective", "a"), 'p.json: solver.objective: found "a", expected a number, 0 or more'),
         (changed("hit_rate", {}), "p.json: hit_rate: found an object, expected a number, 0 or more"),
@@ -168,7 +168,7 @@ def test_several_faults_are_reported_together() -> None:
     del document["solved_list"]
     assert faults(document) == [
         "p.json: solved_list: missing, expected a list of whole numbers, 0 or more",
-        "p.json: model.path: found 3, expected a string",
+        "p.json: model.path: found 3, expected a file's path",
     ]
 
 

@@ -43,6 +43,8 @@ def run(arguments: argparse.Namespace) -> int:
     from planner.plan import write_plan
     from planner.planning import make_plan
 
+    if arguments.output is not None:
+        common.keep_inputs(arguments.output, arguments.model)
     planning = make_plan(placement.request_from(arguments))
     placement.note_all(planning)
     if arguments.output is not None:
