@@ -1,30 +1,51 @@
-"""Whether an index that is already there may be replaced without asking."""
+"""Whether a file that is already there may be replaced without asking."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from exporter.index_file import IndexFile
-from exporter.index_format import MARKS
+from exporter.index_format import ARCHITECTURE, MARKS
 from exporter.verify import verify_index
 from planner.errors import InputError
 
+# What the engine and Hotsplit call an index: a name that says what the file is good for.
+_INDEX_ENDING = ".gpuidx"
+# Where the architecture stands in an index, with room for keys before it.
+_HEAD_BYTES = 4096
+# An index that was cut off before it could say what it is.
+_LEAST_HEADER_BYTES = 128
 
-def is_foreign_index(path: Path) -> bool:
-    """Returns whether `path` is a sound index that does not say Hotsplit wrote it: somebody may want to keep it.
 
-    What says so is a mark (`exporter.index_format.MARKS`), which the index of a plan that knows its model or statistics
-    carries. A file that is no index, or a broken one, is of no use to anybody: the engine refuses it or worse.
+def objection_to_replacing(path: Path) -> str | None:
+    """Returns why somebody may want to keep the file `path`; None when it may be replaced, or is not there.
+
+    A sound index stays that does not say Hotsplit wrote it. (What says so is a mark, `exporter.index_format.MARKS`,
+    which the index of a plan that knows its model or statistics carries.) A broken index is of no use to anybody: the
+    engine refuses it or worse. A file that is no index, such as the model itself, stays unless its own name, behind any
+    link, ends in `.gpuidx`: a downloaded folder could hold a link to anything.
 
     Raises:
         OSError: the file is there and cannot be read.
     """
     if not path.exists():
-        return False
+        return "a link to a file that is not there" if path.is_symlink() else None
+    if not path.resolve().name.endswith(_INDEX_ENDING) and not _begins_like_an_index(path):
+        return "a file that is not a GPU index"
     try:
         with IndexFile(path) as index:
             if any(mark in index.marks for mark in MARKS):
-                return False
+                return None
     except InputError:
-        return False
-    return not verify_index(path)
+        return None
+    return None if verify_index(path) else "a sound index that Hotsplit did not mark as its own"
+
+
+def _begins_like_an_index(path: Path) -> bool:
+    if not path.is_file():
+        return True  # to be refused as what it is when it is written
+    with open(path, "rb") as file:
+        head = file.read(_HEAD_BYTES)
+    if head[:4] not in (b"PWRI", b"GGUF"):
+        return not head
+    return ARCHITECTURE.encode() in head or len(head) < _LEAST_HEADER_BYTES

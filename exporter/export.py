@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from exporter.agreement import disagreements
-from exporter.existing import is_foreign_index
+from exporter.existing import objection_to_replacing
 from exporter.index_format import MARK_ACTIVATIONS, MARK_MODEL, IndexedLayer
 from exporter.pwri import add_layer, fill_index
 from exporter.select import Selector, select_hottest
@@ -114,13 +114,13 @@ def export_plan(
         output: the index to write, whole or not at all.
         geometry: the model, where it is at hand, to check the plan against.
         device: where to select (`select_hottest`); the file is the same for all.
-        force: replace an index even when Hotsplit did not write it.
+        force: replace any file (see `exporter.existing`).
         note: called with one line when a GPU failed and the CPU did its work.
         where: the plan's name, for messages.
 
     Raises:
         FaultsError: plan, statistics and model contradict each other; one line for each contradiction.
-        InputError: `output` holds somebody else's sound index, and `force` is off; or no such device.
+        InputError: `output` is a file that somebody may want to keep, and `force` is off; or no such device.
         OSError: the file cannot be written.
     """
     if lines := disagreements(plan, statistics=statistics, geometry=geometry, where=where):
@@ -170,15 +170,12 @@ def _of_experts(counts: tuple[int, ...], statistics: Statistics) -> tuple[int, .
 
 @contextlib.contextmanager
 def _replacing(output: Path, *, force: bool) -> Iterator[Path]:
-    """As `staged`, but leaves somebody else's sound index alone unless told, or unless it would stay as it is."""
-    is_foreign = not force and is_foreign_index(output)
+    """As `staged`, but leaves what somebody may want to keep unless told, or unless it would stay as it is."""
+    objection = None if force else objection_to_replacing(output)
     with staged(output) as staged_path:
         yield staged_path
-        if is_foreign and not filecmp.cmp(staged_path, output, shallow=False):
-            raise InputError(
-                f"{output}: a sound index that Hotsplit did not mark as its own; "
-                "it stays as it is, use --force to replace it"
-            )
+        if objection and not (output.exists() and filecmp.cmp(staged_path, output, shallow=False)):
+            raise InputError(f"{output}: {objection}; it stays as it is, use --force to replace it")
 
 
 def _marks(plan: Plan) -> dict[str, str]:

@@ -63,6 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     plan, statistics, geometry, model = _gather(arguments)
     output = arguments.output or _beside(model)
+    common.keep_inputs(output, model, arguments.plan)
     export_plan(
         plan,
         statistics,
@@ -139,6 +140,8 @@ def _beside(model: Path | None) -> Path:
     """Returns the name under which the engine looks for the index of `model` (`llama.cpp` 3090)."""
     if model is None:
         raise InputError("the plan names no model, so say where the index goes with --output FILE")
+    if not model.exists():
+        raise InputError(f"{model}: the plan's model is not here, so say where the index goes with --output FILE")
     return model.with_name(model.name + _INDEX_SUFFIX)
 
 
