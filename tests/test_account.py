@@ -23,7 +23,7 @@ _NOTHING = ReserveOptions(total_bytes=0)
 
 
 def _engine(geometry: Geometry, budget_bytes: int, context: int, cell_bytes: int) -> tuple[list[str], list[int], int]:
-    """Returns names placed, halves charged and V (0 when the dense part is not whole): llama.cpp 3048-3079, 3392-3420."""
+    """Returns names placed, halves charged, and V (0 when the dense part is not whole); 3048-3079, 3392-3420."""
     left, placed, offloaded_layers, complete = budget_bytes, [], 0, True
     for tensor in geometry.dense:
         if left < tensor.n_bytes:

@@ -11,7 +11,7 @@ from planner.units import format_bytes
 if TYPE_CHECKING:
     from rich.console import Console
 
-_SIGNS = {"start": "", "minus": "−", "equals": "="}
+_SIGNS = {"start": "", "minus": "-", "equals": "="}
 
 
 def print_bill(account: Account, console: Console) -> None:

@@ -1,0 +1,82 @@
+"""The bill as people see it."""
+
+from __future__ import annotations
+
+import io
+import re
+from typing import TYPE_CHECKING
+
+from planner.account import Account, account_for
+from planner.budget import automatic_budget, stated_budget
+from planner.dimensions import Dimensions
+from planner.geometry import geometry_from_dimensions
+from planner.report.bill import print_bill, sentences
+from planner.units import GIB, MIB
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_7B = geometry_from_dimensions(Dimensions("llama", 32, 4096, 11008, 32, 32000))
+
+
+def _console(out: io.StringIO, width: int = 200) -> Console:
+    from rich.console import Console
+
+    return Console(file=out, width=width, color_system=None)
+
+
+def _printed(account: Account) -> str:
+    out = io.StringIO()
+    print_bill(account, _console(out))
+    return out.getvalue()
+
+
+def _rows(text: str) -> list[list[str]]:
+    """Returns the words of each row of the table, columns being two spaces apart or more."""
+    lines = text.splitlines()
+    heading = next(number for number, line in enumerate(lines) if line.split()[:2] == ["item", "bytes"])
+    rows = [line for line in lines[heading + 1 :] if line.strip(" ─")]
+    return [re.split(r" {2,}", line.strip()) for line in rows]
+
+
+def test_every_line_shows_what_it_takes_and_what_it_leaves() -> None:
+    account = account_for(_7B, automatic_budget(12 * GIB, total_bytes=16 * GIB, context_bytes=GIB, gpu_name="A card"))
+    rows = _rows(_printed(account))[: len(account.lines)]
+    assert rows[0] == ["A card, total", "17,179,869,184", "16.00 GiB", "16.00 GiB", "NVML"]
+    assert rows[3] == ["-", "CUDA context", "1,073,741,824", "1.00 GiB", "11.00 GiB", "largest figure seen on any GPU"]
+    assert rows[5][:5] == ["=", "Budget of the engine", f"{12 * GIB - GIB - 256 * MIB:,}", "10.75 GiB", "10.75 GiB"]
+    margin = next(row for row in rows if row[:2] == ["+", "Free outside the budget"])
+    assert margin[2:4] == ["268,435,456", "256.0 MiB"]
+    assert rows[-1][:3] == ["=", "For neurons", f"{account.ffn_bytes:,}"]
+
+
+def test_a_gpus_name_cannot_move_the_cursor() -> None:
+    account = account_for(_7B, automatic_budget(12 * GIB, total_bytes=16 * GIB, gpu_name="\x1b[2Jcard"))
+    printed = _printed(account)
+    assert "\x1b" not in printed
+    assert r"\x1b[2Jcard, total" in printed
+
+
+def test_what_the_engine_will_do_in_sentences() -> None:
+    assert sentences(account_for(_7B, stated_budget(40 * GIB))) == ("The engine will have everything on the GPU.",)
+    assert sentences(account_for(_7B, stated_budget(8 * GIB))) == (
+        "The engine will have hot neurons on the GPU, the rest on the host.",
+    )
+    one_half = stated_budget(_7B.dense_bytes + 128 * MIB)
+    assert sentences(account_for(_7B, one_half)) == (
+        "The engine will have the dense part on the GPU, every neuron on the host.",
+        "The K half of the KV cache stays in host memory.",
+    )
+    assert sentences(account_for(_7B, stated_budget(_7B.dense_bytes - 300 * MIB))) == (
+        "The engine will have a piece of the dense part on the GPU, every neuron on the host.",
+        "The dense part needs 314,572,800 bytes (300.0 MiB) more; until it is whole the engine gives neurons nothing.",
+        "The KV cache stays in host memory.",
+    )
+
+
+def test_a_wrapped_budget_is_explained() -> None:
+    said = sentences(account_for(_7B, automatic_budget(0)))
+    assert said[-1] == (
+        "Less than 256 MiB would be free: the engine's own subtraction wraps around there, and it would run out of "
+        "memory. Free VRAM, or give --vram-budget."
+    )
