@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from planner.architectures import Level
 from planner.errors import InputError
-from planner.geometry import Geometry
+from planner.geometry import DenseTensor, Geometry
 from planner.ggml_types import TYPES_BY_NAME
 from planner.units import MIB
 
@@ -103,6 +103,8 @@ class Reserve:
         self._options = options or ReserveOptions()
         self._context = context or geometry.context_train or 0
         self._tokens = min(self._context, batch)
+        # The account asks for the reserve of many sizes; which matrices there are does not depend on them.
+        self._kinds = _kinds_of(geometry)
         self._uncharged_kv_bytes = uncharged_kv_bytes
         # A row of an FFN matrix has n_embd numbers in whatever layer it is.
         self._row_padding_bytes = max(
@@ -209,7 +211,7 @@ class Reserve:
             ReserveItem(
                 "work_buffers",
                 "Work buffers while a prompt is read",
-                _work_buffer_bytes(geometry, tokens, self._context, most_rows),
+                _work_buffer_bytes(geometry, self._kinds, tokens, self._context, most_rows),
                 f"cuBLAS copies for {tokens} tokens, pool with 5 % look-ahead (6390-6442)",
             ),
             ReserveItem(
@@ -279,7 +281,16 @@ def _scratch_bytes(geometry: Geometry, tokens: int, context: int, *, split: bool
     return 4 * tokens * per_token + _ALLOCATOR_HOLES_BYTES
 
 
-def _work_buffer_bytes(geometry: Geometry, tokens: int, context: int, most_rows: int) -> int:
+def _kinds_of(geometry: Geometry) -> tuple[DenseTensor, ...]:
+    """Returns one matrix of each kind of the dense part, that of the last layer."""
+    matrices = [tensor for tensor in geometry.dense if len(tensor.shape) > 1]
+    named = {t.name.split(".", 2)[-1] if t.layer is not None else t.name: t for t in matrices}
+    return tuple(named.values())
+
+
+def _work_buffer_bytes(
+    geometry: Geometry, kinds: tuple[DenseTensor, ...], tokens: int, context: int, most_rows: int
+) -> int:
     """Returns the size to which the engine's buffer pool grows while one prompt of `tokens` is read.
 
     Replays the pool's rule (best fit, else a new buffer with 5 % look-ahead, nothing freed: 6390-6442) over the
@@ -289,10 +300,9 @@ def _work_buffer_bytes(geometry: Geometry, tokens: int, context: int, most_rows:
         return 0
     pool = _Pool()
     n_embd, n_ff = geometry.n_embd, max(geometry.n_ff)
-    dense = {t.name.split(".", 2)[-1] if t.layer is not None else t.name: t for t in geometry.dense if len(t.shape) > 1}
-    attention = [t for t in dense.values() if t.level is Level.ATTENTION]
-    predictors = [t for t in dense.values() if t.level is Level.PREDICTORS]
-    output = [t for t in dense.values() if t.level is Level.OUTPUT]
+    attention = [t for t in kinds if t.level is Level.ATTENTION]
+    predictors = [t for t in kinds if t.level is Level.PREDICTORS]
+    output = [t for t in kinds if t.level is Level.OUTPUT]
     for tensor in attention:
         pool.use(_cublas_buffers(tensor.shape, tensor.type_name, tokens))
     scores_bytes = 2 * geometry.n_head * context * tokens
