@@ -19,12 +19,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(arguments: Sequence[str] | None) -> int:
     # Imported here so that Ctrl-C is answered while they load, too.
-    from exporter.commands import convert, demo, diff, doctor, engine, export, inspect, profile, verify
+    from exporter.commands import (
+        completion,
+        convert,
+        demo,
+        diff,
+        doctor,
+        engine,
+        export,
+        inspect,
+        profile,
+        verify,
+    )
     from planner.cli import build_parser, run_command
-    from planner.commands import devices, plan
+    from planner.commands import catalog, devices, fit, plan, whatif
 
     # In the order in which a newcomer needs them.
-    commands = (demo, devices, plan, export, inspect, verify, diff, convert, profile, doctor, engine)
+    commands = (
+        *(demo, devices, fit, plan, export, inspect, verify, doctor),
+        *(whatif, catalog, profile, diff, convert, engine, completion),
+    )
     return run_command(build_parser("hotsplit", DESCRIPTION, commands), arguments)
 
 

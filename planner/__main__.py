@@ -18,9 +18,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(arguments: Sequence[str] | None) -> int:
     # Imported here so that Ctrl-C is answered while they load, too.
     from planner.cli import build_parser, run_command
-    from planner.commands import devices, plan
+    from planner.commands import catalog, devices, fit, plan, whatif
 
-    return run_command(build_parser("python -m planner", DESCRIPTION, (devices, plan)), arguments)
+    commands = (devices, fit, plan, whatif, catalog)
+    return run_command(build_parser("python -m planner", DESCRIPTION, commands), arguments)
 
 
 if __name__ == "__main__":

@@ -45,6 +45,8 @@ def build_parser(prog: str, description: str, commands: Sequence[ModuleType]) ->
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
     for command in commands:
         command.add_parser(subparsers)
+    # For the command that describes all the others to a shell.
+    parser.set_defaults(parser=parser)
     return parser
 
 

@@ -1,0 +1,53 @@
+"""`hotsplit completion`: a script that teaches a shell to complete the command line."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+_SHELLS = ("bash", "zsh", "fish", "powershell", "tcsh")
+_EXAMPLE = """\
+examples:
+  bash         hotsplit completion bash > ~/.local/share/bash-completion/completions/hotsplit
+  zsh          hotsplit completion zsh > ~/.zfunc/_hotsplit        with fpath+=~/.zfunc before compinit in ~/.zshrc
+  fish         hotsplit completion fish > ~/.config/fish/completions/hotsplit.fish
+  PowerShell   hotsplit completion powershell >> $PROFILE
+
+The script is complete in itself: pressing Tab starts no Python. Write it anew after an update.
+"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds the command's options."""
+    parser = subparsers.add_parser(
+        "completion",
+        help="print a script that completes the command line in your shell",
+        description="Prints a completion script for a shell: commands, options, their values, files and folders.",
+        epilog=_EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("shell", choices=_SHELLS, help="the shell")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Prints the script."""
+    import shtab
+
+    parser: argparse.ArgumentParser = arguments.parser
+    for action in _actions(parser):
+        if action.type is Path:
+            is_folder = action.metavar is not None and "DIR" in action.metavar
+            action.complete = shtab.DIRECTORY if is_folder else shtab.FILE  # type: ignore[attr-defined]
+    print(shtab.complete(parser, arguments.shell))
+    return 0
+
+
+def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
+    """Yields the options and arguments of a parser and of its commands."""
+    for action in parser._actions:
+        yield action
+        if isinstance(action, argparse._SubParsersAction):
+            for command in action.choices.values():
+                yield from _actions(command)
