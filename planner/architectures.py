@@ -72,6 +72,11 @@ class Architecture:
     layer: tuple[TensorRule, ...]
     n_positions: int | None = None
 
+    @property
+    def reuses_embedding(self) -> bool:
+        """Whether there is no output matrix, and the host multiplies with the token embedding instead (5199)."""
+        return all(rule.name != "output.weight" for rule in self.standalone)
+
 
 def _weight(stem: str, level: Level, *shape: str, optional: bool = False) -> TensorRule:
     return TensorRule(f"{stem}.weight", level, shape, optional)

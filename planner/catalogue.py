@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
+from planner.architectures import ARCHITECTURES
 from planner.errors import FaultsError, InputError
 from planner.schema import (
     BytesPerSecond,
@@ -127,12 +128,18 @@ class StatisticsChoice(Table):
         return self
 
 
+def _architecture(value: object) -> object:
+    if value not in tuple(ARCHITECTURES):
+        raise wanted(f"an architecture: {', '.join(ARCHITECTURES)}")
+    return value
+
+
 class ModelEntry(Entry):
     """A model by its dimensions; the names are the engine's."""
 
-    architecture: Literal["llama", "bamboo", "falcon", "opt"] = Field(
-        description="an architecture: llama, bamboo, falcon or opt"
-    )
+    architecture: Annotated[
+        str, BeforeValidator(_architecture), WithJsonSchema({"enum": list(ARCHITECTURES), "type": "string"})
+    ] = Field(description="an architecture that the engine knows")
     n_layer: Annotated[Whole, Field(ge=1, le=4096)] = Field(description="the number of layers")
     n_embd: Count = Field(description="the width of the model")
     n_ff: Annotated[tuple[Count, ...], OneOrMore] = Field(description="neurons of a layer, or a list for all layers")

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from planner.account import Account, EnginePath, account_for
 from planner.answers import Answer, Bytes, CellPath, NextGib, Proof, TargetResult
+from planner.architectures import ARCHITECTURES
 from planner.budget import Budget, automatic_budget, stated_budget
 from planner.catalogue import Catalogue, ModelEntry
 from planner.curves import declared_statistics, read_figures, statistics_from_figures
@@ -202,7 +203,7 @@ class Workshop:
 
     def place(self, cell: Cell) -> Placement:
         """Returns the account and the placement of a cell."""
-        gpu, host = self._gpu(cell.gpu), self._host_memory(cell)
+        gpu, host = self.gpu(cell), self._host_memory(cell)
         rates = (gpu.bandwidth_bytes_per_s, cell.host.bandwidth_bytes_per_s) if cell.solver.sync_us is not None else ()
         size = (gpu.vram_bytes, gpu.free_bytes, gpu.budget_bytes, gpu.context_bytes)
         key = (
@@ -228,7 +229,7 @@ class Workshop:
             OSError: a file cannot be read.
         """
         placement = self.place(cell)
-        gpu = self._gpu(cell.gpu)
+        gpu = self.gpu(cell)
         solution = placement.solution
         speed, why_no_speed = _speed(cell, gpu, placement, solution)
         answer = Answer(
@@ -257,9 +258,9 @@ class Workshop:
         )
         return replace(answer, targets=tuple(_target_results(cell, answer)))
 
-    def _gpu(self, case: GpuCase) -> GpuCase:
+    def gpu(self, cell: Cell) -> GpuCase:
         """Returns the GPU with what this machine says about it, where the study names this machine."""
-        found = self._device.gpu
+        case, found = cell.gpu, self._device.gpu
         if case.choice.device is None or found is None:
             return case
         same = next((entry for entry in self._catalogue.gpus.values() if entry.title == found.name), None)
@@ -284,7 +285,7 @@ class Workshop:
         statistics, hotness = self.statistics(cell)
         neuron_bytes = per_entry(geometry.neuron_bytes, statistics.labels)
         account = account_for(
-            geometry, _budget(gpu), context=cell.context, kv_type=cell.kv_type, reserve_options=cell.reserve
+            geometry, budget_of(gpu), context=cell.context, kv_type=cell.kv_type, reserve_options=cell.reserve
         )
         dense_host_bytes = account.dense_total_bytes - account.dense_bytes
         kv_host_bytes = 2 * account.kv_half_bytes - account.kv_cache_bytes
@@ -305,7 +306,7 @@ class Workshop:
 
     def _solve(self, cell: Cell, gpu: GpuCase, placement: Placement, ffn_bytes: int) -> Solution:
         granularity = cell.solver.granularity or engine_granularity(placement.geometry)
-        thresholds = _threshold_rule(cell, gpu).for_layers(placement.neuron_bytes, placement.hotness.n_ff)
+        thresholds = threshold_rule(cell, gpu).for_layers(placement.neuron_bytes, placement.hotness.n_ff)
         problem = Problem(
             hotness=placement.hotness,
             neuron_bytes=placement.neuron_bytes,
@@ -405,7 +406,8 @@ def _read_statistics(model: Model, n_ff: tuple[int, ...], catalogue: Catalogue) 
     return declared_statistics(choice.hotness.pairs(), n_ff)
 
 
-def _budget(gpu: GpuCase) -> Budget:
+def budget_of(gpu: GpuCase) -> Budget:
+    """Returns the budget that the engine would start from on a GPU of a study."""
     if gpu.budget_bytes is not None:
         return stated_budget(gpu.budget_bytes)
     free_bytes = (gpu.free_bytes if gpu.free_bytes is not None else gpu.vram_bytes) or 0
@@ -423,7 +425,12 @@ def _budget_basis(gpu: GpuCase, budget: Budget) -> str:
     return f"{kind}, less {format_bytes(budget.context_bytes)} CUDA context ({budget.context_basis}) and 256 MiB margin"
 
 
-def _threshold_rule(cell: Cell, gpu: GpuCase) -> ThresholdRule:
+def threshold_rule(cell: Cell, gpu: GpuCase) -> ThresholdRule:
+    """Returns the communication constraint that a cell asks for.
+
+    Raises:
+        InputError: it is to be derived, and the bandwidth of the GPU is not known.
+    """
     if cell.solver.sync_us is None:
         return ThresholdRule(neurons=cell.solver.threshold)
     if gpu.bandwidth_bytes_per_s is None:
@@ -450,8 +457,8 @@ def _speed(
     if gpu.bandwidth_bytes_per_s is None:
         return None, "no speed: the GPU's bandwidth is not known; give it in the study (gpus: bandwidth)"
     geometry, account = placement.geometry, placement.account
-    # OPT has no output matrix: the host multiplies with the token embedding (llama.cpp 5199).
-    embedding_bytes = geometry.host_only_bytes if geometry.architecture == "opt" else 0
+    reuses_embedding = ARCHITECTURES[geometry.architecture].reuses_embedding
+    embedding_bytes = geometry.host_only_bytes if reuses_embedding else 0
     work = Work(
         n_embd=geometry.n_embd,
         dense_gpu_bytes=account.dense_bytes,
