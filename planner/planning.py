@@ -90,6 +90,7 @@ class PlanRequest:
         activations: the statistics folder; None for `activation` beside the model, as the engine has it.
         gpu: UUID, its beginning or NVML index of the GPU whose free memory counts; None for the one the engine uses.
         vram_budget_bytes: the engine's `--vram-budget` instead of a GPU's free memory.
+        budget: a budget that is known already, instead of the two above (a study's GPU that is not this machine's).
         context: tokens of context (`-c`).
         kv_type: `f16` or `f32`.
         reserve: what replaces computed items of what the engine takes without charging it.
@@ -103,6 +104,7 @@ class PlanRequest:
     activations: Path | None = None
     gpu: str | None = None
     vram_budget_bytes: int | None = None
+    budget: Budget | None = None
     context: int = DEFAULT_CONTEXT
     kv_type: str = "f16"
     reserve: ReserveOptions = field(default_factory=ReserveOptions)
@@ -151,7 +153,9 @@ def make_plan(request: PlanRequest) -> Planning:
         OSError: a file cannot be read.
     """
     geometry = geometry_from_header(read_header(request.model))
-    budget, notes = find_budget(request.gpu, request.vram_budget_bytes)
+    budget, notes = request.budget, tuple[str, ...]()
+    if budget is None:
+        budget, notes = find_budget(request.gpu, request.vram_budget_bytes)
     account = account_for(
         geometry, budget, context=request.context, kv_type=request.kv_type, reserve_options=request.reserve
     )
