@@ -78,17 +78,14 @@ def _print_published(as_json: bool) -> int:
 
 
 def _print_section(catalogue: Catalogue, section: str) -> None:
-    from rich.table import Table
-
+    from planner.report.tables import number, table, text
     from planner.text import printable
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
     columns, rows = _rows(catalogue, section)
-    for name, justify in columns:
-        table.add_column(name, justify=justify)
+    shown = table(*(number(name) if justify == "right" else text(name) for name, justify in columns))
     for row in rows:
-        table.add_row(*(printable(text, limit=60) for text in row))
-    common.console().print(table)
+        shown.add_row(*(printable(cell, limit=60) for cell in row))
+    common.console().print(shown)
 
 
 def _rows(catalogue: Catalogue, section: str) -> tuple[list[tuple[str, Any]], list[list[str]]]:

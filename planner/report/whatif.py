@@ -7,10 +7,9 @@ import io
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
-
 from planner.answers import Answer
 from planner.inverse import Reply
+from planner.report.tables import number, table, text
 from planner.speed import Bound
 from planner.study import BASE
 from planner.text import printable
@@ -18,6 +17,7 @@ from planner.units import GIB, format_bytes
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
     from planner.study import Study
 
@@ -90,7 +90,7 @@ def print_cell(answer: Answer, console: Console) -> None:
             (f"target {target.name}", _target_text(target.wanted, target.found, target.met))
             for target in answer.targets
         ),
-        *((f"basis: {kind}", text) for kind, text in answer.basis),
+        *((f"basis: {kind}", said) for kind, said in answer.basis),
         *(("note", note) for note in answer.notes),
     ]
     for row in rows:
@@ -158,27 +158,20 @@ def _csv_value(value: object) -> object:
     """Returns a value that no spreadsheet takes for a formula."""
     if not isinstance(value, str):
         return "" if value is None else value
-    text = printable(value)
-    return f"'{text}" if text[:1] in {"=", "+", "-", "@"} else text
+    shown = printable(value)
+    return f"'{shown}" if shown[:1] in {"=", "+", "-", "@"} else shown
 
 
 def _table(answers: Sequence[Answer], shown: Sequence[tuple[str, Callable[[Answer], str]]]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("#", justify="right")
-    for name, _ in shown:
-        table.add_column(name, justify="right" if name == "context" else "left")
-    table.add_column("engine")
-    for name in ("hot", "hit rate", "tokens/s"):
-        table.add_column(name, justify="right")
-    table.add_column("bound by")
-    for name in ("VRAM", "+1 GiB"):
-        table.add_column(name, justify="right")
+    columns = [number("#"), *(number(axis) if axis == "context" else text(axis) for axis, _ in shown), text("engine")]
+    columns += [*map(number, ("hot", "hit rate", "tokens/s")), text("bound by"), *map(number, ("VRAM", "+1 GiB"))]
     if any(answer.verdict for answer in answers):
-        table.add_column("targets")
-    for number, answer in enumerate(answers, 1):
+        columns.append(text("targets"))
+    rows = table(*columns)
+    for position, answer in enumerate(answers, 1):
         speed, extra = answer.speed, answer.next_gib
-        table.add_row(
-            str(number),
+        rows.add_row(
+            str(position),
             *(printable(of(answer), limit=40) for _, of in shown),
             answer.path.words,
             f"{answer.hot_neurons / answer.neurons:.1%}" if answer.neurons else "",
@@ -190,7 +183,7 @@ def _table(answers: Sequence[Answer], shown: Sequence[tuple[str, Callable[[Answe
             *([] if not answer.verdict else [verdict_words(answer)]),
             style="dim" if answer.verdict == "misses" else None,
         )
-    return table
+    return rows
 
 
 def verdict_words(answer: Answer) -> str:
