@@ -450,6 +450,27 @@ def test_activations_that_are_not_numbers_are_told(make: Callable[..., Path], te
         profile(ProfileOptions(folder, tuple(text), tmp_path / "out", device="cpu"))
 
 
+def test_a_model_that_does_not_run_is_told(
+    make: Callable[..., Path], text: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make("llama")
+    options = ProfileOptions(folder, tuple(text), tmp_path / "out", context=16, batch=3, device="cpu")
+    for error, message in (
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+            f"{folder}: not enough memory to run the model; use a --batch under 3 or a --context under 16",
+        ),
+        (RuntimeError("two\nlines"), f"{folder}: cannot run the model (RuntimeError: two lines)"),
+    ):
+
+        def failing(*_: object, error: Exception = error) -> None:
+            raise error
+
+        monkeypatch.setattr("exporter.profile.count.Counter._see", failing)
+        with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
+            profile(options)
+
+
 def test_experts_and_other_shapes_are_refused(text: list[Path], tmp_path: Path) -> None:
     given = {**COMMON, "intermediate_size": 40, "num_key_value_heads": 2, "hidden_act": "relu"}
     for name, config in (

@@ -83,6 +83,8 @@ def test_hottest_overlap_counts_the_sets_an_index_would_hold() -> None:
     assert hottest_overlap(first, second, 0.1) == 1.0
     # Ties go to the lowest number: {0, 1} of the first, {1, 2} of the second.
     assert hottest_overlap(counts(1, 1, 1, 1), counts(0, 1, 1, 1), 0.5) == 0.5
+    # Also where a sort that is not stable would mix them up: 200 of 1000 neurons that never fired, against the first.
+    assert hottest_overlap(np.zeros(1000, dtype=np.int64), -np.arange(1000), 0.2) == 1.0
     # A share of less than one neuron is one neuron.
     assert hottest_overlap(counts(0, 3), counts(4, 3), 0.1) == 0.0
 

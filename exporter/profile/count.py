@@ -17,13 +17,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from exporter.profile.model import OpenModel, told
 from exporter.profile.text import Position, Window
 from planner.errors import InputError
 
 if TYPE_CHECKING:
     import torch
-
-    from exporter.profile.model import OpenModel
 
 Counts = npt.NDArray[np.int64]
 
@@ -119,8 +118,8 @@ class Counter:
         behind it, and what was filled up is not counted.
 
         Raises:
-            InputError: a token number is not in the model's vocabulary; an activation is not a number; the model did
-                not run every layer's activation function once.
+            InputError: a token number is not in the model's vocabulary; the model does not run, or not within memory;
+                an activation is not a number; not every layer's activation function ran once.
         """
         import torch
 
@@ -142,7 +141,8 @@ class Counter:
         self._n_rows = tokens.numel()
         self._seen = [None] * len(self._model.neurons.n_ff)
         self._not_a_number = []
-        with torch.inference_mode():
+        remedy = f"use a --batch under {len(batch)} or a --context under {length}"
+        with torch.inference_mode(), told(self._model.folder, "run the model", remedy=remedy):
             self._model.module(input_ids=tokens.to(device), attention_mask=mask.to(device), use_cache=False)
         if any(layer is None for layer in self._seen):
             raise InputError(

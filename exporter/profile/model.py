@@ -36,6 +36,7 @@ class OpenModel:
     """A model ready to be counted.
 
     Attributes:
+        folder: where it comes from.
         module: the decoder without its head, in evaluation mode, on its device.
         neurons: its FFN neurons.
         model_type: what its configuration calls it, such as `opt`.
@@ -48,6 +49,7 @@ class OpenModel:
         tokenize: text to token numbers, with the special tokens its tokenizer adds.
     """
 
+    folder: Path
     module: nn.Module
     neurons: NeuronLayers
     model_type: str
@@ -105,10 +107,10 @@ def open_model(folder: Path, *, device: Device, dtype: DtypeName, any_activation
     transformers = _transformers()
     import torch
 
-    with _quiet(transformers), _told(folder, "config.json"):
+    with _quiet(transformers), told(folder, "open config.json"):
         config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     model_type = str(getattr(config, "model_type", "")) or "unknown"
-    with _quiet(transformers), _told(folder, "the model that config.json describes"), torch.device("meta"):
+    with _quiet(transformers), told(folder, "build the model that config.json describes"), torch.device("meta"):
         outline = transformers.AutoModel.from_config(config, trust_remote_code=False)
     neurons = find_neurons(outline, model_type)
     activation = _activation_name(config, neurons)
@@ -119,10 +121,10 @@ def open_model(folder: Path, *, device: Device, dtype: DtypeName, any_activation
             f"something for every token, so there are no hot neurons to count and the engine cannot skip any; use the "
             f"ReLU version of the model, or give --threshold X to count outputs above X"
         )
-    with _quiet(transformers), _told(folder, "the tokenizer"):
+    with _quiet(transformers), told(folder, "open the tokenizer"):
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     wanted = _dtype(config, dtype, device)
-    with _quiet(transformers), _told(folder, "the weights"):
+    with _quiet(transformers), told(folder, "open the weights"):
         module, loading = transformers.AutoModel.from_pretrained(
             folder,
             config=config,
@@ -134,7 +136,7 @@ def open_model(folder: Path, *, device: Device, dtype: DtypeName, any_activation
         )
     _check_loaded(folder, loading)
     module.eval()
-    with _told(folder, f"the model on {device}"):
+    with told(folder, f"put the model on {device}"):
         module.to(device)
     embedding = module.get_input_embeddings()
 
@@ -145,6 +147,7 @@ def open_model(folder: Path, *, device: Device, dtype: DtypeName, any_activation
 
     most = getattr(config, "max_position_embeddings", None)
     return OpenModel(
+        folder=folder,
         module=module,
         neurons=find_neurons(module, model_type),
         model_type=model_type,
@@ -238,22 +241,36 @@ def _quiet(transformers: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _told(folder: Path, what: str) -> Iterator[None]:
-    """Makes one line of whatever transformers, torch or safetensors say of a folder they cannot open."""
-    import torch
+def told(
+    folder: Path, doing: str, *, remedy: str = "use --dtype float16 or bfloat16, or --device cpu"
+) -> Iterator[None]:
+    """Makes one line of whatever transformers, torch or safetensors say of a folder they cannot work with.
 
+    Args:
+        folder: the model's.
+        doing: what is tried, such as `open the weights`.
+        remedy: what to do when there is not enough memory.
+
+    Raises:
+        InputError: the block raised anything.
+    """
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError):
-        raise InputError(
-            f"{folder}: not enough memory for {what}; use --dtype float16 or bfloat16, or --device cpu"
-        ) from None
+    except InputError:
+        raise
     # The libraries promise no set of exceptions, and the folder is anybody's.
     except Exception as error:
+        if _is_out_of_memory(error):
+            raise InputError(f"{folder}: not enough memory to {doing}; {remedy}") from None
         said = " ".join(str(error).split()) or "no reason given"
-        raise InputError(
-            f"{folder}: cannot open {what} ({type(error).__name__}: {printable(said, limit=300)})"
-        ) from None
+        raise InputError(f"{folder}: cannot {doing} ({type(error).__name__}: {printable(said, limit=300)})") from None
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    import torch
+
+    # On a CPU torch says it with a plain RuntimeError.
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
 
 
 def _activation_name(config: Any, neurons: NeuronLayers) -> str:
