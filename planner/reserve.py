@@ -199,7 +199,7 @@ class Reserve:
                 "row_padding",
                 "Row padding",
                 self._dense_padding_bytes + ffn_padding_bytes,
-                f"last rows padded to {ROW_PADDING} numbers (8967-8971)",
+                f"last rows padded to {ROW_PADDING} numbers (ggml-cuda.cu 8967-8971)",
             ),
             ReserveItem("spare_rows", "Spare rows", spare_bytes, spare_basis),
             ReserveItem(
@@ -212,7 +212,7 @@ class Reserve:
                 "work_buffers",
                 "Work buffers while a prompt is read",
                 _work_buffer_bytes(geometry, self._kinds, tokens, self._context, most_rows),
-                f"cuBLAS copies for {tokens} tokens, pool with 5 % look-ahead (6390-6442)",
+                f"cuBLAS copies for {tokens} tokens, pool with 5 % look-ahead (ggml-cuda.cu 6390-6442)",
             ),
             ReserveItem(
                 "granularity",
