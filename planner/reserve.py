@@ -105,6 +105,9 @@ class Reserve:
         self._tokens = min(self._context, batch)
         # The account asks for the reserve of many sizes; which matrices there are does not depend on them.
         self._kinds = _kinds_of(geometry)
+        self._layers = sorted(set(zip(geometry.n_ff, geometry.neuron_bytes, strict=True)))
+        self._neurons = sum(geometry.n_ff)
+        self._ffn_bytes = geometry.ffn_bytes
         self._uncharged_kv_bytes = uncharged_kv_bytes
         # A row of an FFN matrix has n_embd numbers in whatever layer it is.
         self._row_padding_bytes = max(
@@ -126,7 +129,7 @@ class Reserve:
         """Returns the items when neurons get `ffn_bytes`; with room for every neuron, no layer is partly placed."""
         if self._options.total_bytes is not None:
             return (ReserveItem("stated", "Reserve as stated", self._options.total_bytes, "option"),)
-        whole = ffn_bytes >= self._geometry.ffn_bytes
+        whole = ffn_bytes >= self._ffn_bytes
         computed = self._whole_items() if whole else self._split_items(ffn_bytes)
         return tuple(
             ReserveItem(item.key, item.label, self._options.overrides[item.key], "stated")
@@ -137,13 +140,10 @@ class Reserve:
 
     def _split_items(self, ffn_bytes: int) -> tuple[ReserveItem, ...]:
         geometry = self._geometry
-        most_neurons = min(sum(geometry.n_ff), ffn_bytes // min(geometry.neuron_bytes))
+        most_neurons = min(self._neurons, ffn_bytes // min(neuron_bytes for _, neuron_bytes in self._layers))
         layers = min(geometry.n_layer, most_neurons)
         matrices = layers * self._matrices
-        most_rows = max(
-            min(n_ff, ffn_bytes // neuron_bytes)
-            for n_ff, neuron_bytes in zip(geometry.n_ff, geometry.neuron_bytes, strict=True)
-        )
+        most_rows = max(min(n_ff, ffn_bytes // neuron_bytes) for n_ff, neuron_bytes in self._layers)
         spare_row_bytes = geometry.ffn[0][0].row_bytes + self._row_padding_bytes
         # A bucket is a row of 4-byte numbers, padded like any other.
         bucket_bytes = 4 * most_neurons + layers * 4 * (ROW_PADDING - 1)
