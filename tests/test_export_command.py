@@ -156,10 +156,14 @@ def test_a_plan_whose_model_is_gone_is_exported_with_a_note(
 ) -> None:
     hotsplit(capsys, "plan", *export_options(capsys, model, 100), "--output", tmp_path / "plan.json")
     model.unlink()
+    note = f"hotsplit: note: {model}: the plan's model is not here, so the plan is not checked against it\n"
+    done = hotsplit(capsys, "export", "--plan", tmp_path / "plan.json", "--output", tmp_path / "out.gpuidx")
+    assert (done.exit_code, done.err) == (0, note)
+    # A plan from elsewhere must not choose where a file is written.
     done = hotsplit(capsys, "export", "--plan", tmp_path / "plan.json")
-    assert done.exit_code == 0
-    assert done.err == (
-        f"hotsplit: note: {model}: the plan's model is not here, so the plan is not checked against it\n"
+    assert done.exit_code == 2
+    assert done.err == note + (
+        f"hotsplit: error: {model}: the plan's model is not here, so say where the index goes with --output FILE\n"
     )
 
 
@@ -215,3 +219,51 @@ def test_without_model_and_plan_there_is_nothing_to_export(capsys: pytest.Captur
     assert done.err.splitlines()[-1] == (
         "hotsplit: error: nothing to export: name a model (--model), a plan (--plan) or a study (--config)"
     )
+
+
+STUDY = """\
+models:
+  - {{file: "{model}"}}
+gpus:
+  - {{name: card, budget: "{budget}", bandwidth: 1000GB/s}}
+hosts: [ddr5-5600-dual]
+contexts: [512, 1024]
+reserve: {{total: 0B}}
+"""
+
+
+def test_a_cell_of_a_study_gives_the_same_bytes_as_options(
+    capsys: pytest.CaptureFixture[str], model: Path, tmp_path: Path
+) -> None:
+    options = export_options(capsys, model, 100)
+    study = tmp_path / "study.yaml"
+    study.write_text(STUDY.format(model=model, budget=options[3]), encoding="utf-8")
+    hotsplit(capsys, "export", *options, "--output", tmp_path / "options.gpuidx")
+    done = hotsplit(capsys, "export", "--config", study, "--cell", "1", "--output", tmp_path / "cell.gpuidx")
+    assert done.exit_code == 0, done.err
+    assert (tmp_path / "cell.gpuidx").read_bytes() == (tmp_path / "options.gpuidx").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (
+            ["--config", "s.yaml", "--model", "m.gguf", "--context", "1024"],
+            "hotsplit: error: --config: the study says everything, but options give model, context as well; "
+            "change the study, or leave --config away",
+        ),
+        (
+            ["--config", "s.yaml", "--plan", "p.json"],
+            "hotsplit: error: --plan and --config: both say what to export; give one of them",
+        ),
+        (
+            ["--model", "m.gguf", "--cell", "1"],
+            "hotsplit: error: --cell: names a cell of a study, so it needs --config FILE",
+        ),
+    ],
+)
+def test_options_that_contradict_a_study_are_refused(
+    capsys: pytest.CaptureFixture[str], options: list[str], line: str
+) -> None:
+    done = hotsplit(capsys, "export", *options)
+    assert (done.exit_code, done.err.splitlines()[-1]) == (2, line)

@@ -20,6 +20,7 @@ examples:
   hotsplit export --model models/relu-llama-7b.powerinfer.gguf
   hotsplit export --model models/relu-llama-7b.powerinfer.gguf --vram-budget 8GiB --output 8g.gpuidx
   hotsplit export --plan plan.json
+  hotsplit export --config study.yaml --cell 3
 """
 _INDEX_SUFFIX = ".generated.gpuidx"
 
@@ -38,6 +39,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     source = parser.add_argument_group("what to export")
     placement.add_model_options(source, required=False)
+    placement.add_study_options(source)
     source.add_argument("--plan", type=Path, metavar="FILE", help="a plan made before, instead of planning now")
     source.add_argument(
         "--output", type=Path, metavar="FILE", help=f"the index to write (default: <model>{_INDEX_SUFFIX})"
@@ -82,7 +84,7 @@ def _gather(arguments: argparse.Namespace) -> tuple[Plan, Statistics, Geometry |
     """Returns the plan, the statistics it selects from, and the model where one is known."""
     if arguments.plan is not None:
         return _from_plan(arguments)
-    if arguments.model is None:
+    if arguments.model is None and arguments.config is None:
         raise InputError("nothing to export: name a model (--model), a plan (--plan) or a study (--config)")
     from planner.planning import make_plan
 
@@ -99,6 +101,8 @@ def _from_plan(arguments: argparse.Namespace) -> tuple[Plan, Statistics, Geometr
     from planner.plan import read_plan
     from planner.statistics import read_statistics, strangers
 
+    if arguments.config is not None:
+        raise InputError("--plan and --config: both say what to export; give one of them")
     plan = read_plan(arguments.plan)
     model = arguments.model or (Path(plan.model.path) if plan.model else None)
     geometry = None

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from planner.commands import common
+from planner.errors import InputError
 
 if TYPE_CHECKING:
     from planner.planning import Planning, PlanRequest
@@ -24,6 +26,19 @@ def add_model_options(parser: argparse._ActionsContainer, *, required: bool) -> 
         type=Path,
         metavar="DIR",
         help="activation statistics, activation_<L>.pt (default: activation/ beside the model, as for the engine)",
+    )
+
+
+def add_study_options(parser: argparse._ActionsContainer) -> None:
+    """Adds the options that name a cell of a study, which says what all other options would."""
+    parser.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="take model, budget and all else from one cell of a study, the YAML file of `hotsplit whatif`",
+    )
+    parser.add_argument(
+        "--cell", metavar="NAME", help="which cell of --config: its name, number or a pattern (default: the only one)"
     )
 
 
@@ -106,33 +121,66 @@ def add_solver_options(parser: argparse.ArgumentParser) -> None:
 
 
 def request_from(arguments: argparse.Namespace) -> PlanRequest:
-    """Returns what the options ask for.
+    """Returns what the options, or the cell of a study that they name, ask for.
 
     Raises:
-        InputError: options that only make sense together are incomplete.
+        InputError: neither a model nor a study is named, options contradict each other, or options that only make
+            sense together are incomplete.
+        FaultsError: the study is not what it must be; one line for each fault.
+        NoAnswerError: the study's host cannot hold the model.
+        OSError: a file cannot be read.
     """
-    from planner.planning import PlanRequest, ThresholdRule
+    if arguments.config is not None:
+        return _request_from_study(arguments)
+    if arguments.cell is not None:
+        raise InputError("--cell: names a cell of a study, so it needs --config FILE")
+    if arguments.model is None:
+        raise InputError("nothing to plan: name a model (--model FILE) or a study (--config FILE)")
+    from planner.planning import PlanRequest
+
+    return PlanRequest(model=arguments.model, **_fields_from(arguments))
+
+
+def _fields_from(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Returns the fields of a request, all but the model, as the options say."""
+    from planner.planning import ThresholdRule
     from planner.problem import SolverOptions
     from planner.reserve import ReserveOptions
 
-    return PlanRequest(
-        model=arguments.model,
-        activations=arguments.activations,
-        gpu=arguments.gpu,
-        vram_budget_bytes=arguments.vram_budget,
-        context=arguments.context,
-        kv_type=arguments.kv_type,
-        reserve=ReserveOptions(total_bytes=arguments.reserve),
-        host_bytes=arguments.host_memory,
-        threshold=ThresholdRule.from_options(
+    return {
+        "activations": arguments.activations,
+        "gpu": arguments.gpu,
+        "vram_budget_bytes": arguments.vram_budget,
+        "context": arguments.context,
+        "kv_type": arguments.kv_type,
+        "reserve": ReserveOptions(total_bytes=arguments.reserve),
+        "host_bytes": arguments.host_memory,
+        "threshold": ThresholdRule.from_options(
             neurons=arguments.threshold,
             sync_us=arguments.sync_time,
             gpu_gb_per_s=arguments.gpu_bandwidth,
             host_gb_per_s=arguments.host_bandwidth,
         ),
-        granularity=arguments.granularity,
-        solver=SolverOptions(solver=arguments.solver, time_limit_s=arguments.time_limit),
-    )
+        "granularity": arguments.granularity,
+        "solver": SolverOptions(solver=arguments.solver, time_limit_s=arguments.time_limit),
+    }
+
+
+def _request_from_study(arguments: argparse.Namespace) -> PlanRequest:
+    from planner.cell_request import cell_request
+    from planner.planning import PlanRequest
+    from planner.study import load_study
+
+    # A study says everything, so an option beside it would be ignored, and the user would not know.
+    said = PlanRequest(model=arguments.model or Path(), **_fields_from(arguments))
+    unsaid = PlanRequest(model=Path())
+    beside = [field.name for field in fields(said) if getattr(said, field.name) != getattr(unsaid, field.name)]
+    if beside:
+        raise InputError(
+            f"--config: the study says everything, but options give {', '.join(beside)} as well; "
+            "change the study, or leave --config away"
+        )
+    return cell_request(load_study(arguments.config), arguments.cell)
 
 
 def note_all(planning: Planning) -> None:

@@ -12,6 +12,7 @@ examples:
   hotsplit plan --model models/relu-llama-7b.powerinfer.gguf
   hotsplit plan --model models/relu-llama-7b.powerinfer.gguf --vram-budget 8GiB --context 2048 --explain
   hotsplit plan --model models/relu-llama-7b.powerinfer.gguf --output plan.json
+  hotsplit plan --config study.yaml --cell 3
 """
 
 
@@ -27,7 +28,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    placement.add_model_options(parser, required=True)
+    placement.add_model_options(parser, required=False)
+    placement.add_study_options(parser)
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the plan as JSON, for `hotsplit export`")
     parser.add_argument(
         "--explain", action="store_true", help="print the whole account, from the device's total to the last FFN byte"
