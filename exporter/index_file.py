@@ -26,7 +26,7 @@ from exporter.index_format import (
     IndexedLayer,
 )
 from planner.errors import FaultsError, InputError
-from planner.header import Header, TensorInfo, read_header
+from planner.header import ArraySummary, Header, TensorInfo, read_header
 from planner.text import listed
 
 if TYPE_CHECKING:
@@ -154,6 +154,8 @@ def _key_faults(header: Header) -> Iterator[str]:
             yield f"{key}: missing, expected {expected}"
         elif found not in {None, expected}:
             yield f"{key}: found type {found}, expected {expected}"
+        elif isinstance(value := header.metadata.get(key), ArraySummary):
+            yield f"{key}: found a text of {value.length} bytes, expected a short one"
     if strange := [repr(key) for key in header.metadata if key not in _KEYS]:
         yield f"keys: found {listed(strange)}, which no index has"
 

@@ -39,6 +39,8 @@ MOST_HEADER_BYTES = 64 << 20
 MOST_TENSORS = 1 << 17
 MOST_KEYS = 1 << 16
 MOST_NAME_BYTES = 1 << 16
+# Longer texts are whole tokenisers in JSON; nobody here reads them.
+MOST_TEXT_BYTES = 1 << 16
 MOST_DIMENSIONS = 4
 MOST_NUMBER = (1 << 63) - 1
 
@@ -65,10 +67,10 @@ _LEAST_TENSOR_BYTES = 8 + 1 + 4 + 8 + 4 + 8
 
 @dataclass(frozen=True)
 class ArraySummary:
-    """An array that was stepped over.
+    """An array, or a text of more than `MOST_TEXT_BYTES`, that was stepped over.
 
     Attributes:
-        element_type: `u8` … `f64`, `bool` or `string`.
+        element_type: `u8` … `f64`, `bool` or `string`; `u8` for a text.
         length: how many elements.
     """
 
@@ -106,7 +108,7 @@ class Header:
         path: the file, for messages.
         magic: `GGUF` or `PWRI`.
         version: 2 or 3.
-        metadata: the keys in file order; arrays as `ArraySummary`.
+        metadata: the keys in file order; arrays and very long texts as `ArraySummary`.
         value_types: the type that each key's value has in the file (`u32`, `string`, `array`, …).
         tensors: in file order, names distinct.
         alignment: of the tensor data, in bytes.
@@ -219,13 +221,20 @@ class _Reader:
                 metadata[key] = bool(value) if value_type == _BOOL else value
             elif value_type == _STRING:
                 value_types[key] = "string"
-                metadata[key] = self._take(self._length(what), what).decode("utf-8", "replace")
+                metadata[key] = self._text(what)
             elif value_type == _ARRAY:
                 value_types[key] = "array"
                 metadata[key] = self._array(what)
             else:
                 self._fail(f"{what} has value type {value_type}; expected 0 to 12")
         return metadata, value_types
+
+    def _text(self, what: str) -> str | ArraySummary:
+        length = self._length(what)
+        if length > MOST_TEXT_BYTES:
+            self._skip(length, what)
+            return ArraySummary("u8", length)
+        return self._take(length, what).decode("utf-8", "replace")
 
     def _array(self, what: str) -> ArraySummary:
         element_type, length = self._number(_U32, what), self._number(_U64, what)

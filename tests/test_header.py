@@ -19,7 +19,7 @@ from model_files import F16, F32, Q4_0, ModelFile, key, llama, n_bytes, string, 
 
 from planner import header as header_module
 from planner.errors import InputError
-from planner.header import ArraySummary, Header, read_header
+from planner.header import MOST_TEXT_BYTES, ArraySummary, Header, read_header
 
 _VALUES = [
     ("u8", 255),
@@ -271,6 +271,20 @@ def test_every_truncation_is_refused(tmp_path: Path) -> None:
     raw = model.header()
     for length in range(len(raw)):
         _refused(tmp_path / "m", raw[:length])
+
+
+def test_a_text_of_megabytes_leaves_its_length_behind(tmp_path: Path) -> None:
+    longest = b"a" * (MOST_TEXT_BYTES - 4) + "\U0001f600".encode()
+    keys = key("short", "string", longest) + key("long", "string", b"\xff" * (20 << 20)) + key("next", "u8", 7)
+    path = tmp_path / "m.gguf"
+    path.write_bytes(b"PWRI" + struct.pack("<IQQ", 3, 0, 3) + keys)
+    tracemalloc.start()
+    header = read_header(path)
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert header.metadata == {"short": longest.decode(), "long": ArraySummary("u8", 20 << 20), "next": 7}
+    assert header.value_types["long"] == "string"
+    assert peak_bytes < 2 << 20
 
 
 def test_a_header_over_the_limit(tmp_path: Path) -> None:
