@@ -47,11 +47,17 @@ class Document:
     name: str
 
     def line_of(self, path: KeyPath) -> int | None:
-        """Returns the line of the value at `path`, or of the nearest value around it that is in the file."""
-        for length in range(len(path), -1, -1):
-            if path[:length] in self.lines:
-                return self.lines[path[:length]]
-        return None
+        """Returns the line of the value at `path`, or of the nearest value around it that is in the file.
+
+        Where a list of one may be written without brackets, position 0 is not in the file and is passed over.
+        """
+        found: KeyPath = ()
+        for step in path:
+            if (*found, step) in self.lines:
+                found = (*found, step)
+            elif step != 0:
+                break
+        return self.lines.get(found)
 
 
 def read_yaml(path: Path) -> Document:

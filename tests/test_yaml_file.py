@@ -84,6 +84,8 @@ def test_lines_are_known_for_every_value_and_for_what_is_missing() -> None:
     assert document.line_of(("gpus", 1)) == 5
     assert document.line_of(("gpus", 0, "bandwidth")) == 3
     assert document.line_of(("hosts", "x")) == 6
+    assert document.line_of(("hosts", 0, "x")) == 6
+    assert document.line_of(("hosts", 1, "x")) == 6
     assert document.line_of(("nothing",)) == 2
 
 
