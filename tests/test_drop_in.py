@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import engine_rules as rules
 import gguf
 import numpy as np
 import pytest
@@ -16,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from exporter import drop_in, engine
+from tests import engine_rules as rules
 
 ROOT = Path(__file__).resolve().parent.parent
 N_EMBD = 64

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 import torch
-from model_files import llama
 
 from planner import vram
 from planner.cli import build_parser, run_command
 from planner.commands import fit
+from tests.model_files import llama
 
 _RUN: Callable[[list[str]], int] = lambda arguments: run_command(build_parser("hotsplit", "test", (fit,)), arguments)  # noqa: E731
 _EVERY_AIM = [

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from model_files import F16, F32, NAMES, Q4_0, Q5_0, Q6_K, Q8_0, ModelFile, falcon, llama, n_bytes, opt, total
 
 from planner.architectures import Level
 from planner.dimensions import Dimensions, tensors_of
 from planner.errors import InputError
 from planner.geometry import Geometry, geometry_from_dimensions, geometry_from_header
 from planner.header import read_header
+from tests.model_files import F16, F32, NAMES, Q4_0, Q5_0, Q6_K, Q8_0, ModelFile, falcon, llama, n_bytes, opt, total
 
 # Levels by name, as the engine's get_offloading_level has them (llama.cpp 654-677): a second writing of the table.
 _HOST = re.compile(r"token_embd|position_embd|rope_freqs|ffn_(up|down|down_t|gate)\.bias")
