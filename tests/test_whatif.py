@@ -1,0 +1,227 @@
+"""`hotsplit whatif` and `hotsplit catalog` as a user runs them, and every study in configs/."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.commands import hotsplit, rows_of
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+STUDY = """\
+title: A small study
+models: bamboo-7b
+quantisations: Q4_0
+hosts: {catalogue: ddr4-3200-dual, memory: 16GiB}
+gpus: {catalogue: rtx-4060, vram: [4GiB, 8GiB]}
+targets: {hit_rate: 0.9}
+"""
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    file = tmp_path / "study.yaml"
+    file.write_text(STUDY)
+    return file
+
+
+def test_the_table_says_what_differs_and_the_line_above_it_what_does_not(
+    capsys: pytest.CaptureFixture[str], study: Path
+) -> None:
+    done = hotsplit(capsys, "whatif", study)
+    assert done.exit_code == 0
+    assert done.err == ""
+    lines = done.out.splitlines()
+    assert lines[0] == "A small study"
+    assert lines[1].strip() == (
+        "For all: model bamboo-7b, quantisation Q4_0, host ddr4-3200-dual, context 512, solver highs."
+    )
+    rows = rows_of(done.out)
+    assert [row[:3] for row in rows] == [["1", "rtx-4060 4 GiB", "split"], ["2", "rtx-4060 8 GiB", "all on GPU"]]
+    assert rows[1][-1] == "meets"
+    assert rows[0][-1] == "misses hit_rate"
+    assert "1 of 2 cells meet the targets: hit_rate at least 0.9" in lines
+
+
+def test_no_cell_that_meets_the_targets_is_a_no(capsys: pytest.CaptureFixture[str], study: Path) -> None:
+    study.write_text(STUDY.replace("hit_rate: 0.9", "tokens_per_second: 5000"))
+    assert hotsplit(capsys, "whatif", study).exit_code == 1
+    assert hotsplit(capsys, "whatif", study, "--json").exit_code == 1
+    study.write_text(STUDY.replace("targets: {hit_rate: 0.9}\n", ""))
+    assert hotsplit(capsys, "whatif", study).exit_code == 0
+
+
+def test_one_cell_shows_what_each_figure_rests_on(capsys: pytest.CaptureFixture[str], study: Path) -> None:
+    done = hotsplit(capsys, "whatif", study, "--cell", "1")
+    assert done.exit_code == 1
+    assert done.out.splitlines()[0] == "base / bamboo-7b / Q4_0 / rtx-4060 4 GiB / ddr4-3200-dual / 512"
+    for start in ("engine ", "budget ", "hit rate ", "decode ", "one more GiB ", "basis: model ", "basis: statistics "):
+        assert any(line.startswith(start) for line in done.out.splitlines()), start
+    assert "declared curve 0.43 → 0.8" in done.out
+    assert "PowerInfer, SOSP'24: Bamboo 10 % of neurons active per token" in done.out
+
+
+def test_json_has_every_byte_and_the_solved_list(capsys: pytest.CaptureFixture[str], study: Path) -> None:
+    done = hotsplit(capsys, "whatif", study, "--json", "--ask", "least-vram", "--ask", "cheapest")
+    found = json.loads(done.out)
+    assert (found["format"], found["version"], found["title"]) == ("hotsplit.whatif", 1, "A small study")
+    first, second = found["cells"]
+    sizes = first["bytes"]
+    assert sizes["ffn_bytes"] == (
+        sizes["budget_bytes"] - sizes["dense_bytes"] - sizes["kv_cache_bytes"] - sizes["reserve_bytes"]
+    )
+    assert sum(first["solved_list"]) == first["hot_neurons"]
+    assert second["solved_list"] == [14336] * 32
+    assert first["proof"]["upper_bound"] >= first["proof"]["objective"]
+    assert first["targets"] == {"hit_rate": {"wanted": 0.9, "found": first["hit_rate"], "met": False}}
+    assert [reply["question"] for reply in found["replies"]] == ["least-vram", "cheapest"]
+    assert found["replies"][1]["found"] == second["cell"]
+    assert hotsplit(capsys, "whatif", study, "--json", "--ask", "least-vram", "--ask", "cheapest").out == done.out
+
+
+def test_csv_goes_to_a_file_or_to_standard_output(
+    capsys: pytest.CaptureFixture[str], study: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "cells.csv"
+    done = hotsplit(capsys, "whatif", study, "--csv", file)
+    assert done.err == f"hotsplit: note: written to {file}\n"
+    printed = hotsplit(capsys, "whatif", study, "--csv", "-").out
+    assert file.read_text() == printed
+    rows = list(csv.DictReader(io.StringIO(printed)))
+    assert [row["path"] for row in rows] == ["split", "all_on_gpu"]
+    assert float(rows[1]["hit_rate"]) == 1
+    assert int(rows[0]["vram_bytes"]) == 4 << 30
+    assert rows[0]["verdict"] == "misses"
+
+
+def test_no_name_is_a_formula_in_a_spreadsheet(capsys: pytest.CaptureFixture[str], study: Path) -> None:
+    study.write_text(STUDY.replace("models: bamboo-7b", 'models: {catalogue: bamboo-7b, name: "=HYPERLINK(1)\\e[2J"}'))
+    rows = list(csv.DictReader(io.StringIO(hotsplit(capsys, "whatif", study, "--csv", "-").out)))
+    assert rows[0]["model"] == "'=HYPERLINK(1)\\x1b[2J"
+
+
+def test_a_name_cannot_move_the_cursor(capsys: pytest.CaptureFixture[str], study: Path) -> None:
+    study.write_text(STUDY.replace("models: bamboo-7b", 'models: {catalogue: bamboo-7b, name: "a\\e[2J\\n\\u202Eb"}'))
+    done = hotsplit(capsys, "whatif", study)
+    assert "\x1b" not in done.out
+    assert "\u202e" not in done.out
+    assert "model a\\x1b[2J\\n\\u202eb" in done.out
+
+
+def test_the_schema_is_printed_without_a_study(capsys: pytest.CaptureFixture[str]) -> None:
+    done = hotsplit(capsys, "whatif", "--schema")
+    assert done.exit_code == 0
+    assert json.loads(done.out)["title"] == "Hotsplit what-if study"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "found no study, expected a YAML file: hotsplit whatif FILE (examples are in configs/)"),
+        (["missing.yaml"], "missing.yaml: No such file or directory"),
+    ],
+)
+def test_no_study_is_one_line(capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:
+    done = hotsplit(capsys, "whatif", *arguments)
+    assert done.exit_code == 2
+    assert done.err == f"hotsplit: error: {message}\n"
+
+
+def test_every_fault_is_a_line(capsys: pytest.CaptureFixture[str], study: Path) -> None:
+    study.write_text(STUDY.replace("vram:", "vrm:").replace("hit_rate: 0.9", "hit_rate: many"))
+    done = hotsplit(capsys, "whatif", study)
+    assert done.exit_code == 2
+    lines = done.err.splitlines()
+    assert len(lines) == 2
+    assert lines[0].startswith(f"hotsplit: error: {study}: gpus[0].vrm: found the key 'vrm', expected one of device, ")
+    assert lines[0].endswith("; did you mean 'vram'? (line 5)")
+    assert lines[1] == f"hotsplit: error: {study}: targets.hit_rate: found 'many', expected a number (line 6)"
+
+
+def test_a_cell_of_a_declared_model_cannot_be_planned(capsys: pytest.CaptureFixture[str], study: Path) -> None:
+    done = hotsplit(capsys, "plan", "--config", study, "--cell", "1")
+    assert done.exit_code == 2
+    assert done.err == (
+        f"hotsplit: error: {study}: base / bamboo-7b / Q4_0 / rtx-4060 4 GiB / ddr4-3200-dual / 512: found a model "
+        "without a file, expected `file:` to plan or export it; `hotsplit whatif` answers without one\n"
+    )
+
+
+@pytest.mark.parametrize("config", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_shipped_study_answers_its_question(capsys: pytest.CaptureFixture[str], config: Path) -> None:
+    assert config.read_text("utf-8").startswith("# ")
+    done = hotsplit(capsys, "whatif", config, "--json")
+    assert done.exit_code == 0
+    cells = json.loads(done.out)["cells"]
+    assert {cell["verdict"] for cell in cells} == {"meets", "misses"}
+    assert len({cell["path"] for cell in cells}) >= 2
+    for cell in cells:
+        assert cell["tokens_per_second"] > 0
+        assert cell["proof"]["status"] == "optimal"
+        assert cell["proof"]["relative_gap"] <= 1e-6
+
+
+def test_the_shipped_studies_are_those_that_were_promised() -> None:
+    names = {"pick-a-gpu-for-70b", "one-machine-which-quantisation", "four-card-fleet", "long-context"}
+    assert names <= {path.stem for path in CONFIGS.glob("*.yaml")}
+
+
+def test_the_70b_study_says_what_its_comment_says(capsys: pytest.CaptureFixture[str]) -> None:
+    done = hotsplit(capsys, "whatif", CONFIGS / "pick-a-gpu-for-70b.yaml", "--json", "--ask", "cheapest")
+    found = json.loads(done.out)
+    by_gpu = {cell["gpu"]: cell for cell in found["cells"]}
+    assert by_gpu["rtx-4060"]["path"] == "dense_incomplete"
+    assert by_gpu["rtx-4060-ti-16gb"]["hit_rate"] == pytest.approx(0.25, abs=0.02)
+    assert by_gpu["rtx-3090"]["tokens_per_second"] > by_gpu["rtx-5080"]["tokens_per_second"]
+    assert found["replies"][0]["text"] == "rtx-3090 (smallest, then slowest; not all have a price)"
+
+
+def test_help_is_quick_and_imports_nothing_heavy() -> None:
+    program = (
+        "import sys\nfrom exporter.__main__ import main\n"
+        "try:\n    main(['whatif', '--help'])\nexcept SystemExit:\n    pass\n"
+        "heavy = {'numpy', 'torch', 'pydantic', 'yaml', 'rich', 'pulp', 'gguf'} & set(sys.modules)\n"
+        "print(sorted(heavy), file=sys.stderr)"
+    )
+    times = []
+    for _ in range(3):
+        began = time.perf_counter()
+        run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+        times.append(time.perf_counter() - began)
+        assert run.stderr.strip() == "[]"
+        assert "hotsplit whatif configs/pick-a-gpu-for-70b.yaml" in run.stdout
+    assert min(times) < 1.5  # 0.2 s on an idle machine; the suite shares it
+
+
+def test_the_catalogue_is_listed_and_shown_with_sources(capsys: pytest.CaptureFixture[str]) -> None:
+    done = hotsplit(capsys, "catalog")
+    assert done.exit_code == 0
+    for name in ("relu-llama-70b", "h200-141gb", "ddr5-5600-dual", "relullama-7b"):
+        assert name in done.out
+    entry = hotsplit(capsys, "catalog", "--entry", "rtx-4090").out
+    assert "  bandwidth: 1008000000000\n      NVIDIA, GeForce RTX 4090 specifications\n" in entry
+    found = json.loads(hotsplit(capsys, "catalog", "gpus", "--json").out)
+    assert found["gpus"]["rtx-4090"]["vram"] == 24 << 30
+    assert hotsplit(capsys, "catalog", "--entry", "rtx-409").err == (
+        "hotsplit: error: found no entry 'rtx-409' in the catalogue; did you mean 'rtx-4090'?\n"
+    )
+
+
+def test_an_entry_without_a_source_says_so(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "hosts.yaml").write_text("hosts: {mine: {bandwidth: 42 GB/s}}\n")
+    done = hotsplit(capsys, "catalog", "--catalog", tmp_path, "--entry", "mine")
+    assert done.out == f"mine (hosts; {tmp_path / 'hosts.yaml'})\n  bandwidth: 42000000000\n      source not given\n"
+
+
+def test_predictions_are_printed_beside_publications(capsys: pytest.CaptureFixture[str]) -> None:
+    done = hotsplit(capsys, "catalog", "--published")
+    assert "| OPT-30B FP16 on PC-High | 12 tokens/s | " in done.out
+    found = json.loads(hotsplit(capsys, "catalog", "--published", "--json").out)
+    assert {row["how"] for row in found} == {"average", "peak", "single", "llama.cpp", "ratio", "hit_rate"}
