@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from planner.budget import Budget
     from planner.planning import Planning
 
 # A mixture of experts has thousands of rows; a person reads the ends, a program reads the JSON.
@@ -105,7 +106,7 @@ def _summary(planning: Planning) -> Iterator[tuple[str, str]]:
     yield "statistics", f"{planning.statistics.source} ({planning.hotness.total:,.0f} activations)"
     yield (
         "budget",
-        f"{format_bytes(account.budget_bytes)} ({account.budget.source}): dense {format_bytes(account.dense_bytes)}, "
+        f"{format_bytes(account.budget_bytes)} ({_budget_source(account.budget)}): dense {format_bytes(account.dense_bytes)}, "
         f"KV cache {format_bytes(account.kv_cache_bytes)}, reserve {format_bytes(account.reserve_bytes)}, "
         f"FFN {format_bytes(account.ffn_bytes)}",
     )
@@ -119,6 +120,12 @@ def _summary(planning: Planning) -> Iterator[tuple[str, str]]:
         yield "why", solution.explanation.text
     yield "engine", account.path.words
     yield "groups of", _granularity_text(planning)
+
+
+def _budget_source(budget: Budget) -> str:
+    if budget.source == "option":
+        return "--vram-budget"
+    return f"free memory of {budget.gpu_name or 'the GPU'}"
 
 
 def _granularity_text(planning: Planning) -> str:
