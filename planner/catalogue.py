@@ -6,8 +6,7 @@ and `statistics/`; its entries come on top and replace shipped ones of the same 
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,6 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
 from planner.architectures import ARCHITECTURES
+from planner.curves import HotnessCurve as DeclaredCurve
 from planner.errors import FaultsError, InputError
 from planner.schema import (
     BytesPerSecond,
@@ -37,6 +37,8 @@ SHIPPED = Path(__file__).parent / "catalog"
 # One direction, before protocol overhead: GT/s x 128/130 / 8 bits, for each lane (PCI-SIG, PCI Express 3.0 to 5.0).
 _PCIE_GIGATRANSFERS = {3: 8, 4: 16, 5: 32}
 _MOST_COUNT = 1 << 31
+# Twice the largest mixture of experts there is a plan for; statistics take 8 bytes a neuron and more while sorting.
+MOST_NEURONS = 1 << 26
 
 Count = Annotated[Whole, Field(ge=1, le=_MOST_COUNT)]
 Share = Annotated[Number, Field(gt=0, le=1)]
@@ -95,7 +97,10 @@ class HotnessCurve(Table):
                 raise wanted("either points, or hot_share and activation_share")
         elif not all(single):
             raise wanted("hot_share and activation_share, or points")
-        _check_concave(self.pairs())
+        try:
+            DeclaredCurve.through(self.pairs())
+        except InputError as error:
+            raise wanted(str(error).partition("expected ")[2]) from None
         return self
 
     def pairs(self) -> tuple[tuple[float, float], ...]:
@@ -160,6 +165,9 @@ class ModelEntry(Entry):
     def _lengths_agree(self) -> ModelEntry:
         if len(self.n_ff) not in {1, self.n_layer}:
             raise wanted(f"n_ff to be one number or a list of {self.n_layer}, one for each layer")
+        neurons = self.neurons()
+        if (neurons * self.n_layer if isinstance(neurons, int) else sum(neurons)) > MOST_NEURONS:
+            raise wanted(f"a model of at most {MOST_NEURONS} FFN neurons in all layers")
         return self
 
     def neurons(self) -> int | tuple[int, ...]:
@@ -284,20 +292,3 @@ def _check_names(document: Document, section: str, names: list[str]) -> None:
 
 def _is_name(name: str) -> bool:
     return 0 < len(name) <= 80 and all(letter.isalnum() or letter in "._-+" for letter in name)
-
-
-def _check_concave(pairs: tuple[tuple[float, float], ...]) -> None:
-    """The hottest neurons come first, so every stretch of the curve is at most as steep as the one before."""
-    stretches = list(_slopes([(0.0, 0.0), *pairs, (1.0, 1.0)]))
-    if any(slope is None for slope in stretches):
-        raise wanted("points with both shares growing")
-    steep = [slope for slope in stretches if slope is not None]
-    if any(later > earlier * (1 + 1e-9) for earlier, later in itertools.pairwise(steep)):
-        raise wanted("the hottest neurons first: no stretch of the curve steeper than the one before")
-
-
-def _slopes(points: list[tuple[float, float]]) -> Iterator[float | None]:
-    for (x0, y0), (x1, y1) in itertools.pairwise(points):
-        if (x0, y0) == (x1, y1) == (1.0, 1.0):
-            continue
-        yield None if x1 <= x0 or y1 < y0 else (y1 - y0) / (x1 - x0)

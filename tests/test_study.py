@@ -195,7 +195,15 @@ def test_all_faults_are_reported_together_each_with_its_path_and_line(tmp_path: 
         ("models: {dimensions: {architecture: llama, n_layer: 2, n_embd: 64, n_ff: [9], n_head: 4, n_vocab: 9},\n"
          "  statistics: {hotness: {hot_share: 0.9, activation_share: 0.2}}}\ngpus: t4\nhosts: pc-low\n",
          "x.yaml: models[0].statistics.hotness: found a mapping (hot_share, activation_share), expected the hottest "
-         "neurons first: no stretch of the curve steeper than the one before (line 2)"),
+         "first, so that every step catches no more per neuron than the one before (line 2)"),
+        ("models: {dimensions: {architecture: llama, n_layer: 4096, n_embd: 64, n_ff: 99999, n_head: 4, n_vocab: 9}}\n"
+         "gpus: t4\nhosts: pc-low\n", "x.yaml: models[0].dimensions: found a mapping (architecture, n_layer, n_embd, "
+         "n_ff, n_head, n_vocab), expected a model of at most 67108864 FFN neurons in all layers (line 1)"),
+        (MINIMAL + "overrides: {a: {contexts: 0}}\n", "x.yaml: overrides.a.contexts[0]: found 0, expected 1 or more "
+         "(line 4)"),
+        (MINIMAL + "x" * 900 + ": 1\n", "x.yaml: " + "x" * 60 + "…: found the key '" + "x" * 58 + "…, expected one "
+         "of models, gpus, hosts, contexts, quantisations, solvers, kv_type, targets, speed, reserve, title, description, "
+         "catalogue, overrides (line 4)"),
     ],
 )  # fmt: skip
 def test_one_fault_is_one_line(tmp_path: Path, text: str, expected: str) -> None:
