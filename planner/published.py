@@ -17,7 +17,7 @@ from planner.geometry import geometry_from_dimensions
 from planner.schema import Number, Table, check
 from planner.speed import Bandwidths, SpeedParameters, Work, estimate
 from planner.study import study_of
-from planner.sweep import dimensions_of, sweep
+from planner.sweep import Device, Workshop, dimensions_of
 from planner.yaml_file import read_yaml
 
 How = Literal["single", "average", "peak", "llama.cpp", "ratio", "hit_rate"]
@@ -63,7 +63,8 @@ def compare(parameters: SpeedParameters | None = None) -> tuple[Comparison, ...]
     parameters = parameters or SpeedParameters()
     catalogue = load_catalogue()
     figures = check(_PublishedFile, read_yaml(SHIPPED / "published.yaml")).published
-    return tuple(Comparison(figure, _predicted(figure, catalogue, parameters)) for figure in figures)
+    workshop = Workshop(catalogue, Device(None, None))
+    return tuple(Comparison(figure, _predicted(figure, workshop, catalogue, parameters)) for figure in figures)
 
 
 def as_markdown(comparisons: Sequence[Comparison]) -> str:
@@ -81,10 +82,10 @@ def as_markdown(comparisons: Sequence[Comparison]) -> str:
     return "\n".join(rows)
 
 
-def _predicted(figure: Published, catalogue: Catalogue, parameters: SpeedParameters) -> float:
+def _predicted(figure: Published, workshop: Workshop, catalogue: Catalogue, parameters: SpeedParameters) -> float:
     if figure.how == "llama.cpp":
         return _layer_wise(catalogue.models[figure.models[0]], figure, catalogue, parameters)
-    answers = _answers(figure, catalogue, parameters)
+    answers = _answers(figure, workshop, catalogue, parameters)
     rates = [answer.tokens_per_s or 0.0 for answer in answers]
     if figure.how == "hit_rate":
         return answers[0].hit_rate or 0.0
@@ -93,7 +94,7 @@ def _predicted(figure: Published, catalogue: Catalogue, parameters: SpeedParamet
     return averages.fmean(rates) if figure.how == "average" else max(rates)
 
 
-def _answers(figure: Published, catalogue: Catalogue, parameters: SpeedParameters) -> tuple[Answer, ...]:
+def _answers(figure: Published, workshop: Workshop, catalogue: Catalogue, parameters: SpeedParameters) -> list[Answer]:
     study = study_of(
         {
             "models": list(figure.models),
@@ -110,7 +111,7 @@ def _answers(figure: Published, catalogue: Catalogue, parameters: SpeedParameter
         },
         catalogue,
     )
-    return sweep(study.cells, catalogue, processes=1)
+    return [workshop.answer(cell) for cell in study.cells]
 
 
 def _layer_wise(entry: ModelEntry, figure: Published, catalogue: Catalogue, parameters: SpeedParameters) -> float:

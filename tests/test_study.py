@@ -202,8 +202,8 @@ def test_all_faults_are_reported_together_each_with_its_path_and_line(tmp_path: 
         (MINIMAL + "overrides: {a: {contexts: 0}}\n", "x.yaml: overrides.a.contexts[0]: found 0, expected 1 or more "
          "(line 4)"),
         (MINIMAL + "x" * 900 + ": 1\n", "x.yaml: " + "x" * 60 + "…: found the key '" + "x" * 58 + "…, expected one "
-         "of models, gpus, hosts, contexts, quantisations, solvers, kv_type, targets, speed, reserve, title, description, "
-         "catalogue, overrides (line 4)"),
+         "of models, gpus, hosts, contexts, quantisations, solvers, kv_type, targets, speed, reserve, title, "
+         "description, catalogue, overrides (line 4)"),
     ],
 )  # fmt: skip
 def test_one_fault_is_one_line(tmp_path: Path, text: str, expected: str) -> None:
