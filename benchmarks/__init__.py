@@ -1,0 +1,1 @@
+"""Benchmarks: `python -m benchmarks` times every phase; questions of their own have a module of their own."""

@@ -1,0 +1,81 @@
+"""The benchmarks still run, measure what they say and keep what they measured."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.__main__ import main
+from benchmarks.cases import CASES, Bench
+from benchmarks.measure import by_turns, processes_by_turns
+from benchmarks.phases import PHASES
+from benchmarks.processes import BARE, FLOOR, commands_of, floor_of
+from exporter.verify import verify_index
+from planner.catalogue import load_catalogue
+
+
+def test_a_round_of_every_phase(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kept = tmp_path / "kept.json"
+    arguments = ["--smoke", "--folder", str(tmp_path / "cases")]
+    assert main([*arguments, "--json", str(kept)]) == 0
+    document = json.loads(kept.read_text(encoding="utf-8"))
+    measured = {name.split(" / ")[1] for name in document["rows"]}
+    assert measured == {
+        name for name, phase in PHASES.items() if not phase.needs_cuda or "on CUDA" in " ".join(measured)
+    }
+    for row in document["rows"].values():
+        assert row["ours"]["best_s"] > 0
+        assert (row["theirs"] is None) == (row["beside"] is None)
+    assert document["machine"]["cores"] >= 1
+    capsys.readouterr()
+    assert main([*arguments, "--phase", "solve", "--against", str(kept)]) == 0
+    assert "time of before" in capsys.readouterr().out
+    bench = Bench(CASES["7b"], tmp_path / "cases")
+    assert sum(bench.solved_list) > 0
+    assert verify_index(bench.index, statistics=bench.statistics, plan=bench.planning.plan) == []
+    assert bench.planning.plan.vram_required_bytes <= 0.3 * bench.geometry.ffn_bytes
+    commands = commands_of(bench)
+    assert {floor_of(name) for name in commands} == {None, FLOOR, BARE}
+    assert commands["export"][:4] == [sys.executable, "-m", "exporter", "export"]
+
+
+def test_the_cases_are_in_the_catalogue() -> None:
+    catalogue = load_catalogue()
+    shapes = {name: catalogue.models[case.shape] for name, case in CASES.items()}
+    assert {name: (entry.n_layer, entry.n_ff[0]) for name, entry in shapes.items()} == {
+        "7b": (32, 11008),
+        "13b": (40, 13824),
+        "falcon-40b": (60, 32768),
+        "70b": (80, 28672),
+        "opt-175b": (96, 49152),
+    }
+
+
+def test_works_take_turns() -> None:
+    order: list[str] = []
+    timings = by_turns({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, 3)
+    assert order == ["a", "b"] * 3
+    assert all(0 < timing.best_s <= timing.median_s for timing in timings.values())
+
+
+def test_processes_take_turns_and_their_failure_is_told(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    script = "import sys; open(sys.argv[1], 'a').write(sys.argv[2]); kept = b'x' * int(sys.argv[3])"
+    timings = processes_by_turns(
+        {
+            "small": [sys.executable, "-c", script, str(log), "s", "1"],
+            "large": [sys.executable, "-c", script, str(log), "l", str(100 << 20)],
+        },
+        2,
+    )
+    assert log.read_text() == "slsl"
+    small, large = timings["small"].peak_bytes, timings["large"].peak_bytes
+    if small is not None and large is not None:
+        assert 90 << 20 < large - small < 120 << 20
+    with pytest.raises(RuntimeError, match="ended with 3: no luck"):
+        processes_by_turns(
+            {"x": [sys.executable, "-c", "import sys; print('no luck', file=sys.stderr); sys.exit(3)"]}, 1
+        )
