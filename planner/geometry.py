@@ -7,6 +7,7 @@ adds up bytes, each tensor by its own type. One neuron of a layer is one row of 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -119,12 +120,12 @@ class Geometry:
         """Numbers a token leaves in each half of a layer's KV cache (`n_embd_gqa()`, `llama.cpp` 1302-1304)."""
         return n_embd_gqa(self.n_embd, self.n_head, self.n_head_kv, self.source)
 
-    @property
+    @functools.cached_property
     def dense_bytes(self) -> int:
         """Bytes of the dense part."""
         return sum(tensor.n_bytes for tensor in self.dense)
 
-    @property
+    @functools.cached_property
     def ffn_bytes(self) -> int:
         """Bytes of every neuron of every layer."""
         return sum(n_ff * neuron_bytes for n_ff, neuron_bytes in zip(self.n_ff, self.neuron_bytes, strict=True))
