@@ -15,7 +15,7 @@ from planner.units import GIB, format_bytes
 
 
 def explain(
-    problem: Problem, curves: Curves, positions: Ints, price: float, *, proof: str, solver: str | None
+    problem: Problem, curves: Curves, positions: Ints, price: float, *, proof: str, solver: str | None, confirmed: bool
 ) -> Explanation:
     """Explains an answer.
 
@@ -26,6 +26,7 @@ def explain(
         price: activations a unit of weight at the margin.
         proof: "price" or "solver".
         solver: who was asked, or None.
+        confirmed: whether the solver ended with a proof that agrees.
     """
     neurons = curves.neurons(positions)
     switched_off = tuple(np.flatnonzero(_wanted_but_off(problem, curves, neurons, price)).tolist())
@@ -40,7 +41,7 @@ def explain(
         switched_off=switched_off,
         proof=proof,
         solver=solver,
-        text=_words(binding, share, switched_off, proof=proof, solver=solver),
+        text=_words(binding, share, switched_off, proof=proof, solver=solver, confirmed=confirmed),
     )
 
 
@@ -83,7 +84,9 @@ def _binding(problem: Problem, curves: Curves, neurons: Ints, switched_off: tupl
     return "vram"
 
 
-def _words(binding: str, share: float, switched_off: tuple[int, ...], *, proof: str, solver: str | None) -> str:
+def _words(
+    binding: str, share: float, switched_off: tuple[int, ...], *, proof: str, solver: str | None, confirmed: bool
+) -> str:
     words = {
         "nothing": "nothing binds: every neuron fits in VRAM",
         "threshold": "thresholds bind: every layer that may be split is hot as a whole",
@@ -95,7 +98,7 @@ def _words(binding: str, share: float, switched_off: tuple[int, ...], *, proof: 
         words += f"; {layers} {listed([str(layer) for layer in switched_off])} off because of the threshold"
     by = {"price": "proven by the price of a byte", "solver": f"proven by {solver}"}[proof]
     if solver is not None and proof == "price":
-        by += f" and confirmed by {solver}"
+        by += f" and confirmed by {solver}" if confirmed else f"; {solver} did not confirm it"
     return f"{words}; {by}"
 
 

@@ -26,9 +26,9 @@ import pulp
 
 from planner.problem import SolverOptions
 
-# Solvers hold rows and whole numbers only to a tolerance. HiGHS is asked for this one; CBC keeps its own.
-_HIGHS_TOLERANCE = 1e-9
-_CBC_TOLERANCE = 1e-6
+# Solvers hold rows and whole numbers only to a tolerance; this is the one of both for whole numbers. HiGHS must not be
+# asked for a finer one: at 1e-9 its presolve (1.13) loses optima and still calls the rest optimal.
+_TOLERANCE = 1e-6
 SOLVER_NAMES = {"highs": "HiGHS", "cbc": "CBC"}
 
 
@@ -162,8 +162,9 @@ def build(model: IlpModel) -> pulp.LpProblem:
 
 def _whole_steps(problem: pulp.LpProblem, model: IlpModel, each: IlpLayer, x: pulp.LpVariable) -> None:
     """Adds that x is a multiple of the granularity, or the whole layer."""
+    # Also where it follows from the rows below: HiGHS 1.13 finds that out by itself and then loses optima.
+    x.cat = pulp.LpInteger
     if model.granularity == 1:
-        x.cat = pulp.LpInteger
         return
     steps, rest = divmod(each.n_ff, model.granularity)
     j = problem.add_variable(f"j_{each.layer}", 0, steps, pulp.LpInteger)
@@ -195,8 +196,6 @@ def run(model: IlpModel, options: SolverOptions, *, gap: float, time_limit_s: fl
             gapRel=gap,
             gapAbs=0.0,
             timeLimit=time_limit_s,
-            mip_feasibility_tolerance=_HIGHS_TOLERANCE,
-            primal_feasibility_tolerance=_HIGHS_TOLERANCE,
         )
     else:
         # pulp brings CBC along, but its own class for it is deprecated.
@@ -226,7 +225,6 @@ def _bound(
     that it was given. What a tolerance of delta may hide: each y_l off by delta catches at most delta * F_l(n_l) more,
     and each row off by delta at most delta neurons of the steepest slope.
     """
-    tolerance = _HIGHS_TOLERANCE if options.solver == "highs" else _CBC_TOLERANCE
     objective = float(pulp.value(problem.objective)) if status is IlpStatus.OPTIMAL else -math.inf
     if options.solver == "highs":
         info = problem.solverModel.getInfo()
@@ -240,4 +238,4 @@ def _bound(
     most = sum(min((slope * each.high + rest for slope, rest in each.tangents), default=0.0) for each in model.layers)
     steepest = max((slope for each in model.layers for slope, _ in each.tangents), default=0.0)
     rows = problem.numConstraints()
-    return float(scaled * model.scale + tolerance * (most + rows * max(steepest, model.scale)))
+    return float(scaled * model.scale + _TOLERANCE * (most + rows * max(steepest, model.scale)))

@@ -33,12 +33,14 @@ from planner.price import (
 )
 
 # What one enumeration may hold; beyond it the answer stands with the gap it has.
-_MOST_CANDIDATES = 2_000_000
+_MOST_CANDIDATES = 1_000_000
+_MOST_WITHOUT_PROOF = 50_000
 _MOST_CHOICES = 4096
 
-# The first tau is this part of the gap, and each next one so much larger.
+# The first tau is this part of the gap (squared when there are more than a few sequences), each next one larger.
 _ROUNDS = 64
 _GROWTH = 8.0
+_FEW = 4
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -109,26 +111,30 @@ def _settled(curves: Curves, within: Range, at: Cut, first: tuple[Ints, float], 
     bound = dual_bound(curves, within, at.price)
     better = 1.0 if curves.exact else 0.0
     heaviest = at.price * int(curves.weight.max()) * curves.granularity
-    tau = (relaxed - caught) / _ROUNDS if math.isfinite(caught) else heaviest
-    while bound > caught and not expired():
-        # Nothing can catch less than nothing, so a tau of the whole bound lists every placement there is.
-        needed = min(relaxed, relaxed - caught - better)
-        if needed < 0:
-            bound = caught
-            break
+    needed = min(relaxed, relaxed - caught - better)
+    # A handful of sequences is quickly listed; with many, each unit of tau multiplies the list.
+    few = np.unique(curves.weight[within.low < within.high]).size <= _FEW
+    tau = needed / (_ROUNDS if few else _ROUNDS**2) if math.isfinite(caught) else heaviest
+    known = -1.0
+    while needed > known and not expired():
         tau = min(max(tau, EPSILON * relaxed), needed)
         complete, found = _best_listed(curves, within, at, tau)
         value = -math.inf if found is None else curves.caught(found)
-        if found is not None and value > caught:
+        improved = value > caught
+        if found is not None and improved:
             best, caught = found, value
-        if not complete:
+        # Nothing can catch less than nothing, so a tau of the whole bound lists every placement there is.
+        needed = min(relaxed, relaxed - caught - better)
+        if complete:
+            known = tau
+            tau *= _GROWTH if few else 4.0
+        elif not improved or needed >= tau:
             break
-        if tau >= min(relaxed, relaxed - caught - better):
-            bound = caught if math.isinf(caught) else max(caught, lifted(curves, caught, abs(caught)))
-            break
-        unlisted = relaxed - tau
+    if needed <= known or needed < 0:
+        bound = caught if curves.exact or math.isinf(caught) else lifted(curves, caught, abs(caught))
+    elif known > 0:
+        unlisted = relaxed - known
         bound = min(bound, max(caught, math.floor(unlisted) if curves.exact else unlisted))
-        tau *= _GROWTH
     if math.isinf(caught):
         return Settled(None, caught, bound, at.price, none_possible=math.isinf(bound))
     return Settled(best, caught, max(bound, caught), at.price)
@@ -136,6 +142,9 @@ def _settled(curves: Curves, within: Range, at: Cut, first: tuple[Ints, float], 
 
 def _best_listed(curves: Curves, within: Range, at: Cut, tau: float) -> tuple[bool, Ints | None]:
     """Lists all choices that lose at most `tau` against the price and returns the best that holds both constraints.
+
+    The sequences are listed in two halves, each on its own, and only the best matches between them are looked at
+    (Horowitz and Sahni 1974).
 
     Returns:
         Whether the list was complete; and positions, shape (layers,), None when nothing listed fits.
@@ -147,56 +156,87 @@ def _best_listed(curves: Curves, within: Range, at: Cut, tau: float) -> tuple[bo
     room, need = curves.capacity - used, curves.floor - used
     # The lighter and better of two choices may replace the other unless it could end below the floor. A choice that
     # ends there leaves so much unused that it loses more than tau, except when the floor is close to the capacity.
-    replace_lighter = at.price * (curves.capacity - curves.floor) > most_loss
-    lowest = np.cumsum([0, *(int(each.weights[0]) for each in reversed(sequences))])[::-1]
-    highest = np.cumsum([0, *(int(each.weights[-1]) for each in reversed(sequences))])[::-1]
+    lighter_is_better = at.price * (curves.capacity - curves.floor) > most_loss
+    halves: tuple[list[_Sequence], list[_Sequence]] = ([], [])
+    sizes = [0.0, 0.0]
+    for each in reversed(sequences):
+        # Near the floor a match is not simply the heaviest that fits, so everything is listed in one half.
+        half = 0 if not lighter_is_better or sizes[0] <= sizes[1] else 1
+        halves[half].append(each)
+        sizes[half] += math.log(each.weights.size)
+    listed = [_listed(half, at.price, most_loss, lighter_is_better=lighter_is_better) for half in halves]
+    complete = complete and all(each.complete for each in listed)
+    one, other = listed
+    match = np.searchsorted(other.weights, room - one.weights, side="right") - 1
+    total = one.weights + other.weights[match]
+    caught = np.where((match >= 0) & (total >= need), one.values + other.values[match], -np.inf)
+    best = int(np.argmax(caught))
+    if math.isinf(float(caught[best])):
+        return complete, None
+    positions = at.positions.copy()
+    _apply(positions, halves[0], one, best)
+    _apply(positions, halves[1], other, int(match[best]))
+    return complete, positions
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _List:
+    """Choices of several sequences together, by ascending weight.
+
+    Attributes:
+        weights: shape (choices,): units more than at the cut.
+        values: shape (choices,): activations more.
+        history: for each step of the listing, two arrays: the choice before it that a choice came from, and which
+            choice of the step's sequence was taken.
+        complete: whether nothing within the loss allowed was left out.
+    """
+
+    weights: Ints
+    values: Floats
+    history: list[tuple[Ints, Ints]]
+    complete: bool
+
+
+def _listed(sequences: list[_Sequence], price: float, most_loss: float, *, lighter_is_better: bool) -> _List:
+    """Lists all choices of some sequences that lose at most so much together, without those that others dominate."""
     weights = np.zeros(1, dtype=np.int64)
     values = np.zeros(1, dtype=np.float64)
     history: list[tuple[Ints, Ints]] = []
-    for number, each in enumerate(sequences):
+    complete = True
+    for each in sequences:
+        source = np.arange(weights.size)
         if weights.size * each.weights.size > _MOST_CANDIDATES:
-            # Keep what loses least; the answer stays an answer, only the proof is lost.
             complete = False
-            keep = max(1, _MOST_CANDIDATES // each.weights.size)
-            lost = np.argsort(at.price * weights - values, kind="stable")[:keep]
-            lost.sort()
-            history.append((lost, np.full(lost.size, -1, dtype=np.int64)))
-            weights, values = weights[lost], values[lost]
-        heavy = weights[:, None] + each.weights[None, :]
-        worth = values[:, None] + each.values[None, :]
-        possible = (
-            (at.price * heavy - worth <= most_loss)
-            & (heavy + lowest[number + 1] <= room)
-            & (heavy + highest[number + 1] >= need)
-        )
-        state, choice = np.nonzero(possible)
+        if not complete:
+            # Keep what loses least; the answer stays an answer, only the proof is lost.
+            least = np.argsort(price * weights - values, kind="stable")
+            source = np.sort(least[: max(1, _MOST_WITHOUT_PROOF // each.weights.size)])
+        heavy = (weights[source][:, None] + each.weights[None, :]).reshape(-1)
+        worth = (values[source][:, None] + each.values[None, :]).reshape(-1)
+        possible = np.flatnonzero(price * heavy - worth <= most_loss)
         heavy, worth = heavy[possible], worth[possible]
         order = np.lexsort((-worth, heavy))
         heavy, worth = heavy[order], worth[order]
-        keep_mask = np.ones(order.size, dtype=bool)
-        if replace_lighter:
-            keep_mask[1:] = worth[1:] > np.maximum.accumulate(worth)[:-1]
+        keep = np.ones(order.size, dtype=bool)
+        if lighter_is_better:
+            keep[1:] = worth[1:] > np.maximum.accumulate(worth)[:-1]
         else:
-            keep_mask[1:] = heavy[1:] != heavy[:-1]
-        order = order[keep_mask]
-        weights, values = heavy[keep_mask], worth[keep_mask]
-        history.append((state[order], choice[order]))
-    if weights.size == 0:
-        return complete, None
-    at_last = int(np.argmax(values))
-    positions = at.positions.copy()
-    remaining = list(sequences)
-    for states, choices in reversed(history):
-        choice_taken = int(choices[at_last])
-        at_last = int(states[at_last])
-        if choice_taken >= 0:
-            each = remaining.pop()
-            count = choice_taken - each.zero
-            if count > 0:
-                np.add.at(positions, each.added[:count], 1)
-            elif count < 0:
-                np.subtract.at(positions, each.removed[:-count], 1)
-    return complete, positions
+            keep[1:] = heavy[1:] != heavy[:-1]
+        weights, values = heavy[keep], worth[keep]
+        state, choice = np.divmod(possible[order[keep]], each.weights.size)
+        history.append((source[state], choice))
+    return _List(weights, values, history, complete)
+
+
+def _apply(positions: Ints, sequences: list[_Sequence], chosen: _List, index: int) -> None:
+    """Moves the positions by one choice of a list."""
+    for each, (states, choices) in zip(reversed(sequences), reversed(chosen.history), strict=True):
+        count = int(choices[index]) - each.zero
+        index = int(states[index])
+        if count > 0:
+            np.add.at(positions, each.added[:count], 1)
+        elif count < 0:
+            np.subtract.at(positions, each.removed[:-count], 1)
 
 
 def _sequences(curves: Curves, within: Range, at: Cut, most_loss: float) -> tuple[list[_Sequence], bool]:

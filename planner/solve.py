@@ -38,8 +38,8 @@ _SAME = 1e-12
 _DECIDED = 1e-8
 
 
-class SolverDisagreesError(RuntimeError):
-    """The solver proved a bound under an answer that holds every constraint: a fault in a program, not in the input."""
+class BrokenAnswerError(RuntimeError):
+    """An answer breaks a constraint, which the check after solving found: a fault in the program, not in the input."""
 
 
 @dataclass(slots=True)
@@ -56,6 +56,7 @@ class _Search:
     price: float = 0.0
     proof: str = "price"
     solver: str | None = None
+    confirmed: bool = False
     failed: bool = False
     none_possible: bool = False
     tried: dict[bytes, float] = field(default_factory=dict)
@@ -217,27 +218,26 @@ def _pose(search: _Search, tangents: Tangents, *, whole: bool) -> IlpAnswer | No
         granularity=curves.granularity,
         whole=whole,
         most_on=_most_on(curves, gated),
-        scale=max(search.price * float(curves.weight.mean()), curves.hotness.total * 1e-9, 1e-300),
+        scale=max(search.price * float(curves.weight.mean()), curves.hotness.total / curves.hotness.impacts.size)
+        or 1.0,
     )
     gap = 0.0 if whole else options.relative_gap / 4
     answer = ilp.run(model, options, gap=gap, time_limit_s=search.left_s())
     search.solver = ilp.SOLVER_NAMES[options.solver]
     search.failed = answer.status is ilp.IlpStatus.ERROR
-    if answer.status is ilp.IlpStatus.INFEASIBLE:
-        if search.positions is not None:
-            raise SolverDisagreesError(f"{search.solver} calls a problem infeasible that has an answer")
-        search.none_possible = True
+    search.confirmed = answer.status is ilp.IlpStatus.OPTIMAL
     decided = search.decided
     if answer.on and not decided:
         _take(search, tangents, answer, whole=whole)
-    if answer.bound is not None:
+    if answer.status is ilp.IlpStatus.INFEASIBLE:
+        search.none_possible = search.positions is None
+    elif answer.bound is not None:
+        # An answer that holds every constraint in integers outweighs a bound computed with tolerances.
         if answer.bound < search.caught - abs(search.caught) * _SAME:
-            raise SolverDisagreesError(
-                f"{search.solver} proved a bound of {answer.bound}, but {search.caught} can be caught"
-            )
-        bound = max(search.caught, lifted(curves, answer.bound, abs(answer.bound)))
-        if bound < search.bound and not decided:
-            search.bound, search.proof = bound, "solver"
+            search.confirmed = False
+        elif not decided and lifted(curves, answer.bound, abs(answer.bound)) < search.bound:
+            search.bound = max(search.caught, lifted(curves, answer.bound, abs(answer.bound)))
+            search.proof = "solver"
     return answer if answer.on else None
 
 
@@ -325,7 +325,7 @@ def _solution(search: _Search) -> Solution:
     solved_list = tuple(curves.neurons(search.positions).tolist())
     faults = problem.faults_of(solved_list)
     if faults:
-        raise SolverDisagreesError("an answer breaks a constraint: " + "; ".join(faults))
+        raise BrokenAnswerError("an answer breaks a constraint: " + "; ".join(faults))
     used_bytes = problem.bytes_of(solved_list)
     total = problem.hotness.total
     return Solution(
@@ -337,5 +337,13 @@ def _solution(search: _Search) -> Solution:
         hit_rate=search.caught / total if total > 0 else 0.0,
         used_bytes=used_bytes,
         host_bytes=problem.total_bytes - used_bytes,
-        explanation=explain(problem, curves, search.positions, search.price, proof=search.proof, solver=search.solver),
+        explanation=explain(
+            problem,
+            curves,
+            search.positions,
+            search.price,
+            proof=search.proof,
+            solver=search.solver,
+            confirmed=search.confirmed,
+        ),
     )
