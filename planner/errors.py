@@ -34,3 +34,7 @@ class FaultsError(InputError):
     def __init__(self, lines: Iterable[str]) -> None:
         self.lines = tuple(lines)
         super().__init__("\n".join(self.lines))
+
+    def __reduce__(self) -> tuple[type[FaultsError], tuple[tuple[str, ...]]]:
+        """Lets another process raise it: an exception is otherwise made again from its text, letter by letter."""
+        return type(self), (self.lines,)

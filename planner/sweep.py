@@ -60,7 +60,14 @@ def ask_device(cells: Sequence[Cell]) -> Device:
     Raises:
         InputError: a cell names this machine's GPU and there is none; the message says what to do.
     """
-    gpu = choose_gpu() if any(cell.gpu.choice.device for cell in cells) else None
+    gpu = None
+    if any(cell.gpu.choice.device for cell in cells):
+        try:
+            gpu = choose_gpu()
+        except InputError as error:
+            raise InputError(
+                f"gpu 'this machine': {error}; in a study that is gpus: {{budget: 8GiB, bandwidth: 936 GB/s}}"
+            ) from None
     memory = host_memory() if any(cell.host.this_machine for cell in cells) else None
     return Device(gpu, memory)
 

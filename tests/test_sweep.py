@@ -212,6 +212,36 @@ def test_processes_change_nothing(catalogue: Catalogue) -> None:
     assert sum(counted) == len(study.cells) == 10
 
 
+def test_a_fault_in_another_process_reads_the_same(catalogue: Catalogue, tmp_path: Path) -> None:
+    (tmp_path / "stats").mkdir()
+    for layer in range(N_LAYER):
+        torch.save(torch.ones(3), tmp_path / "stats" / f"activation_{layer}.pt")
+    faulty = {**TINY, "statistics": {"folder": str(tmp_path / "stats")}}
+    gpu = {"catalogue": "t4", "vram": ["8GiB", "9GiB"]}
+    study = study_of({"models": faulty, "gpus": gpu, "hosts": "pc-low"}, catalogue)
+    messages = []
+    for processes in (1, 2):
+        with pytest.raises(InputError) as caught:
+            sweep(study.cells, catalogue, processes=processes)
+        messages.append(str(caught.value))
+    assert messages[0] == messages[1]
+    assert "activation_0.pt" in messages[0]
+
+
+def test_this_machine_without_a_gpu_says_what_to_write(catalogue: Catalogue, monkeypatch: Any) -> None:
+    from planner import sweep as module
+
+    def none() -> None:
+        raise InputError("no GPU")
+
+    monkeypatch.setattr(module, "choose_gpu", none)
+    with pytest.raises(InputError) as caught:
+        ask(catalogue, gpus="this machine")
+    assert str(caught.value) == (
+        "gpu 'this machine': no GPU; in a study that is gpus: {budget: 8GiB, bandwidth: 936 GB/s}"
+    )
+
+
 def test_statistics_are_sorted_once_and_torch_stays_away(catalogue: Catalogue, monkeypatch: Any) -> None:
     from planner.hotness import Hotness
 
