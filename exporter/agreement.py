@@ -48,13 +48,13 @@ def _with_statistics(plan: Plan, statistics: Statistics) -> Iterator[str]:
     if plan.model is not None and plan.model.labels and plan.model.labels != statistics.labels:
         yield _first_difference("model.labels", plan.model.labels, statistics.labels, source)
         return
-    for layer, (hot_neurons, label, values) in enumerate(
-        zip(plan.solved_list, statistics.labels, statistics.values, strict=True)
+    for layer, (hot_neurons, label, n_ff) in enumerate(
+        zip(plan.solved_list, statistics.labels, statistics.n_ff, strict=True)
     ):
-        there = f"layer {label} of {source} has {len(values)}"
-        if plan.model is not None and plan.model.n_ff[layer] != len(values):
+        there = f"layer {label} of {source} has {n_ff}"
+        if plan.model is not None and plan.model.n_ff[layer] != n_ff:
             yield f"model.n_ff[{layer}]: found {plan.model.n_ff[layer]}, but {there}"
-        elif hot_neurons > len(values):
+        elif hot_neurons > n_ff:
             yield f"solved_list[{layer}]: found {hot_neurons} hot neurons, but {there}"
 
 

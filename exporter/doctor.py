@@ -260,7 +260,7 @@ def check_statistics(case: Case) -> Iterator[Finding]:
             "measure them again: hotsplit profile",
         )
     else:
-        neurons = sum(values.size for values in statistics.values)
+        neurons = sum(statistics.n_ff)
         yield Finding(
             "statistics", Status.OK, f"{statistics.source}: {len(statistics.labels)} layers, {neurons:,} neurons"
         )

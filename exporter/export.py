@@ -126,8 +126,8 @@ def export_plan(
     if lines := disagreements(plan, statistics=statistics, geometry=geometry, where=where):
         raise FaultsError(lines)
     layers = [
-        IndexedLayer(label, len(values), hot_neurons)
-        for label, values, hot_neurons in zip(statistics.labels, statistics.values, plan.solved_list, strict=True)
+        IndexedLayer(label, n_ff, hot_neurons)
+        for label, n_ff, hot_neurons in zip(statistics.labels, statistics.n_ff, plan.solved_list, strict=True)
     ]
     selector = Selector(device, note=note)
     buckets = (

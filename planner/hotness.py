@@ -7,6 +7,7 @@ its activation frequency, v_i = f_i (PowerInfer, SOSP'24, section 6.3).
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,9 @@ Floats = npt.NDArray[np.float64]
 # A prefix sum is kept for one neuron in so many; the rest is added when asked. It keeps the memory close to that of the
 # sorted impacts alone, whatever their type.
 _STRIDE = 64
+
+# More than any model known: 128 million neurons counted in 64 bits.
+_MOST_MEMORY_BYTES = 1 << 30
 
 _EXACT_BELOW = float(1 << 53)
 
@@ -59,6 +63,8 @@ class Hotness:
         Raises:
             InputError: an array is not 1-D or not numeric, or holds a value that is negative or not finite.
         """
+        sizes: list[int] = []
+        types: set[np.dtype[Any]] = set()
         for layer, column in enumerate(values):
             if column.ndim != 1:
                 raise InputError(
@@ -66,11 +72,13 @@ class Hotness:
                 )
             if column.dtype.kind not in "buif":
                 raise InputError(f"statistics of layer {layer}: expected real numbers, found type {column.dtype}")
-        counts = np.array([column.size for column in values], dtype=np.int64)
+            sizes.append(column.size)
+            types.add(column.dtype.newbyteorder("="))
+        counts = np.array(sizes, dtype=np.int64)
         offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
         blocks = -(-counts // _STRIDE)
         checkpoint_offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(blocks + 1)])
-        impacts = np.empty(int(offsets[-1]), dtype=_common_type(values))
+        impacts = _room(int(offsets[-1]), _common_type(types))
         checkpoints = np.zeros(int(checkpoint_offsets[-1]), dtype=np.float64)
         # numpy sorts types of one and two bytes fastest by radix, which it calls stable; all others by its default.
         kind: Any = "stable" if impacts.dtype.itemsize <= 2 and impacts.dtype.kind in "ui" else None
@@ -153,9 +161,17 @@ class Hotness:
         return found
 
 
-def _common_type(values: Sequence[npt.NDArray[Any]]) -> np.dtype[Any]:
+def _common_type(types: set[np.dtype[Any]]) -> np.dtype[Any]:
     """Returns the one type that holds the values of every layer (booleans are counted as bytes)."""
-    types = {column.dtype.newbyteorder("=") for column in values}
     if not types:
         return np.dtype(np.float64)
     return np.result_type(*types, np.uint8) if types == {np.dtype(np.bool_)} else np.result_type(*types)
+
+
+def _room(count: int, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    """Returns an array to fill: a very large one is a file without a name, which memory may hold only in part."""
+    if count * dtype.itemsize <= _MOST_MEMORY_BYTES:
+        return np.empty(count, dtype=dtype)
+    with tempfile.TemporaryFile() as file:
+        mapped: npt.NDArray[Any] = np.memmap(file, dtype=dtype, mode="w+", shape=(count,)).view(np.ndarray)
+        return mapped

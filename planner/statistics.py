@@ -10,10 +10,10 @@ from __future__ import annotations
 import hashlib
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,11 @@ import numpy.typing as npt
 from planner.errors import InputError
 from planner.text import listed
 from planner.torch_file import read_vector
+
+# What is kept of a folder's counts: all of those of any model without experts, and of 31 million neurons.
+MOST_KEPT_BYTES = 256 << 20
+# Beyond any layer; an index of wider ones could not be read back (`exporter.index_file`).
+MOST_NEURONS = 1 << 24
 
 _FILE_NAME = re.compile(r"activation_([0-9]{1,9})(?:_([0-9]{1,9}))?\.pt", re.ASCII)
 _NAMING = "expected activation_0.pt, activation_1.pt, … or, for experts, activation_0_0.pt, activation_0_1.pt, …"
@@ -34,7 +39,8 @@ class Statistics:
         source: where the numbers come from, for people: a folder, or the name of a catalogue entry.
         labels: one for each entry of `values`: the layer `L`, or layer and expert `L.E`, ascending by number.
         values: for each label the activation counts by neuron number, shape [n_ff], a real numeric type of its own,
-            finite and at least 0, not sorted.
+            finite and at least 0, not sorted. Of statistics of more than `MOST_KEPT_BYTES` a part is read again each
+            time it is asked for, so ask in order and once.
         fingerprint: `sha256:` and the digest of labels and counts. Equal counts have equal fingerprints in whatever
             type they were saved.
         ignored: names in the folder that are not statistics, sorted.
@@ -42,9 +48,16 @@ class Statistics:
 
     source: str
     labels: tuple[str, ...]
-    values: tuple[npt.NDArray[Any], ...]
+    values: Sequence[npt.NDArray[Any]]
     fingerprint: str
     ignored: tuple[str, ...] = ()
+
+    @property
+    def n_ff(self) -> tuple[int, ...]:
+        """Neurons of each entry of `values`, without reading them again."""
+        if isinstance(self.values, _StoredCounts):
+            return self.values.lengths
+        return tuple(counts.size for counts in self.values)
 
 
 class _Entry(NamedTuple):
@@ -62,6 +75,67 @@ class _Entry(NamedTuple):
     def place(self) -> str:
         expert = "" if self.expert is None else f", expert {self.expert}"
         return f"{self.path}: layer {self.layer}{expert}"
+
+
+class _StoredCounts(Sequence["npt.NDArray[Any]"]):
+    """The counts of a folder, read file by file when they are asked for; what there is room for stays in memory.
+
+    Attributes:
+        lengths: neurons of each entry.
+    """
+
+    def __init__(self, entries: Sequence[_Entry], expected: Sequence[int | None]) -> None:
+        self.lengths: tuple[int, ...] = ()
+        self._entries = entries
+        self._expected = expected
+        self._kept: dict[int, npt.NDArray[Any]] = {}
+        self._versions: list[tuple[int, ...]] = []
+
+    def first_reading(self) -> Iterator[npt.NDArray[Any]]:
+        """Yields every entry, checked; must be gone through before anything else is asked.
+
+        Raises:
+            InputError: see `read_statistics`.
+        """
+        kept_bytes = 0
+        lengths = []
+        for position, (entry, length) in enumerate(zip(self._entries, self._expected, strict=True)):
+            # Before it is read, so that a change while it is read is one that is seen later.
+            self._versions.append(_version(entry.path))
+            counts = _read(entry, length)
+            lengths.append(counts.size)
+            kept_bytes += counts.nbytes
+            if kept_bytes <= MOST_KEPT_BYTES:
+                self._kept[position] = counts
+            yield counts
+        self.lengths = tuple(lengths)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    @overload
+    def __getitem__(self, index: int) -> npt.NDArray[Any]: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> tuple[npt.NDArray[Any], ...]: ...
+
+    def __getitem__(self, index: int | slice) -> npt.NDArray[Any] | tuple[npt.NDArray[Any], ...]:
+        if isinstance(index, slice):
+            return tuple(self[position] for position in range(*index.indices(len(self))))
+        position = range(len(self))[index]
+        if position in self._kept:
+            return self._kept[position]
+        entry = self._entries[position]
+        counts = _read(entry, self.lengths[position])
+        if _version(entry.path) != self._versions[position]:
+            raise InputError(f"{entry.place}: changed while it was in use; run again when it is complete")
+        return counts
+
+
+def _version(path: Path) -> tuple[int, ...]:
+    """Returns what tells that a file was written or replaced in between."""
+    status = path.stat()
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def read_statistics(folder: Path, *, n_layer: int | None = None, n_ff: Sequence[int] | None = None) -> Statistics:
@@ -85,9 +159,9 @@ def read_statistics(folder: Path, *, n_layer: int | None = None, n_ff: Sequence[
     entries, ignored = _find(folder)
     _check_numbers(folder, entries, n_layer)
     lengths = _expected_lengths(folder, entries, n_ff)
-    values = tuple(_read(entry, length) for entry, length in zip(entries, lengths, strict=True))
+    values = _StoredCounts(entries, lengths)
     labels = tuple(entry.label for entry in entries)
-    return Statistics(str(folder), labels, values, fingerprint_of(labels, values), ignored)
+    return Statistics(str(folder), labels, values, fingerprint_of(labels, values.first_reading()), ignored)
 
 
 def statistics_from_values(source: str, values: Sequence[npt.NDArray[Any]]) -> Statistics:
@@ -104,7 +178,7 @@ def statistics_from_values(source: str, values: Sequence[npt.NDArray[Any]]) -> S
     return Statistics(source, labels, tuple(values), fingerprint_of(labels, values))
 
 
-def fingerprint_of(labels: Sequence[str], values: Sequence[npt.NDArray[Any]]) -> str:
+def fingerprint_of(labels: Sequence[str], values: Iterable[npt.NDArray[Any]]) -> str:
     """Returns the digest of statistics, the same for equal numbers in whatever type.
 
     Each layer is hashed as a line `<label> <form> <neurons>` and its numbers in the smallest of three forms that
@@ -245,6 +319,8 @@ def _check_counts(place: str, counts: npt.NDArray[Any]) -> None:
     """Checks that there are counts, and that they are finite and not negative."""
     if not counts.size:
         raise InputError(f"{place}: has no numbers; expected one for each neuron")
+    if counts.size > MOST_NEURONS:
+        raise InputError(f"{place}: has {counts.size} numbers; no layer has more than {MOST_NEURONS} neurons")
     if counts.dtype.kind == "u":
         return
     # NaN comes through both minimum and maximum, so two passes tell of all three faults.

@@ -12,7 +12,9 @@ Source: PyTorch 2.13, `torch/serialization.py` (`_save`, `_legacy_save`), `torch
 
 from __future__ import annotations
 
+import errno
 import io
+import os
 import stat
 import struct
 import zipfile
@@ -25,13 +27,17 @@ import numpy.typing as npt
 
 from planner.errors import InputError
 
-MOST_FILE_BYTES = 1 << 30
+MOST_FILE_BYTES = 1 << 28
 _MOST_PICKLE_BYTES = 1 << 16
 _MOST_ENTRIES = 1024
+# What a zip reader may read of an archive's list of contents; every entry in it takes 46 bytes and becomes an object.
+_MOST_DIRECTORY_BYTES = 1 << 20
+# Four pickles, and the number of values behind them.
+_MOST_LEGACY_HEAD_BYTES = 4 * _MOST_PICKLE_BYTES + 64
+_LONGEST_ORDER = 20
 _EXPECTED = "expected one 1-D tensor written by torch.save"
 
 _ZIP_START = b"PK\x03\x04"
-_CENTRAL_HEADER = b"PK\x01\x02"
 # The first pickle of the older form is the number 0x1950a86a20f9469cfc6c (`torch.serialization.MAGIC_NUMBER`).
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_START = b"\x80\x02\x8a\x0a" + _LEGACY_MAGIC.to_bytes(10, "little") + b"."
@@ -105,33 +111,64 @@ def read_vector(path: Path) -> npt.NDArray[Any]:
         raise InputError(f"is {'a folder' if stat.S_ISDIR(status.st_mode) else 'not a regular file'}; {_EXPECTED}")
     if status.st_size > MOST_FILE_BYTES:
         raise InputError(f"has {status.st_size} bytes; {_EXPECTED}, of at most {MOST_FILE_BYTES} bytes")
-    content = path.read_bytes()
-    if content.startswith(_ZIP_START):
-        return _read_zip(content)
-    if content.startswith(_LEGACY_START):
-        return _read_legacy(content)
-    if not content:
+    with _ThriftyFile(path) as file:
+        start = file.read(len(_LEGACY_START))
+        if start.startswith(_ZIP_START):
+            return _read_zip(file)
+        if start == _LEGACY_START:
+            return _read_legacy(file)
+    if not start:
         raise InputError(f"is empty; {_EXPECTED}")
-    kind = "a bare pickle" if content[0] == 0x80 else "not a PyTorch file"
+    kind = "a bare pickle" if start[0] == 0x80 else "not a PyTorch file"
     raise InputError(f"is {kind}; {_EXPECTED}")
 
 
-def _read_zip(content: bytes) -> npt.NDArray[Any]:
+class _ThriftyFile(io.FileIO):
+    """A file of which only so much is read in one piece as its reader has said.
+
+    Attributes:
+        most: the most bytes of one read.
+    """
+
+    most = _MOST_DIRECTORY_BYTES
+
+    def read(self, size: int | None = -1) -> bytes:
+        """Returns the next `size` bytes, or as many as there are.
+
+        Raises:
+            InputError: they are more than `most`.
+        """
+        left = os.fstat(self.fileno()).st_size - self.tell()
+        wanted = left if size is None or size < 0 else min(size, left)
+        if wanted > self.most:
+            raise InputError(f"is an archive of more than {_MOST_ENTRIES} entries; {_EXPECTED}")
+        pieces = []
+        while wanted > 0 and (piece := super().read(wanted)):
+            pieces.append(piece)
+            wanted -= len(piece)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def _read_zip(file: _ThriftyFile) -> npt.NDArray[Any]:
     """Reads the form of PyTorch 1.6 and later."""
-    # Every entry costs the zip reader an object, so their number is bounded before it starts.
-    if content.count(_CENTRAL_HEADER) > _MOST_ENTRIES:
-        raise InputError(f"is an archive of more than {_MOST_ENTRIES} entries; {_EXPECTED}")
     try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        with zipfile.ZipFile(file) as archive:
+            file.most = MOST_FILE_BYTES
             return _read_archive(archive)
     except zipfile.BadZipFile as error:
         raise InputError(f"is truncated or damaged ({error}); {_EXPECTED}") from None
     except (NotImplementedError, RuntimeError, EOFError, OverflowError, ValueError, struct.error) as error:
         raise InputError(f"is not an archive that torch.save writes ({error}); {_EXPECTED}") from None
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        raise InputError(f"is truncated or damaged (an entry outside the file); {_EXPECTED}") from None
 
 
 def _read_archive(archive: zipfile.ZipFile) -> npt.NDArray[Any]:
     names = archive.namelist()
+    if len(names) > _MOST_ENTRIES:
+        raise InputError(f"is an archive of more than {_MOST_ENTRIES} entries; {_EXPECTED}")
     if len(set(names)) != len(names):
         raise InputError(f"holds two entries of the same name; {_EXPECTED}")
     pickles = [name for name in names if name == "data.pkl" or (name.endswith("/data.pkl") and name.count("/") == 1)]
@@ -139,39 +176,44 @@ def _read_archive(archive: zipfile.ZipFile) -> npt.NDArray[Any]:
         raise InputError(f"is an archive without a data.pkl; {_EXPECTED}")
     prefix = pickles[0][: -len("data.pkl")]
     pickled = _stored(archive, pickles[0])
-    if len(pickled) > _MOST_PICKLE_BYTES:
-        raise InputError(f"has a pickle of {len(pickled)} bytes, too much for one tensor; {_EXPECTED}")
-    view = _describe(_PickleTerm(pickled).read())
+    if pickled.file_size > _MOST_PICKLE_BYTES:
+        raise InputError(f"has a pickle of {pickled.file_size} bytes, too much for one tensor; {_EXPECTED}")
+    view = _describe(_PickleTerm(archive.read(pickled)).read())
     order = "little"
     if prefix + "byteorder" in names:
-        order = _stored(archive, prefix + "byteorder").decode("ascii", "replace")
+        with archive.open(_stored(archive, prefix + "byteorder")) as entry:
+            order = entry.read(_LONGEST_ORDER + 1).decode("ascii", "replace")
     if order not in ("little", "big"):
-        raise InputError(f"has the byte order {order[:20]!r}; expected little or big")
+        raise InputError(f"has the byte order {order[:_LONGEST_ORDER]!r}; expected little or big")
     key = f"{prefix}data/{view.storage_key}"
     if key not in names:
         raise InputError(f"lacks the values of its tensor (archive entry {key[:80]!r})")
-    return view.values(_stored(archive, key), "<" if order == "little" else ">")
+    values = _stored(archive, key)
+    view.check_bytes(values.file_size)
+    return view.values(archive.read(values), "<" if order == "little" else ">")
 
 
-def _stored(archive: zipfile.ZipFile, name: str) -> bytes:
-    """Returns an entry's bytes; refuses compression, by which a small file could fill the memory."""
+def _stored(archive: zipfile.ZipFile, name: str) -> zipfile.ZipInfo:
+    """Returns an entry; refuses compression, by which a small file could fill the memory."""
     entry = archive.getinfo(name)
     if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size:
         raise InputError(f"has a compressed archive entry {name[:80]!r}, which torch.save never writes; {_EXPECTED}")
-    return archive.read(entry)
+    return entry
 
 
-def _read_legacy(content: bytes) -> npt.NDArray[Any]:
+def _read_legacy(file: _ThriftyFile) -> npt.NDArray[Any]:
     """Reads the form before PyTorch 1.6, which `_use_new_zipfile_serialization=False` still writes.
 
     Five pickles (magic, protocol, the writer's type sizes, the tensor, the list of storage keys), then for each
     storage its number of elements as int64 and its bytes, little-endian.
     """
+    file.seek(0)
+    head = file.read(_MOST_LEGACY_HEAD_BYTES)
     start = len(_LEGACY_START)
     parts = []
     for _ in range(4):
         # Pickles of one tensor are short; a pickle that is cut off here is damaged or not one tensor's.
-        term = _PickleTerm(content[start : start + _MOST_PICKLE_BYTES])
+        term = _PickleTerm(head[start : start + _MOST_PICKLE_BYTES])
         parts.append(term.read())
         start += term.position
     protocol, _, tensor, keys = parts
@@ -180,12 +222,16 @@ def _read_legacy(content: bytes) -> npt.NDArray[Any]:
     view = _describe(tensor)
     if keys != [view.storage_key]:
         raise InputError(f"holds more than one tensor; {_EXPECTED}")
-    if len(content) < start + 8:
+    if len(head) < start + 8:
         raise InputError(f"is truncated; {_EXPECTED}")
-    (elements,) = struct.unpack_from("<q", content, start)
+    (elements,) = struct.unpack_from("<q", head, start)
     if elements != view.storage_elements:
         raise InputError(f"says {view.storage_elements} and {elements} about the length of its values")
-    return view.values(content[start + 8 :], "<")
+    start += 8
+    view.check_bytes(os.fstat(file.fileno()).st_size - start)
+    file.seek(start)
+    file.most = MOST_FILE_BYTES
+    return view.values(file.read(), "<")
 
 
 class _Name(NamedTuple):
@@ -224,17 +270,24 @@ class _View(NamedTuple):
     length: int
     stride: int
 
+    def check_bytes(self, n_bytes: int) -> None:
+        """Compares what the storage takes with what is there.
+
+        Raises:
+            InputError: they are not equal.
+        """
+        item_bytes = np.dtype(_NUMPY_CODES[self.dtype]).itemsize
+        if n_bytes != self.storage_elements * item_bytes:
+            raise InputError(f"declares {self.storage_elements} values of {item_bytes} bytes but holds {n_bytes} bytes")
+
     def values(self, storage: bytes, order: str) -> npt.NDArray[Any]:
         """Returns the tensor's values out of `storage`, the bytes of its whole storage.
 
         Raises:
             InputError: the storage is not of the declared size, or the view reaches outside it.
         """
+        self.check_bytes(len(storage))
         code = np.dtype(order + _NUMPY_CODES[self.dtype])
-        if len(storage) != self.storage_elements * code.itemsize:
-            raise InputError(
-                f"declares {self.storage_elements} values of {code.itemsize} bytes but holds {len(storage)} bytes"
-            )
         if self.length == 0:
             return _exact(np.empty(0, code), self.dtype)
         end = self.offset + (self.length - 1) * self.stride + 1

@@ -361,6 +361,11 @@ def test_archive_bombs(path: Path) -> None:
     assert refusal(path) == f"has a pickle of 80000 bytes, too much for one tensor; {EXPECTED}"
     path.write_bytes(archive_of(tensor_pickle(), {f"data/{number}": b"" for number in range(1024)}))
     assert refusal(path) == f"is an archive of more than 1024 entries; {EXPECTED}"
+    path.write_bytes(archive_of(tensor_pickle(), {f"data/{number:050}": b"" for number in range(12_000)}))
+    tracemalloc.start()
+    assert refusal(path) == f"is an archive of more than 1024 entries; {EXPECTED}"
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    tracemalloc.stop()
     with pytest.warns(UserWarning, match="Duplicate"):
         path.write_bytes(archive_of(tensor_pickle(), {"data.pkl": b"N."}))
     assert refusal(path) == f"holds two entries of the same name; {EXPECTED}"
@@ -368,6 +373,15 @@ def test_archive_bombs(path: Path) -> None:
     assert refusal(path) == f"is an archive without a data.pkl; {EXPECTED}"
     path.write_bytes(archive_of(tensor_pickle()))
     assert refusal(path) == "lacks the values of its tensor (archive entry 'x/data/0')"
+
+
+def test_values_are_read_once(path: Path) -> None:
+    for is_zip in (True, False):
+        torch.save(torch.arange(1 << 20), path, _use_new_zipfile_serialization=is_zip)
+        tracemalloc.start()
+        values = read_vector(path)
+        assert tracemalloc.get_traced_memory()[1] < 1.2 * values.nbytes
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize(
@@ -417,7 +431,7 @@ def test_what_is_not_a_regular_file(path: Path, tmp_path: Path) -> None:
     large = tmp_path / "large.pt"
     with large.open("wb") as file:
         file.truncate(MOST_FILE_BYTES + 1)
-    assert refusal(large) == f"has 1073741825 bytes; {EXPECTED}, of at most 1073741824 bytes"
+    assert refusal(large) == f"has 268435457 bytes; {EXPECTED}, of at most 268435456 bytes"
     empty = tmp_path / "empty.pt"
     empty.touch()
     assert refusal(empty) == f"is empty; {EXPECTED}"
