@@ -38,6 +38,9 @@ from planner.vram import Gpu, choose_gpu
 # From this many cells on a second process earns more than its start costs (about a second: numpy, schema, statistics).
 _PARALLEL_FROM = 300
 
+# Cells that a process answers before it reports.
+_CHUNK = 32
+
 Progress = Callable[[int], None]
 
 
@@ -118,16 +121,16 @@ def _in_processes(
     cells: Sequence[Cell], catalogue: Catalogue, device: Device, processes: int, progress: Progress | None
 ) -> tuple[Answer, ...] | None:
     """Returns the answers, or None where this system cannot start processes."""
-    chunks = list(_chunks(cells, processes))
+    chunks = list(_chunks(cells))
     answers: list[Answer | None] = [None] * len(cells)
     try:
         with concurrent.futures.ProcessPoolExecutor(
-            min(processes, len(chunks)), mp_context=multiprocessing.get_context("spawn")
+            min(processes, len(chunks)),
+            mp_context=multiprocessing.get_context("spawn"),
+            initializer=_open_workshop,
+            initargs=(catalogue, device),
         ) as pool:
-            running = {
-                pool.submit(_answer_chunk, [cells[index] for index in chunk], catalogue, device): chunk
-                for chunk in chunks
-            }
+            running = {pool.submit(_answer_chunk, [cells[index] for index in chunk]): chunk for chunk in chunks}
             for done in concurrent.futures.as_completed(running):
                 for index, answer in zip(running[done], done.result(), strict=True):
                     answers[index] = answer
@@ -138,20 +141,26 @@ def _in_processes(
     return tuple(answer for answer in answers if answer is not None)
 
 
-def _chunks(cells: Sequence[Cell], processes: int) -> Iterator[list[int]]:
+def _chunks(cells: Sequence[Cell]) -> Iterator[list[int]]:
     """Yields positions of cells, those of one model together, in pieces small enough to share out evenly."""
     by_model: dict[Model, list[int]] = {}
     for index, cell in enumerate(cells):
         by_model.setdefault(cell.model, []).append(index)
-    most = max(1, -(-len(cells) // (processes * 2)))
     for indices in by_model.values():
-        for begin in range(0, len(indices), most):
-            yield indices[begin : begin + most]
+        for begin in range(0, len(indices), _CHUNK):
+            yield indices[begin : begin + _CHUNK]
 
 
-def _answer_chunk(cells: list[Cell], catalogue: Catalogue, device: Device) -> list[Answer]:
-    workshop = Workshop(catalogue, device)
-    return [workshop.answer(cell) for cell in cells]
+# The workshop of a process that was started for a sweep: what it has read and sorted serves all its chunks.
+_workshops: list[Workshop] = []
+
+
+def _open_workshop(catalogue: Catalogue, device: Device) -> None:
+    _workshops.append(Workshop(catalogue, device))
+
+
+def _answer_chunk(cells: list[Cell]) -> list[Answer]:
+    return [_workshops[0].answer(cell) for cell in cells]
 
 
 @dataclass(frozen=True, slots=True)

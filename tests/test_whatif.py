@@ -50,6 +50,28 @@ def test_the_table_says_what_differs_and_the_line_above_it_what_does_not(
     assert "1 of 2 cells meet the targets: hit_rate at least 0.9" in lines
 
 
+def test_a_narrow_terminal_gets_fewer_columns_and_is_told(study: Path) -> None:
+    from rich.console import Console
+
+    from planner.report.whatif import print_study
+    from planner.study import load_study
+    from planner.sweep import sweep
+
+    loaded = load_study(study)
+    answers = sweep(loaded.cells, loaded.catalogue)
+    seen = {}
+    for width in (60, 80, 200):
+        lines = io.StringIO()
+        print_study(loaded, answers, (), Console(file=lines, width=width))
+        seen[width] = lines.getvalue()
+        assert all(len(line) <= width for line in seen[width].splitlines()[2:6])
+    assert "left out" not in seen[200]
+    assert "left out on a narrow terminal: hot, VRAM, +1 GiB\n" in seen[80]
+    assert "left out on a narrow terminal: hot, VRAM, +1 GiB, bound by\n" in seen[60]
+    for kept in ("tokens/s", "hit rate", "rtx-4060 4 GiB"):
+        assert kept in seen[80]
+
+
 def test_no_cell_that_meets_the_targets_is_a_no(capsys: pytest.CaptureFixture[str], study: Path) -> None:
     study.write_text(STUDY.replace("hit_rate: 0.9", "tokens_per_second: 5000"))
     assert hotsplit(capsys, "whatif", study).exit_code == 1

@@ -101,7 +101,9 @@ def _heat(model: str, answers: Sequence[Answer]) -> Iterator[str]:
             rows.setdefault(answer.solved_list, answer.name)
     if not rows:
         return
-    shown = list(rows.items())[:_MOST_HEAT_ROWS]
+    # Evenly spread, so that a long range is seen from its beginning to its end.
+    every = -(-len(rows) // _MOST_HEAT_ROWS)
+    shown = list(rows.items())[::every]
     hidden = len(rows) - len(shown)
     n_ff = next(answer.n_ff for answer in answers if answer.solved_list)
     shares = [(name, [hot / of for hot, of in zip(hot_list, n_ff, strict=True)]) for hot_list, name in shown]

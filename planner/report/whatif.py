@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from planner.answers import Answer
 from planner.inverse import Reply
-from planner.report.tables import number, table, text
+from planner.report.tables import name, number, table, text
 from planner.speed import Bound
 from planner.study import BASE
 from planner.text import printable
@@ -45,7 +45,10 @@ def print_study(study: Study, answers: Sequence[Answer], replies: Sequence[Reply
     shown = [(name, of) for name, of in AXES if len({of(answer) for answer in answers}) > 1]
     if same:
         console.print(printable(same), style="dim", soft_wrap=True)
-    console.print(_table(answers, shown))
+    rows, left_out = _table(answers, shown, console.width)
+    console.print(rows)
+    if left_out:
+        console.print(f"left out on a narrow terminal: {', '.join(left_out)}", style="dim", soft_wrap=True)
     for reply in replies:
         console.print(printable(f"{reply.question}: {reply.about}: {reply.text}"), soft_wrap=True)
     if any(answer.verdict for answer in answers):
@@ -162,28 +165,41 @@ def _csv_value(value: object) -> object:
     return f"'{shown}" if shown[:1] in {"=", "+", "-", "@"} else shown
 
 
-def _table(answers: Sequence[Answer], shown: Sequence[tuple[str, Callable[[Answer], str]]]) -> Table:
-    columns = [number("#"), *(number(axis) if axis == "context" else text(axis) for axis, _ in shown), text("engine")]
-    columns += [*map(number, ("hot", "hit rate", "tokens/s")), text("bound by"), *map(number, ("VRAM", "+1 GiB"))]
+def _table(
+    answers: Sequence[Answer], shown: Sequence[tuple[str, Callable[[Answer], str]]], width: int
+) -> tuple[Table, list[str]]:
+    """Returns the table, and the columns that it does without because the terminal is narrow, least needed first."""
+    columns = [number("#"), *(number(axis) if axis == "context" else text(axis) for axis, _ in shown), name("engine")]
+    columns += [*map(number, ("hot", "hit rate", "tokens/s")), name("bound by"), *map(number, ("VRAM", "+1 GiB"))]
     if any(answer.verdict for answer in answers):
         columns.append(text("targets"))
-    rows = table(*columns)
-    for position, answer in enumerate(answers, 1):
-        speed, extra = answer.speed, answer.next_gib
-        rows.add_row(
-            str(position),
-            *(printable(of(answer), limit=40) for _, of in shown),
-            answer.path.words,
-            f"{answer.hot_neurons / answer.neurons:.1%}" if answer.neurons else "",
-            "" if answer.hit_rate is None else f"{answer.hit_rate:.1%}",
-            "" if speed is None else f"{speed.tokens_per_s:.1f}",
-            "" if speed is None else _BOUND_WORDS[speed.bound],
-            f"{answer.bytes.vram / GIB:.1f} GiB",
-            "" if extra is None else f"{extra.hit_rate * 100:+.1f} %",
-            *([] if not answer.verdict else [verdict_words(answer)]),
-            style="dim" if answer.verdict == "misses" else None,
-        )
-    return rows
+    cells = [_row(position, answer, shown) for position, answer in enumerate(answers, 1)]
+    longest = {
+        str(column.header): max(len(str(column.header)), *(len(row[place]) for row in cells))
+        for place, column in enumerate(columns)
+    }
+    left_out: list[str] = []
+    for heading in ("hot", "VRAM", "+1 GiB", "bound by"):
+        if sum(longest.values()) + 2 * len(longest) > width:
+            left_out.append(heading)
+            del longest[heading]
+    kept = [place for place, column in enumerate(columns) if column.header not in left_out]
+    rows = table(*(columns[place] for place in kept))
+    for answer, row in zip(answers, cells, strict=True):
+        rows.add_row(*(row[place] for place in kept), style="dim" if answer.verdict == "misses" else None)
+    return rows, left_out
+
+
+def _row(position: int, answer: Answer, shown: Sequence[tuple[str, Callable[[Answer], str]]]) -> list[str]:
+    speed, extra = answer.speed, answer.next_gib
+    row = [str(position), *(printable(of(answer), limit=40) for _, of in shown), answer.path.words]
+    row.append(f"{answer.hot_neurons / answer.neurons:.1%}" if answer.neurons else "")
+    row.append("" if answer.hit_rate is None else f"{answer.hit_rate:.1%}")
+    row.append("" if speed is None else f"{speed.tokens_per_s:.1f}")
+    row.append("" if speed is None else _BOUND_WORDS[speed.bound])
+    row.append(f"{answer.bytes.vram / GIB:.1f} GiB")
+    row.append("" if extra is None else f"{extra.hit_rate * 100:+.1f} %")
+    return row if not answer.verdict else [*row, verdict_words(answer)]
 
 
 def verdict_words(answer: Answer) -> str:
