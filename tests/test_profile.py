@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import re
@@ -114,8 +115,8 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     return make_once
 
 
-def windows_of(paths: list[Path], context: int = CONTEXT) -> list[list[int]]:
-    """The windows, worked out again from the rule: each document with its <s>, cut every `context` tokens."""
+def windows_of(paths: list[Path], only: int | None = None) -> list[list[int]]:
+    """The windows, of one document or all, worked out from the rule: each with its <s>, cut every CONTEXT tokens."""
     documents = []
     for path in paths:
         if path.suffix == ".txt":
@@ -123,9 +124,9 @@ def windows_of(paths: list[Path], context: int = CONTEXT) -> list[list[int]]:
         else:
             documents.extend(json.loads(line)["text"] for line in path.read_text().splitlines())
     found = []
-    for document in documents:
+    for document in documents if only is None else documents[only : only + 1]:
         tokens = [1, *(WORDS.index(word) + 3 for word in document.split())]
-        found += [tokens[start : start + context] for start in range(0, len(tokens), context)]
+        found += [tokens[start : start + CONTEXT] for start in range(0, len(tokens), CONTEXT)]
     return found
 
 
@@ -241,8 +242,8 @@ def test_a_threshold_counts_outputs_above_it(make: Callable[..., Path], text: li
         assert_counted(tmp_path / name, own_count(folder, "llama", windows_of(text), 0.25, act))
 
 
-def test_batches_and_halves_add_up(make: Callable[..., Path], text: list[Path], tmp_path: Path) -> None:
-    """However windows are put together, each half holds every other window."""
+def test_batches_add_up(make: Callable[..., Path], text: list[Path], tmp_path: Path) -> None:
+    """However windows are put together, the counts are those of the windows alone."""
     windows = windows_of(text)
     folder = make("opt")
     for batch in (1, 64):
@@ -255,10 +256,33 @@ def test_batches_and_halves_add_up(make: Callable[..., Path], text: list[Path], 
         assert seen[-1].tokens == report.values["tokens"]
         assert seen[-1].agreement == report.agreement
         assert [progress.fraction for progress in seen] == sorted(progress.fraction for progress in seen)
-    even, odd = (own_count(folder, "opt", windows[half::2])[0] for half in (0, 1))
+
+
+@pytest.mark.parametrize("by", ["documents", "windows"])
+def test_halves_are_other_documents_or_other_windows(
+    by: str, make: Callable[..., Path], text: list[Path], tmp_path: Path
+) -> None:
+    folder = make("opt")
+    paths = text if by == "documents" else text[:1]
+    report = profile(ProfileOptions(folder, tuple(paths), tmp_path, context=CONTEXT, batch=7, device="cpu"))
+    assert report.values["halves_by"] == by
+    units = [windows_of(paths, document) for document in range(report.values["documents"])]
+    if by == "windows":
+        units = [[window] for window in units[0]]
+    halves = [own_count(folder, "opt", [*itertools.chain(*units[half::2])])[0] for half in (0, 1)]
     for layer, measured in enumerate(report.agreement.layers):
-        a, b = ([float((c < x).sum() + (c == x).sum() / 2) for x in c] for c in (even[layer], odd[layer]))
+        a, b = ([float((c < x).sum() + (c == x).sum() / 2) for x in c] for c in (halves[0][layer], halves[1][layer]))
         assert measured.rank == pytest.approx(np.corrcoef(a, b)[0, 1], abs=0.01)
+
+
+def test_one_window_is_no_halves(make: Callable[..., Path], text: list[Path], tmp_path: Path) -> None:
+    report = profile(ProfileOptions(make("opt"), tuple(text), tmp_path, tokens=9, device="cpu"))
+    assert report.agreement.layers == ()
+    assert report.values["verdict"] == (
+        "rank agreement of halves cannot be measured, the text is a single window of tokens: use more text"
+    )
+    assert not report.values["enough"]
+    assert "rank_agreement" not in report.values["layers"][0]
 
 
 CHILD = """

@@ -90,7 +90,9 @@ def test_hottest_overlap_counts_the_sets_an_index_would_hold() -> None:
 
 
 def test_compare_halves_looks_at_every_layer() -> None:
-    agreement = compare_halves((counts(1, 2, 3), counts(0, 0, 0)), (counts(3, 2, 1), counts(0, 0, 1)))
+    agreement = compare_halves(
+        (counts(1, 2, 3), counts(0, 0, 0)), (counts(3, 2, 1), counts(0, 0, 1)), by_documents=True
+    )
     assert [layer.rank for layer in agreement.layers] == [-1.0, None]
     assert agreement.lowest == (0, -1.0)
     assert agreement.hottest(0) == 0.0
@@ -115,9 +117,17 @@ def test_compare_halves_looks_at_every_layer() -> None:
     ],
 )
 def test_sentence_is_judged_by_the_lowest_layer(ranks: tuple[float | None, ...], sentence: str) -> None:
-    agreement = Agreement(tuple(LayerAgreement(rank, (1.0, 1.0)) for rank in ranks))
+    agreement = Agreement(tuple(LayerAgreement(rank, (1.0, 1.0)) for rank in ranks), by_documents=True)
     assert agreement.sentence() == sentence
     assert agreement.enough == sentence.endswith(": enough")
+
+
+def test_sentence_says_when_the_halves_share_documents() -> None:
+    agreement = Agreement((LayerAgreement(0.99, (1.0, 1.0)),), by_documents=False)
+    assert agreement.sentence() == (
+        "rank agreement of halves 0.99 (lowest, layer 0): enough for more of the same document; use more documents to "
+        "know about others"
+    )
 
 
 def test_text_factor_is_the_spearman_brown_formula() -> None:

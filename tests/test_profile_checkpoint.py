@@ -18,8 +18,8 @@ N_FF = (3, 2)
 
 
 def a_checkpoint() -> Checkpoint:
-    counts = (np.arange(6, dtype=np.int64).reshape(2, 3), np.array([[7, 1 << 40], [0, 9]], dtype=np.int64))
-    return Checkpoint(counts, (10, 12), Position(1, 100, 3, 0, 2, 9), finished=False)
+    counts = (np.arange(12, dtype=np.int64).reshape(4, 3), np.full((4, 2), [7, 1 << 40], dtype=np.int64))
+    return Checkpoint(counts, (10, 12, 0, 3), Position(1, 100, 3, 0, 2, 9), finished=False)
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def path(tmp_path: Path) -> Path:
 
 def test_what_was_saved_is_loaded(path: Path) -> None:
     found = load_checkpoint(path, IDENTITY, N_FF)
-    assert (found.tokens, found.position, found.finished) == ((10, 12), Position(1, 100, 3, 0, 2, 9), False)
+    assert (found.tokens, found.position, found.finished) == ((10, 12, 0, 3), Position(1, 100, 3, 0, 2, 9), False)
     for saved, loaded in zip(a_checkpoint().counts, found.counts, strict=True):
         assert loaded.dtype == np.int64
         np.testing.assert_array_equal(saved, loaded)
@@ -41,7 +41,7 @@ def test_bytes_are_fixed(path: Path) -> None:
     magic, described, payload = path.read_bytes().split(b"\n", 2)
     assert magic == b"hotsplit.profile checkpoint 1"
     assert described.startswith(b'{"identity": {"model": "sha256:aa", "text": ["sha256:bb"], "context": 512,')
-    assert payload == b"".join(value.to_bytes(8, "little") for value in (0, 1, 2, 3, 4, 5, 7, 1 << 40, 0, 9))
+    assert payload == b"".join(value.to_bytes(8, "little") for value in (*range(12), *[7, 1 << 40] * 4))
     save_checkpoint(path, IDENTITY, a_checkpoint())
     assert path.read_bytes() == b"\n".join((magic, described, payload))
 
@@ -63,7 +63,7 @@ def test_damage_is_seen(path: Path) -> None:
         path.write_bytes(content)
         with pytest.raises(InputError, match=f"^{damaged}$"):
             load_checkpoint(path, IDENTITY, N_FF)
-    path.write_bytes(whole.replace(b'"tokens": [10, 12]', b'"tokens": [10, -2]'))
+    path.write_bytes(whole.replace(b'"tokens": [10, 12, 0, 3]', b'"tokens": [10, 12, 0, -3]'))
     with pytest.raises(InputError, match=damaged):
         load_checkpoint(path, IDENTITY, N_FF)
 

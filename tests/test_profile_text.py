@@ -73,8 +73,9 @@ def test_windows_cut_each_document_and_take_turns(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", '{"text": "abcdefg"}\n{"text": "hi"}\n{"text": "jkl"}\n')
     found = list(windows([path], letters, 3))
     assert ["".join(map(chr, window.tokens)) for window in found] == ["abc", "def", "g", "hi", "jkl"]
-    assert [window.half for window in found] == [0, 1, 0, 1, 0]
+    assert [window.cell for window in found] == [0, 1, 0, 3, 0]
     assert [window.after.windows for window in found] == [1, 2, 3, 4, 5]
+    assert [window.after.documents for window in found] == [1, 1, 1, 2, 3]
 
 
 @given(

@@ -40,9 +40,11 @@ class Agreement:
 
     Attributes:
         layers: one entry a layer, in layer order; empty when the text did not make two halves.
+        by_documents: whether the halves are of different documents, not of different windows of the same ones.
     """
 
     layers: tuple[LayerAgreement, ...]
+    by_documents: bool
 
     @property
     def lowest(self) -> tuple[int, float] | None:
@@ -70,6 +72,9 @@ class Agreement:
             return "rank agreement of halves cannot be measured, no layer's neurons differ: use more text"
         number, rank = self.lowest
         measured = f"rank agreement of halves {_rounded_down(rank)} (lowest, layer {number})"
+        if self.enough and not self.by_documents:
+            # Measured: on one document this can be 0.96 where other documents rank the neurons quite differently.
+            return f"{measured}: enough for more of the same document; use more documents to know about others"
         if self.enough:
             return f"{measured}: enough"
         factor = text_factor(rank)
@@ -78,18 +83,20 @@ class Agreement:
         return f"{measured}: use more text, about {math.ceil(factor):,} times as much for {ENOUGH:.2f}"
 
 
-def compare_halves(first: tuple[Counts, ...], second: tuple[Counts, ...]) -> Agreement:
+def compare_halves(first: tuple[Counts, ...], second: tuple[Counts, ...], *, by_documents: bool) -> Agreement:
     """Returns how far two halves of the text agree.
 
     Args:
         first: for each layer the counts over one half, shape [n_ff].
         second: the same over the other half.
+        by_documents: whether the halves are of different documents.
     """
     return Agreement(
         tuple(
             LayerAgreement(rank_correlation(a, b), tuple(hottest_overlap(a, b, share) for share in HOTTEST_SHARES))
             for a, b in zip(first, second, strict=True)
-        )
+        ),
+        by_documents,
     )
 
 

@@ -1,7 +1,7 @@
 """A count that was interrupted goes on where it was: counts and place, tied to what they were counted from.
 
 One file, written whole or not at all: a line that names the format, a line of JSON, then each layer's counts as
-little-endian int64 [2, n_ff]. The JSON holds the hash of the counts, the place in the text, and the identity:
+little-endian int64 [4, n_ff]. The JSON holds the hash of the counts, the place in the text, and the identity:
 everything that the counts depend on.
 """
 
@@ -35,14 +35,14 @@ class Checkpoint:
     """What was counted before an interruption.
 
     Attributes:
-        counts: for each layer int64 [2, n_ff].
-        tokens: tokens of each half of the text.
+        counts: for each layer and cell of the text (see `exporter.profile.text.Window`), int64 [4, n_ff].
+        tokens: tokens of each cell.
         position: where the next window starts.
         finished: the text was read to its end (or to `--tokens`), only the writing was left.
     """
 
     counts: tuple[Counts, ...]
-    tokens: tuple[int, int]
+    tokens: tuple[int, int, int, int]
     position: Position
     finished: bool
 
@@ -82,7 +82,7 @@ def load_checkpoint(path: Path, identity: Mapping[str, Any], n_ff: Sequence[int]
         OSError: the file cannot be read.
     """
     remedy = "start over with --force"
-    payload_bytes = sum(n_ff) * 2 * 8
+    payload_bytes = sum(n_ff) * 4 * 8
     with path.open("rb") as handle:
         if handle.read(len(_MAGIC)) != _MAGIC:
             raise InputError(f"{path}: not a checkpoint of this version; {remedy}")
@@ -98,7 +98,7 @@ def load_checkpoint(path: Path, identity: Mapping[str, Any], n_ff: Sequence[int]
         written = described["counts"]
         if not (isinstance(found, dict) and isinstance(finished, bool) and isinstance(tokens, list)):
             raise ValueError
-        if len(tokens) != 2 or any(type(number) is not int or number < 0 for number in tokens):
+        if len(tokens) != 4 or any(type(number) is not int or number < 0 for number in tokens):
             raise ValueError
     except (ValueError, KeyError, TypeError, RecursionError):
         raise InputError(f"{path}: the checkpoint is damaged; {remedy}") from None
@@ -109,9 +109,9 @@ def load_checkpoint(path: Path, identity: Mapping[str, Any], n_ff: Sequence[int]
     if len(payload) != payload_bytes or f"sha256:{hashlib.sha256(payload).hexdigest()}" != written:
         raise InputError(f"{path}: the checkpoint is damaged; {remedy}")
     flat = np.frombuffer(payload, dtype="<i8").astype(np.int64)
-    ends = np.cumsum([2 * n for n in n_ff])[:-1]
-    counts = tuple(part.reshape(2, -1) for part in np.split(flat, ends))
-    return Checkpoint(counts, (tokens[0], tokens[1]), position, finished)
+    ends = np.cumsum([4 * n for n in n_ff])[:-1]
+    counts = tuple(part.reshape(4, -1) for part in np.split(flat, ends))
+    return Checkpoint(counts, (tokens[0], tokens[1], tokens[2], tokens[3]), position, finished)
 
 
 def _short(value: object) -> str:

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from exporter.profile.agreement import Agreement, compare_halves
+from exporter.profile.checkpoint import Checkpoint
 from exporter.profile.model import OpenModel, told
 from exporter.profile.text import Position, Window
 from planner.errors import InputError
@@ -32,25 +34,41 @@ class Tally:
     """What has been counted up to a place in the text.
 
     Attributes:
-        counts: for each layer, how often each neuron was active on each half of the text; int64 [2, n_ff], on the
-            model's device.
-        tokens: tokens of each half.
+        counts: for each layer, how often each neuron was active in each cell of the text (see `Window`);
+            int64 [4, n_ff], on the model's device.
+        tokens: tokens of each cell.
         position: the place.
     """
 
     counts: tuple[torch.Tensor, ...]
-    tokens: tuple[int, int]
+    tokens: tuple[int, int, int, int]
     position: Position
 
     @property
     def total_tokens(self) -> int:
-        """Tokens of both halves."""
+        """Tokens of all cells."""
         return sum(self.tokens)
 
-    def halves(self) -> tuple[tuple[Counts, ...], tuple[Counts, ...]]:
-        """Returns each half's counts, for each layer an int64 array [n_ff]."""
-        layers = [layer.cpu().numpy() for layer in self.counts]
-        return tuple(layer[0] for layer in layers), tuple(layer[1] for layer in layers)
+    def totals(self) -> tuple[Counts, ...]:
+        """Returns the counts over the whole text, for each layer an int64 array [n_ff]."""
+        return tuple(layer.sum(dim=0).cpu().numpy() for layer in self.counts)
+
+    def agreement(self) -> Agreement:
+        """Returns how far two halves of the text agree.
+
+        Halves that share documents agree too well: a document is more like itself than like others. So they are every
+        other document against the rest, unless one of those halves would be less than a quarter of the text; then
+        they are every other window.
+        """
+        a, b, c, d = self.tokens
+        if 4 * min(a + b, c + d) >= self.total_tokens > 0:
+            return compare_halves(self._sums(0, 1), self._sums(2, 3), by_documents=True)
+        if min(a + c, b + d) > 0:
+            return compare_halves(self._sums(0, 2), self._sums(1, 3), by_documents=False)
+        return Agreement((), by_documents=False)
+
+    def _sums(self, first: int, second: int) -> tuple[Counts, ...]:
+        return tuple((layer[first] + layer[second]).cpu().numpy() for layer in self.counts)
 
 
 def empty_tally(model: OpenModel) -> Tally:
@@ -58,17 +76,18 @@ def empty_tally(model: OpenModel) -> Tally:
     import torch
 
     return Tally(
-        tuple(torch.zeros((2, n_ff), dtype=torch.int64, device=model.device) for n_ff in model.neurons.n_ff),
-        (0, 0),
+        tuple(torch.zeros((4, n_ff), dtype=torch.int64, device=model.device) for n_ff in model.neurons.n_ff),
+        (0, 0, 0, 0),
         Position(),
     )
 
 
-def tally_of(counts: Sequence[Counts], tokens: tuple[int, int], position: Position, model: OpenModel) -> Tally:
-    """Returns the tally of arrays (each int64 [2, n_ff]) that were read back."""
+def tally_of(checkpoint: Checkpoint, model: OpenModel) -> Tally:
+    """Returns the tally that was saved."""
     import torch
 
-    return Tally(tuple(torch.from_numpy(layer).to(model.device) for layer in counts), tokens, position)
+    counts = tuple(torch.from_numpy(layer).to(model.device) for layer in checkpoint.counts)
+    return Tally(counts, checkpoint.tokens, checkpoint.position)
 
 
 def batches(
@@ -90,7 +109,7 @@ def batches(
                 break
             if left < len(window.tokens):
                 # What lies behind a window that was cut is not a place to go on from: the text ends here.
-                window = Window(window.tokens[:left], window.half, window.after)  # noqa: PLW2901
+                window = Window(window.tokens[:left], window.cell, window.after)  # noqa: PLW2901
         counted += len(window.tokens)
         pending.append(window)
         if len(pending) == batch:
@@ -135,9 +154,9 @@ class Counter:
         for row, window in enumerate(batch):
             tokens[row, : len(window.tokens)] = torch.tensor(window.tokens, dtype=torch.int64)
             mask[row, : len(window.tokens)] = 1
-        halves = torch.tensor([window.half for window in batch]).unsqueeze(1)
+        cells = torch.tensor([window.cell for window in batch]).unsqueeze(1)
         device = self._model.device
-        self._rows = [((mask == 1) & (halves == half)).flatten().nonzero().flatten().to(device) for half in (0, 1)]
+        self._rows = [((mask == 1) & (cells == cell)).flatten().nonzero().flatten().to(device) for cell in range(4)]
         self._n_rows = tokens.numel()
         self._seen = [None] * len(self._model.neurons.n_ff)
         self._not_a_number = []
@@ -156,8 +175,11 @@ class Counter:
                     f"use --dtype float32 or bfloat16"
                 )
         counts = tuple(old + new for old, new in zip(tally.counts, self._seen, strict=True) if new is not None)
-        added = [sum(len(window.tokens) for window in batch if window.half == half) for half in (0, 1)]
-        return Tally(counts, (tally.tokens[0] + added[0], tally.tokens[1] + added[1]), batch[-1].after)
+        a, b, c, d = (
+            before + sum(len(window.tokens) for window in batch if window.cell == cell)
+            for cell, before in enumerate(tally.tokens)
+        )
+        return Tally(counts, (a, b, c, d), batch[-1].after)
 
     def _see(self, layer: int, output: Any) -> None:
         import torch
@@ -170,8 +192,8 @@ class Counter:
         rows = output.reshape(self._n_rows, n_ff)
         active = rows > self._threshold
         # Integer sums are exact and do not depend on their order, on any device.
-        self._seen[layer] = torch.stack([active[half].sum(dim=0, dtype=torch.int64) for half in self._rows])
-        self._not_a_number.append(torch.stack([rows[half].isnan().any() for half in self._rows]).any())
+        self._seen[layer] = torch.stack([active[cell].sum(dim=0, dtype=torch.int64) for cell in self._rows])
+        self._not_a_number.append(torch.stack([rows[cell].isnan().any() for cell in self._rows]).any())
 
 
 @contextmanager

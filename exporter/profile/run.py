@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from exporter.profile.agreement import HOTTEST_SHARES, Agreement, compare_halves
+from exporter.profile.agreement import HOTTEST_SHARES, Agreement
 from exporter.profile.checkpoint import CHECKPOINT_NAME, Checkpoint, load_checkpoint, save_checkpoint
 from exporter.profile.count import Tally, batches, counting, empty_tally, tally_of
 from exporter.profile.folder import statistics_in, write_statistics
@@ -118,7 +118,7 @@ def profile(options: ProfileOptions, listen: Callable[[Progress], None] | None =
     done = False
     if unfinished and options.resume and not options.force:
         checkpoint = load_checkpoint(checkpoint_path, identity, model.neurons.n_ff)
-        tally = tally_of(checkpoint.counts, checkpoint.tokens, checkpoint.position, model)
+        tally = tally_of(checkpoint, model)
         done = checkpoint.finished
     options.output.mkdir(parents=True, exist_ok=True)
     if not done:
@@ -129,12 +129,11 @@ def profile(options: ProfileOptions, listen: Callable[[Progress], None] | None =
                 f"{options.model}: its tokenizer makes no token of the text; is tokenizer.json this model's?"
             )
         job.save(tally, finished=True)
-    first, second = tally.halves()
-    agreement = compare_halves(first, second) if all(tally.tokens) else Agreement(())
+    agreement = tally.agreement()
     report = _report(identity, model, tally, agreement)
     write_statistics(
         options.output,
-        [a + b for a, b in zip(first, second, strict=True)],
+        tally.totals(),
         (json.dumps(report, indent=2, ensure_ascii=False) + "\n").encode(),
     )
     checkpoint_path.unlink(missing_ok=True)
@@ -188,7 +187,7 @@ class _Job:
         fraction = (sum(file.n_bytes for file in self.files[: at.file]) + at.offset_bytes) / max(1, total_bytes)
         if self.options.tokens is not None:
             fraction = max(fraction, tally.total_tokens / self.options.tokens)
-        agreement = compare_halves(*tally.halves()) if agree and all(tally.tokens) else None
+        agreement = tally.agreement() if agree and tally.total_tokens else None
         self.listen(Progress(tally.total_tokens, self.options.tokens, min(1.0, fraction), agreement))
 
 
@@ -249,6 +248,8 @@ def _report(identity: dict[str, Any], model: OpenModel, tally: Tally, agreement:
         "gated": model.neurons.shape.gated,
         "tokens": total,
         "windows": tally.position.windows,
+        "documents": tally.position.documents,
+        "halves_by": "documents" if agreement.by_documents else "windows",
         "enough": agreement.enough,
         "verdict": agreement.sentence(),
         "layers": layers,

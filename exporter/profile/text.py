@@ -39,6 +39,7 @@ class Position:
         piece: which piece of a long line, from 0.
         window: windows of this document that lie before this place.
         windows: windows of the whole text that lie before this place.
+        documents: documents of the whole text that begin before this place and have windows.
     """
 
     file: int = 0
@@ -47,6 +48,7 @@ class Position:
     piece: int = 0
     window: int = 0
     windows: int = 0
+    documents: int = 0
 
     def to_dict(self) -> dict[str, int]:
         """Returns the fields by name."""
@@ -81,12 +83,12 @@ class Window:
 
     Attributes:
         tokens: token numbers, at least one.
-        half: 0 or 1: windows take turns.
+        cell: `2 * d + w`, with d 0 or 1 by turns from document to document, w from window to window.
         after: the place behind it.
     """
 
     tokens: tuple[int, ...]
-    half: int
+    cell: int
     after: Position
 
 
@@ -136,7 +138,7 @@ def documents(paths: Sequence[Path], start: Position | None = None) -> Iterator[
         with path.open("rb") as handle:
             handle.seek(first.offset_bytes)
             read = _lines if path.suffix.lower() in _LINES else _pieces_of_file
-            for document in read(path, handle, replace(first, window=0, windows=0)):
+            for document in read(path, handle, _document(first)):
                 if document.text and not document.text.isspace():
                     yield document
 
@@ -147,7 +149,7 @@ def windows(
     """Yields the text as windows of at most `context` tokens; no window spans two documents.
 
     A document is tokenised whole, with the special tokens its tokenizer adds, and cut every `context` tokens; its last
-    window is as long as what is left. Windows go to the two halves of the text by turns.
+    window is as long as what is left.
 
     Args:
         paths: the files.
@@ -159,23 +161,25 @@ def windows(
         InputError, OSError: as `documents`.
     """
     start = start or Position()
-    done, total = start.window, start.windows
+    n_windows, n_documents = start.windows, start.documents
     for document in documents(paths, start):
         at = document.position
-        # Only the first document read can have been counted in part.
-        skip, done = (done if _document(at) == _document(start) else 0), 0
         tokens = tokenize(document.text)
+        # Only the first document read can have been counted in part.
+        skip = start.window if at == _document(start) else 0
+        if tokens and not skip:
+            n_documents += 1
         for window in range(skip, -(-len(tokens) // context)):
-            total += 1
+            n_windows += 1
             yield Window(
                 tuple(tokens[window * context : (window + 1) * context]),
-                (total - 1) % 2,
-                replace(at, window=window + 1, windows=total),
+                2 * ((n_documents - 1) % 2) + (n_windows - 1) % 2,
+                replace(at, window=window + 1, windows=n_windows, documents=n_documents),
             )
 
 
 def _document(position: Position) -> Position:
-    return replace(position, window=0, windows=0)
+    return replace(position, window=0, windows=0, documents=0)
 
 
 def _surveyed(path: Path) -> TextFile:
