@@ -31,8 +31,8 @@ class _Node:
 
     Attributes:
         fixed: shape (layers,): _FREE, _ON or _OFF.
-        least: shape (kinds,): layers of each kind that are on, at least.
-        most: shape (kinds,): at most.
+        least: shape (kinds + 1,): layers of each kind that are on, at least; the last entry is for all kinds together.
+        most: shape (kinds + 1,): at most.
         price: where to begin looking for the best price.
     """
 
@@ -132,16 +132,22 @@ class Branching:
         self.bound = closed_bound if self.closed else max(open_bound, closed_bound)
 
     def _root(self) -> _Node:
-        """Returns the whole search: no more layers of a kind than fit with their least."""
+        """Returns the whole search: no more layers than fit with their least."""
         curves = self.curves
-        least_units = curves.neurons(curves.first) * curves.weight
-        most = np.zeros(self.n_kinds, dtype=np.int64)
-        for kind in range(self.n_kinds):
-            members = np.flatnonzero(self.gated & (self.kind == kind) & (curves.steps > 0))
-            if members.size:
-                most[kind] = min(members.size, curves.capacity // int(least_units[members[0]]))
+        can_be_on = self.gated & (curves.steps > 0)
+        least_units = np.where(can_be_on, curves.neurons(curves.first) * curves.weight, 0)
+        most = self._numbers(can_be_on)
+        for kind in np.unique(self.kind[can_be_on]).tolist():
+            most[kind] = min(int(most[kind]), curves.capacity // int(least_units[self.kind == kind][0]))
+        least_each = np.sort(least_units[can_be_on])
+        most[-1] = np.searchsorted(np.cumsum(least_each), curves.capacity, side="right")
         fixed = np.where(curves.steps == 0, _OFF, np.where(self.gated, _FREE, _ON))
-        return _Node(fixed, np.zeros(self.n_kinds, dtype=np.int64), most, self.start_price)
+        return _Node(fixed, np.zeros_like(most), most, self.start_price)
+
+    def _numbers(self, on: Bools) -> Ints:
+        """Returns how many of some layers are of each kind, and how many in all, shape (kinds + 1,)."""
+        gated = self.gated & on
+        return np.append(np.bincount(self.kind[gated], minlength=self.n_kinds), np.count_nonzero(gated))
 
     def _better(self, reached: float) -> float:
         """Returns by how much a better answer is better: a whole activation, or more than rounding explains."""
@@ -149,9 +155,8 @@ class Branching:
 
     def _possible(self, node: _Node) -> bool:
         """Returns whether the numbers of layers that a node asks for can be had from its layers."""
-        gated_on = np.bincount(self.kind[self.gated & (node.fixed == _ON)], minlength=self.n_kinds)
-        free = np.bincount(self.kind[node.fixed == _FREE], minlength=self.n_kinds)
-        return bool((gated_on <= node.most).all() and (gated_on + free >= node.least).all())
+        on, free = self._numbers(node.fixed == _ON), self._numbers(node.fixed == _FREE)
+        return bool((on <= node.most).all() and (on + free >= node.least).all())
 
     def _point(self, node: _Node, price: float, low: Ints, high: Ints) -> _Point:
         """Relaxes a node at a price; positions are known to be from `low` to `high`."""
@@ -161,16 +166,19 @@ class Branching:
         units = neurons * curves.weight
         gain = curves.hotness.caught(neurons) - price * units
         on = node.fixed == _ON
-        free = node.fixed == _FREE
-        for kind in range(self.n_kinds):
-            members = np.flatnonzero(free & (self.kind == kind))
-            if members.size == 0:
-                continue
-            already = int(np.count_nonzero(self.gated & on & (self.kind == kind)))
-            members = members[np.argsort(-gain[members], kind="stable")]
-            paying = int(np.count_nonzero(gain[members] > 0))
-            count = max(int(node.least[kind]) - already, min(paying, int(node.most[kind]) - already), 0)
-            on[members[:count]] = True
+        already = self._numbers(on)
+        free = np.flatnonzero(node.fixed == _FREE)
+        # Taking the best first is optimal under numbers for each kind and for all kinds together (they are nested).
+        free = free[np.lexsort((-gain[free], self.kind[free]))]
+        kind = self.kind[free]
+        rank = np.arange(free.size) - np.searchsorted(kind, kind) + already[kind]
+        needed = rank < node.least[kind]
+        on[free[needed]] = True
+        allowed = free[~needed & (rank < node.most[kind])]
+        allowed = allowed[np.argsort(-gain[allowed], kind="stable")]
+        taken = int(already[-1]) + int(np.count_nonzero(needed))
+        paying = int(np.count_nonzero(gain[allowed] > 0))
+        on[allowed[: max(int(node.least[-1]) - taken, min(paying, int(node.most[-1]) - taken), 0)]] = True
         total = math.fsum([*gain[on].tolist(), price * curves.capacity])
         magnitude = abs(total) + 2 * price * max(curves.capacity, int(units[on].sum()))
         return _Point(price, positions, gain, on, int(units[on].sum()), lifted(curves, total, magnitude, whole=False))
@@ -186,16 +194,19 @@ class Branching:
         if middle.bound < enough or not self._possible(node):
             return middle, None
         over = under = middle
-        if middle.units <= self.curves.capacity:
-            over = self._point(node, 0.0, self.within.low, self.within.high)
-            return (over, over) if over.units <= self.curves.capacity else self._narrowed(node, over, under, enough)
-        price = node.price
+        factor = 1 / 64
+        while over.units <= self.curves.capacity:
+            under = over
+            if under.price == 0:
+                return under, under
+            over = self._point(node, max(0.0, under.price * (1 - factor)), under.positions, self.within.high)
+            factor *= 4
         while under.units > self.curves.capacity:
             over = under
-            price = price * 2 if price > 0 else 1e-9
-            under = self._point(node, price, self.within.low, over.positions)
+            under = self._point(node, over.price * (1 + factor) or 1e-9, self.within.low, over.positions)
+            factor *= 4
             # Where nothing fits, the bound falls without end.
-            if under.bound < enough or price > 1e300:
+            if min(under.bound, over.bound) < enough or under.price > 1e300:
                 return under, None
         return self._narrowed(node, over, under, enough)
 
@@ -225,20 +236,17 @@ class Branching:
         return over, under
 
     def _children(self, node: _Node, fixed: Ints, over: _Point, under: _Point) -> list[_Node]:
-        """Splits a node, given which of its layers are decided."""
+        """Splits a node, given which of its layers are decided: by all numbers, by one kind's, or by one layer."""
+        numbers = np.sort(np.stack([self._numbers(over.on), self._numbers(under.on)]), axis=0)
+        differ = np.flatnonzero(numbers[0] < numbers[1])
+        if differ.size:
+            which = -1 if numbers[0][-1] < numbers[1][-1] else int(differ[0])
+            fewer, more = node.most.copy(), node.least.copy()
+            fewer[which], more[which] = numbers[0][which], numbers[0][which] + 1
+            return [_Node(fixed, node.least, fewer, under.price), _Node(fixed, more, node.most, under.price)]
         free = fixed == _FREE
-        for kind in range(self.n_kinds):
-            of_kind = self.gated & (self.kind == kind)
-            few, many = sorted(int(np.count_nonzero(each.on & of_kind)) for each in (over, under))
-            if few < many:
-                fewer, more = node.most.copy(), node.least.copy()
-                fewer[kind], more[kind] = few, few + 1
-                return [
-                    _Node(fixed, node.least, fewer, under.price),
-                    _Node(fixed, more, node.most, under.price),
-                ]
-        differ = free & (over.on != under.on)
-        candidates = np.flatnonzero(differ if differ.any() else free)
+        undecided = free & (over.on != under.on)
+        candidates = np.flatnonzero(undecided if undecided.any() else free)
         layer = candidates[np.argmin(np.abs(under.gain[candidates]))]
         children = []
         for side in (_ON, _OFF):
@@ -248,22 +256,33 @@ class Branching:
         return children
 
     def _with_fixed(self, node: _Node, point: _Point, room: float) -> Ints:
-        """Returns `node.fixed` with every layer fixed that no better placement can have on its other side."""
+        """Returns `node.fixed` with every layer fixed that no better placement can have on its other side.
+
+        When one layer changes sides, at most one other changes with it (sets under nested numbers are a matroid). What
+        that other gains is never taken for less than it may be.
+        """
         fixed: Ints = node.fixed.copy()
         allowed = room + abs(point.bound) * 1e-15
-        for kind in range(self.n_kinds):
-            members = np.flatnonzero((node.fixed == _FREE) & (self.kind == kind))
-            if members.size == 0:
-                continue
-            on = point.on[members]
-            gain = point.gain[members]
-            count = int(np.count_nonzero(self.gated & point.on & (self.kind == kind)))
-            # What replaces a layer that goes: the best of those that are off, if it pays or is needed.
-            standby = float(gain[~on].max(initial=-math.inf))
-            replacement = standby if count <= node.least[kind] else max(0.0, standby)
-            # What makes room for a layer that comes: the worst of those that are on, if the number is used up.
-            worst = float(gain[on].min(initial=math.inf))
-            displaced = worst if count >= node.most[kind] else min(0.0, worst) if count > node.least[kind] else 0.0
-            fixed[members[on & (gain - replacement > allowed)]] = _ON
-            fixed[members[~on & (displaced - gain > allowed)]] = _OFF
+        free = node.fixed == _FREE
+        on, off = free & point.on, free & ~point.on
+        gain = point.gain
+        numbers = self._numbers(point.on)
+        worst = np.full(self.n_kinds, math.inf)
+        np.minimum.at(worst, self.kind[on], gain[on])
+        standby = np.full(self.n_kinds, -math.inf)
+        np.maximum.at(standby, self.kind[off], gain[off])
+        # What replaces a layer that goes: the best that is off, if it pays or a number asks for it.
+        has_room = numbers[:-1] < node.most[:-1]
+        best_standby = np.maximum(standby, float(standby[has_room].max(initial=-math.inf)))
+        needed = numbers[:-1] <= node.least[:-1]
+        replacement = np.where(
+            needed, standby, best_standby if numbers[-1] <= node.least[-1] else np.maximum(best_standby, 0.0)
+        )
+        # What makes room for a layer that comes: the worst that is on, if a number is used up.
+        worst_of_all = float(worst.min(initial=math.inf))
+        is_full = numbers[:-1] >= node.most[:-1]
+        displaced = np.where(is_full, worst, worst_of_all if numbers[-1] >= node.most[-1] else min(0.0, worst_of_all))
+        kind = self.kind
+        fixed[on & (gain - replacement[kind] > allowed)] = _ON
+        fixed[off & (displaced[kind] - gain > allowed)] = _OFF
         return fixed

@@ -143,15 +143,15 @@ class SolverOptions:
     Attributes:
         solver: "highs" or "cbc", both through pulp.
         time_limit_s: stop after this many seconds with the best answer so far; None for no limit.
-        relative_gap: with thresholds, stop when the proven relative gap is at most this. Without thresholds the answer
-            is exact wherever the statistics are (see `docs/formulation.md`).
+        relative_gap: what counts as optimal. Branching and the settlement of the last neurons usually prove far less,
+            mostly nothing at all; only what they leave open is refined no further than this.
         confirm: pose the reduced ILP to the solver also where the price has already proven the answer. It cannot
             change the answer; a sweep over many budgets turns it off.
     """
 
     solver: str = "highs"
     time_limit_s: float | None = None
-    relative_gap: float = 1e-6
+    relative_gap: float = 1e-5
     confirm: bool = True
 
     def __post_init__(self) -> None:

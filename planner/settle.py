@@ -81,13 +81,20 @@ class _Sequence:
     removed: Ints
 
 
-def settle(curves: Curves, within: Range, expired: Callable[[], bool] = lambda: False) -> Settled:
+def settle(
+    curves: Curves,
+    within: Range,
+    expired: Callable[[], bool] = lambda: False,
+    *,
+    enough: float = -math.inf,
+) -> Settled:
     """Finds the best placement within a range whose layers are all either on or off (no finite gate).
 
     Args:
         curves: the problem.
         within: what may be chosen.
         expired: asked between the rounds; when it says yes, the best so far is returned with the gap it has.
+        enough: a range that cannot catch this much is given up once its bound says so.
     """
     at = cut(curves, within)
     if at is None or curves.floor > min(curves.capacity, curves.units(within.high)):
@@ -95,20 +102,24 @@ def settle(curves: Curves, within: Range, expired: Callable[[], bool] = lambda: 
     if at.everything:
         caught = curves.caught(at.positions)
         return Settled(at.positions, caught, caught, 0.0)
+    bound = dual_bound(curves, within, at.price)
+    if bound < enough:
+        return Settled(None, -math.inf, bound, at.price)
     best = filled(curves, at.positions, within.high)
     used = curves.units(best)
     caught = curves.caught(best) if used >= curves.floor else -math.inf
     if used == curves.capacity and curves.granularity == 1 and bool((curves.weight == curves.weight[0]).all()):
         # With equal bytes these are the globally hottest, as many as fit: optimal by exchange, whatever the rounding.
         return Settled(best, caught, caught, at.price)
-    return _settled(curves, within, at, (best, caught), expired)
+    return _settled(curves, within, at, (best, caught, bound), expired)
 
 
-def _settled(curves: Curves, within: Range, at: Cut, first: tuple[Ints, float], expired: Callable[[], bool]) -> Settled:
+def _settled(
+    curves: Curves, within: Range, at: Cut, first: tuple[Ints, float, float], expired: Callable[[], bool]
+) -> Settled:
     """Closes the gap between a first answer and its bound, growing what is enumerated round by round."""
-    best, caught = first
+    best, caught, bound = first
     relaxed = dual_bound(curves, within, at.price, whole=False)
-    bound = dual_bound(curves, within, at.price)
     better = 1.0 if curves.exact else 0.0
     heaviest = at.price * int(curves.weight.max()) * curves.granularity
     needed = min(relaxed, relaxed - caught - better)

@@ -31,7 +31,7 @@ _WHOLE_AT_MOST = 600
 # Rounds of adding tangents; each costs one run of the solver and closes most of the gap.
 _MOST_ROUNDS = 12
 # Parts of the search for the layers to split, before the solver is asked.
-_MOST_NODES = 400
+_MOST_NODES = 100
 # An answer better by less than this share is the same one, rounded differently.
 _SAME = 1e-12
 # With a gap this small the solver, which works with tolerances, has nothing to add: it is asked only to confirm.
@@ -89,7 +89,7 @@ class _Search:
         """Settles one choice of layers, keeps the answer if it is better, and returns the bound of that choice."""
         key = np.packbits(on).tobytes()
         if key not in self.tried:
-            found = settle(self.curves, range_of(self.curves, on), self.expired)
+            found = settle(self.curves, range_of(self.curves, on), self.expired, enough=self.caught)
             self.tried[key] = found.bound
             if found.positions is not None:
                 self.keep(found.positions, found.caught, found.price)
