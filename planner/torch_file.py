@@ -225,7 +225,8 @@ def _read_legacy(file: _ThriftyFile) -> npt.NDArray[Any]:
     if len(head) < start + 8:
         raise InputError(f"is truncated; {_EXPECTED}")
     (elements,) = struct.unpack_from("<q", head, start)
-    if elements != view.storage_elements:
+    # Of a storage without a type, the number is of its bytes; in any case the bytes that follow must be as many.
+    if elements not in (view.storage_elements, view.storage_bytes):
         raise InputError(f"says {view.storage_elements} and {elements} about the length of its values")
     start += 8
     view.check_bytes(os.fstat(file.fileno()).st_size - start)
@@ -270,15 +271,26 @@ class _View(NamedTuple):
     length: int
     stride: int
 
+    @property
+    def item_bytes(self) -> int:
+        """Bytes of one value as it is stored."""
+        return np.dtype(_NUMPY_CODES[self.dtype]).itemsize
+
+    @property
+    def storage_bytes(self) -> int:
+        """Bytes of the whole storage."""
+        return self.storage_elements * self.item_bytes
+
     def check_bytes(self, n_bytes: int) -> None:
         """Compares what the storage takes with what is there.
 
         Raises:
             InputError: they are not equal.
         """
-        item_bytes = np.dtype(_NUMPY_CODES[self.dtype]).itemsize
-        if n_bytes != self.storage_elements * item_bytes:
-            raise InputError(f"declares {self.storage_elements} values of {item_bytes} bytes but holds {n_bytes} bytes")
+        if n_bytes != self.storage_bytes:
+            raise InputError(
+                f"declares {self.storage_elements} values of {self.item_bytes} bytes but holds {n_bytes} bytes"
+            )
 
     def values(self, storage: bytes, order: str) -> npt.NDArray[Any]:
         """Returns the tensor's values out of `storage`, the bytes of its whole storage.

@@ -412,6 +412,13 @@ def test_sizes_that_do_not_fit_the_bytes(path: Path, parts: dict[str, Any], mess
     assert refusal(path) == message
 
 
+@pytest.mark.parametrize("dtype", [torch.uint16, torch.uint32, torch.uint64, *FLOAT8], ids=str)
+def test_types_without_a_storage_of_their_own_in_the_older_form(path: Path, dtype: torch.dtype) -> None:
+    expected = torch.tensor([0, 1, 2, 4]).to(dtype)
+    torch.save(expected, path, _use_new_zipfile_serialization=False)
+    assert np.array_equal(numbers(torch.from_numpy(np.array(read_vector(path)))), numbers(expected))
+
+
 def test_legacy_sizes(path: Path) -> None:
     torch.save(torch.arange(3), path, _use_new_zipfile_serialization=False)
     content = path.read_bytes()

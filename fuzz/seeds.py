@@ -1,0 +1,129 @@
+"""Small sound files of every kind to start from, made by the project's own writers and by torch."""
+
+from __future__ import annotations
+
+import io
+import json
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from exporter.index_format import MARK_MODEL, IndexedLayer, Magic
+from exporter.pwri import write_index
+from planner.dimensions import Dimensions, tensors_of
+from planner.plan import Plan, PlannedActivations, PlannedBudget, PlannedModel, SolverReport
+
+_STUDY = """\
+title: one of each
+models:
+- opt-6.7b
+- name: mine
+  dimensions: {architecture: llama, n_layer: 2, n_embd: 64, n_ff: 96, n_head: 4, n_vocab: 40}
+  statistics: {hotness: {hot_share: 0.2, activation_share: 0.8}}
+gpus: {name: card, vram: {from: 8GiB, to: 24GiB, step: 8GiB}, bandwidth: 936 GB/s}
+hosts: &host {name: desk, bandwidth: 60 GB/s, memory: 64GiB}
+contexts: [512, 2048]
+overrides: {again: {hosts: *host, quantisations: Q4_0}}
+"""
+
+
+def models() -> Iterator[bytes]:
+    """Yields headers of models of every architecture, with the tensor data they announce (zeros, a few kilobytes)."""
+    from exporter.model_file import write_header_only
+    from exporter.vocabulary import byte_pairs
+
+    for architecture in ("llama", "falcon", "opt"):
+        dimensions = Dimensions(
+            architecture=architecture, n_layer=1, n_embd=32, n_ff=32, n_head=1, n_vocab=300, quantisation="Q4_0"
+        )
+        keys = {
+            f"{architecture}.{name}": number
+            for name, number in (
+                ("context_length", 64),
+                ("embedding_length", 32),
+                ("block_count", 1),
+                ("feed_forward_length", 32),
+                ("attention.head_count", 1),
+            )
+        }
+        tensors = tensors_of(dimensions, source=architecture)
+        yield _written(
+            lambda path, a=architecture, k=keys, t=tensors: write_header_only(path, a, k, byte_pairs(300), t)  # type: ignore[misc]
+        )
+
+
+def indexes() -> Iterator[bytes]:
+    """Yields indexes of layers and of experts, for the engine and for ordinary tools."""
+    for labels, magic in ((("0", "1"), "PWRI"), (("0.0", "0.1"), "PWRI"), (("0",), "GGUF")):
+        layers = [IndexedLayer(label, 4, number) for number, label in enumerate(labels)]
+        buckets = [np.arange(layer.hot_neurons, dtype=np.int32) for layer in layers]
+        kind: Magic = "PWRI" if magic == "PWRI" else "GGUF"
+        yield _written(
+            lambda path, ls=layers, bs=buckets, k=kind: write_index(path, ls, bs, 64, marks={MARK_MODEL: "m"}, magic=k)  # type: ignore[misc]
+        )
+
+
+def plans() -> Iterator[bytes]:
+    """Yields the least plan and a whole one."""
+    yield json.dumps(Plan((3,), 6).to_dict()).encode()
+    whole = Plan(
+        solved_list=(3, 0),
+        vram_required_bytes=6,
+        model=PlannedModel("m.gguf", "llama", "sha256:m", 2, (4, 4), (2, 2), ("0.0", "0.1")),
+        activations=PlannedActivations("activation", "sha256:a"),
+        budget=PlannedBudget("stated", None, 20, 4, 2, 1, 13),
+        solver=SolverReport("highs", "optimal", 9.0, 9.0, 0.0),
+        hit_rate=0.5,
+    )
+    yield json.dumps(whole.to_dict(), indent=1).encode()
+
+
+def studies() -> Iterator[bytes]:
+    """Yields studies."""
+    yield _STUDY.encode()
+    yield b"models: opt-30b\ngpus: {name: g, vram: 8, bandwidth: 500}\nhosts: {name: h, bandwidth: 50}\n"
+
+
+def torch_files() -> Iterator[bytes]:
+    """Yields what `torch.save` writes of one tensor of 64 bytes, in both forms and in several types."""
+    import torch
+
+    for values in (
+        torch.arange(8),
+        torch.arange(32).bfloat16(),
+        torch.arange(16).to(torch.uint32),
+        torch.arange(16.0).view(2, 8)[1],
+    ):
+        for is_zip in (True, False):
+            file = io.BytesIO()
+            torch.save(values, file, _use_new_zipfile_serialization=is_zip)
+            yield file.getvalue()
+
+
+def pickles() -> Iterator[bytes]:
+    """Yields the pickle inside each of the archives."""
+    import zipfile
+
+    for content in torch_files():
+        if content.startswith(b"PK"):
+            with zipfile.ZipFile(io.BytesIO(content)) as archive:
+                yield archive.read(next(name for name in archive.namelist() if name.endswith("data.pkl")))
+
+
+def _written(write: Callable[[Path], None]) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "seed"
+        write(path)
+        return path.read_bytes()
+
+
+SEEDS: dict[str, Callable[[], Iterator[bytes]]] = {
+    "model": models,
+    "index": indexes,
+    "plan": plans,
+    "study": studies,
+    "torch": torch_files,
+    "pickle": pickles,
+}

@@ -1,0 +1,276 @@
+"""What is fuzzed: for each reader one function that takes any bytes, and returns or fails with a finding.
+
+A finding is an exception that is not one clear line for the user, an answer that breaks the reader's promise, or, as
+libFuzzer measures them, too much time or memory. The test suite runs the same functions on its own mutations and on
+past findings.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import math
+import struct
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from planner.errors import HotsplitError
+
+_MOST_LINE = 200_000
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A reader under test.
+
+    Attributes:
+        run: reads the bytes as a file of its kind.
+        words: byte strings of the format that chance would take long to find.
+        longest: the most bytes an input may have.
+    """
+
+    run: Callable[[bytes], None]
+    words: tuple[bytes, ...]
+    longest: int = 4096
+
+
+class BrokenPromiseError(Exception):
+    """A reader accepted what it must not accept, or gave an answer that contradicts itself."""
+
+
+@functools.cache
+def _folder() -> Path:
+    holder = tempfile.TemporaryDirectory(prefix="hotsplit-fuzz-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None)
+    _folder.holder = holder  # type: ignore[attr-defined]  # lives as long as the process
+    return Path(holder.name)
+
+
+def _read(data: bytes, name: str, read: Callable[[Path], None]) -> None:
+    """Gives `data` to a reader as a file; one clear line for each fault is what a user may get."""
+    path = _folder() / name
+    path.write_bytes(data)
+    try:
+        read(path)
+    except HotsplitError as error:
+        lines = str(error).splitlines()
+        if not lines or not all(lines) or len(str(error)) > _MOST_LINE:
+            raise BrokenPromiseError(f"not one clear line: {str(error)[:200]!r}") from error
+
+
+def model(data: bytes) -> None:
+    """A model's header, its geometry, and the account of its bytes."""
+    _read(data, "m.gguf", _read_model)
+
+
+def _read_model(path: Path) -> None:
+    from planner.account import account_for
+    from planner.budget import stated_budget
+    from planner.geometry import geometry_from_header
+    from planner.header import read_header
+
+    header = read_header(path)
+    for tensor in header.tensors:
+        _check(0 <= tensor.n_bytes <= max(header.file_bytes, 0), f"{tensor.name[:80]!r} is larger than its file")
+        _check(math.prod(tensor.shape) >= 0, "a shape with a negative length")
+    geometry = geometry_from_header(header)
+    _check(len(geometry.n_ff) == geometry.n_layer == len(geometry.neuron_bytes), "layers do not agree")
+    account = account_for(geometry, stated_budget(8 << 30))
+    _check(account.ffn_bytes <= account.budget_bytes, "more bytes for the FFN than there are")
+
+
+def index(data: bytes) -> None:
+    """A GPU index: what is called sound must be safe for an engine that checks nothing."""
+    _read(data, "x.gpuidx", functools.partial(_read_index, data))
+
+
+def _read_index(data: bytes, path: Path) -> None:
+    from exporter.existing import objection_to_replacing
+    from exporter.index_file import IndexFile
+    from exporter.verify import verify_index
+
+    objection_to_replacing(path)
+    if not verify_index(path):
+        _check_safe(data)
+    with IndexFile(path) as opened:
+        for position in range(len(opened.layers)):
+            opened.gpu_bucket(position, 8)
+
+
+def _check_safe(data: bytes) -> None:
+    """Reads a sound index as the engine does, by position, and checks every number it would use as an address."""
+    n_tensors, n_keys = struct.unpack_from("<QQ", data, 8)
+    at = 24
+    for _ in range(n_keys):
+        at += 8 + struct.unpack_from("<Q", data, at)[0]
+        (kind,) = struct.unpack_from("<I", data, at)
+        at += 4 + ({4: 4, 10: 8}[kind] if kind != 8 else 8 + struct.unpack_from("<Q", data, at + 4)[0])
+    tensors = []
+    for _ in range(n_tensors):
+        at += 8 + struct.unpack_from("<Q", data, at)[0]
+        dimensions, length, kind, offset = struct.unpack_from("<IQIQ", data, at)
+        _check((dimensions, kind) == (1, 18), "a tensor that is not a list of the engine's I32")
+        tensors.append((length, offset))
+        at += 24
+    start = -(-at // 32) * 32
+    for (n_ff, mask_offset), (hot_neurons, bucket_offset) in zip(tensors[::2], tensors[1::2], strict=True):
+        mask = struct.unpack_from(f"<{n_ff}i", data, start + mask_offset)
+        bucket = struct.unpack_from(f"<{hot_neurons}i", data, start + bucket_offset)
+        _check(bucket == tuple(n for n, is_hot in enumerate(mask) if is_hot == 1), "bucket and mask disagree")
+        _check(set(mask) <= {0, 1}, "a mask of other numbers than 0 and 1")
+
+
+def plan(data: bytes) -> None:
+    """A plan: what is accepted can be written, and read again as the same."""
+    _read(data, "plan.json", _read_plan)
+
+
+def _read_plan(path: Path) -> None:
+    from planner.plan import read_plan, write_plan
+
+    found = read_plan(path)
+    again = path.with_name("again.json")
+    write_plan(found, again)
+    _check(read_plan(again) == found, "a plan that changes when it is written")
+
+
+def study(data: bytes) -> None:
+    """A YAML file, and what it says as a what-if study."""
+    _read(data, "study.yaml", _read_study)
+
+
+def _read_study(path: Path) -> None:
+    from planner.study import study_of
+    from planner.yaml_file import read_yaml
+
+    document = read_yaml(path)
+    if isinstance(document.value, dict):
+        study_of(document.value, _catalogue())
+
+
+@functools.cache
+def _catalogue():  # type: ignore[no-untyped-def]
+    from planner.catalogue import load_catalogue
+
+    return load_catalogue()
+
+
+def torch_file(data: bytes) -> None:
+    """A `.pt` file as it comes."""
+    _read(data, "activation_0.pt", _read_vector)
+
+
+def torch_pickle(data: bytes) -> None:
+    """The pickle inside an archive that is otherwise sound: the values of `x/data/0` are 64 bytes."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("x/data.pkl", data)
+        archive.writestr("x/byteorder", "little")
+        archive.writestr("x/data/0", bytes(range(64)))
+    _read(file.getvalue(), "activation_0.pt", _read_vector)
+
+
+def _read_vector(path: Path) -> None:
+    from planner.torch_file import read_vector
+
+    values = read_vector(path)
+    _check(values.ndim == 1 and values.dtype.kind in "uif", "an array that is no list of numbers")
+    _check(values.nbytes <= 4 * path.stat().st_size, "more numbers than the file has")
+
+
+def _check(holds: bool, otherwise: str) -> None:
+    if not holds:
+        raise BrokenPromiseError(otherwise)
+
+
+def checksummed(data: bytes) -> bytes:
+    """Returns an archive of stored entries with the checksums of its entries made right, as far as they are found."""
+    content = bytearray(data)
+    at = 0
+    while (at := content.find(b"PK\x01\x02", at)) >= 0 and at + 46 <= len(content):
+        size, start = struct.unpack_from("<I", content, at + 20)[0], struct.unpack_from("<I", content, at + 42)[0]
+        if start + 30 <= len(content):
+            name, extra = struct.unpack_from("<HH", content, start + 26)
+            begin = start + 30 + name + extra
+            struct.pack_into("<I", content, at + 16, zlib.crc32(content[begin : begin + size]))
+        at += 4
+    return bytes(content)
+
+
+_NUMBERS = tuple(struct.pack("<I", number) for number in (0, 1, 2, 3, 4, 8, 9, 10, 16, 18, 26, 32)) + tuple(
+    struct.pack("<Q", number)
+    for number in (0, 1, 32, 64, 1 << 31, (1 << 32) - 1, 1 << 60, (1 << 63) - 1, (1 << 64) - 1)
+)
+_GGUF = (b"GGUF", b"PWRI", b"general.architecture", b"general.alignment", *_NUMBERS)
+_PICKLE = (
+    b"ctorch._utils\n_rebuild_tensor_v2\n",
+    b"ctorch._utils\n_rebuild_tensor\n",
+    b"ctorch._utils\n_rebuild_parameter\n",
+    b"ctorch\nFloatStorage\n",
+    b"ctorch\nLongStorage\n",
+    b"ctorch.storage\nUntypedStorage\n",
+    b"ccollections\nOrderedDict\n",
+    b"cos\nsystem\n",
+    b"storage",
+    *(bytes([code]) for code in b"(.0123abceghijlopqrstu}]\x80\x8a\x8c\x85\x86\x87\x88\x89\x93\x94\x95QRNXKMJ"),
+)
+
+TARGETS: dict[str, Target] = {
+    "model": Target(
+        model,
+        (
+            *_GGUF,
+            b"llama.block_count",
+            b"llama.attention.head_count",
+            b"llama.embedding_length",
+            b"token_embd.weight",
+            b"blk.0.ffn_up.weight",
+            b"powerinfer.sparse_threshold",
+        ),
+        longest=16384,
+    ),
+    "index": Target(
+        index,
+        (
+            *_GGUF,
+            b"generic.gpu_index",
+            b"split.vram_capacity",
+            b"blk.0.gpu_idx",
+            b"blk.0.gpu_bucket",
+            b"blk.0.1.gpu_idx",
+        ),
+    ),
+    "plan": Target(
+        plan,
+        (
+            b'"format": "hotsplit.plan"',
+            b'"version": 1',
+            b'"solved_list": [',
+            b'"vram_required_bytes": ',
+            b'"model": {',
+            b'"labels": [',
+            b"\\ud800",
+            b"\\u0000",
+            b"1e400",
+            b"NaN",
+            b"[[[[[[[[",
+        ),
+    ),
+    "study": Target(
+        study,
+        (
+            *(b"models:", b"gpus:", b"hosts:", b"overrides:", b"<<: *a", b"&a ", b"*a", b"!!binary ", b"? ", b"- "),
+            *(
+                b"{from: 1, to: 9, step: 1}",
+                b"{name: x, vram: 8GiB}",
+                b"...\n---\n",
+                b"!!python/object/apply:os.system",
+            ),
+        ),
+    ),
+    "torch": Target(torch_file, (b"PK\x03\x04", b"PK\x01\x02", b"PK\x05\x06", b"PK\x06\x06", b"PK\x06\x07", *_PICKLE)),
+    "pickle": Target(torch_pickle, _PICKLE),
+}
