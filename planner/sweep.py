@@ -5,6 +5,8 @@ from __future__ import annotations
 import concurrent.futures
 import multiprocessing
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
@@ -131,11 +133,16 @@ def _in_processes(
             initargs=(catalogue, device),
         ) as pool:
             running = {pool.submit(_answer_chunk, [cells[index] for index in chunk]): chunk for chunk in chunks}
-            for done in concurrent.futures.as_completed(running):
-                for index, answer in zip(running[done], done.result(), strict=True):
-                    answers[index] = answer
-                if progress is not None:
-                    progress(len(running[done]))
+            try:
+                for done in concurrent.futures.as_completed(running):
+                    for index, answer in zip(running[done], done.result(), strict=True):
+                        answers[index] = answer
+                    if progress is not None:
+                        progress(len(running[done]))
+            except BaseException:
+                # A fault or Ctrl-C ends the sweep; the pool would otherwise answer every cell first.
+                pool.shutdown(cancel_futures=True)
+                raise
     except (BrokenProcessPool, PermissionError, NotImplementedError):
         return None
     return tuple(answer for answer in answers if answer is not None)
@@ -156,7 +163,17 @@ _workshops: list[Workshop] = []
 
 
 def _open_workshop(catalogue: Catalogue, device: Device) -> None:
+    # Ctrl-C reaches every process of a terminal; the one that was started by hand ends the others.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     _workshops.append(Workshop(catalogue, device))
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _answer_chunk(cells: list[Cell]) -> list[Answer]:
