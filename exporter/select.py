@@ -7,9 +7,10 @@ first. So the same statistics give the same file on every device.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -62,6 +63,17 @@ def select_hottest(values: Values, k: int, device: str = "auto", *, note: Note =
     return Selector(device, note=note).select(values, k)
 
 
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Keeps torch from splitting one layer among threads: waking and joining them takes longer than the layer does."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 class Selector:
     """`select_hottest` for many layers: the device is looked up once, and a GPU that failed is not tried again."""
 
@@ -70,6 +82,7 @@ class Selector:
         self._note = note
         self.device = _resolve(device)
 
+    @_one_thread()
     def select(self, values: Values, k: int) -> Numbers:
         """Returns [k] int32, ascending: see `select_hottest`."""
         tensor = _checked(values, k)
@@ -145,5 +158,4 @@ def _select(tensor: torch.Tensor, k: int) -> Numbers:
     chosen = tensor > cut
     at_cut = torch.nonzero(tensor == cut).squeeze(1)
     chosen[at_cut[: k - int(chosen.sum())]] = True
-    numbers: Numbers = torch.nonzero(chosen).squeeze(1).to(torch.int32).cpu().numpy()
-    return numbers
+    return np.flatnonzero(chosen.cpu().numpy()).astype(np.int32)

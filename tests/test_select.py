@@ -166,3 +166,15 @@ def test_cuda_selects_what_the_cpu_selects(dtype: str) -> None:
             on_cuda = Selector("cuda", note=pytest.fail)
             assert on_cuda.select(values, k).tolist() == select_hottest(values, k, "cpu").tolist()
             assert on_cuda.device.type == "cuda"
+
+
+def test_torch_has_as_many_threads_as_before() -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        select_hottest(np.arange(10), 3)
+        with pytest.raises(InputError):
+            select_hottest(np.array([np.nan]), 1)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
