@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from exporter.doctor_case import ACTIVATION_FOLDER, Case
 from exporter.engine_python import Helper, unsafe_characters
-from planner.engine_limits import FFN_TYPES, LEAST_NEURONS, ROW_STEP
+from planner.engine_limits import LEAST_NEURONS, ROW_STEP, unknown_ffn_types
 from planner.text import listed
 from planner.units import format_bytes
 
@@ -109,12 +109,11 @@ def check_kernels(case: Case) -> Iterator[Finding]:
     model = case.geometry.value
     if model is None or not model.is_powerinfer:
         return
-    types = sorted({matrix.type_name for layer in model.ffn for matrix in layer} - set(FFN_TYPES))
-    if types:
+    if unknown := unknown_ffn_types(model):
         yield Finding(
             "kernels",
             Status.PROBLEM,
-            f"FFN weights of type {listed(types)}; the engine's sparse kernels know {' and '.join(FFN_TYPES)} only",
+            unknown,
             "quantise the model to Q4_0 with PowerInfer's own quantize, or keep F16",
         )
     narrow = [layer for layer, n_ff in enumerate(model.n_ff) if n_ff < LEAST_NEURONS]

@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from planner.text import listed
+
 if TYPE_CHECKING:
     from planner.geometry import Geometry
 
@@ -61,3 +63,11 @@ def engine_granularity(geometry: Geometry) -> int:
     return math.lcm(
         *(neuron_step(matrix.type_name) for layer in geometry.ffn for matrix in layer if ".ffn_down" in matrix.name)
     )
+
+
+def unknown_ffn_types(geometry: Geometry) -> str | None:
+    """Returns a line that says which FFN weights the engine's sparse kernels cannot compute; None when they can all."""
+    types = sorted({matrix.type_name for layer in geometry.ffn for matrix in layer} - set(FFN_TYPES))
+    if not types:
+        return None
+    return f"FFN weights of type {listed(types)}; the engine's sparse kernels know {' and '.join(FFN_TYPES)} only"

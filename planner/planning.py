@@ -7,7 +7,7 @@ from pathlib import Path
 
 from planner.account import DEFAULT_CONTEXT, Account, EnginePath, account_for
 from planner.budget import Budget, automatic_budget, stated_budget
-from planner.engine_limits import engine_granularity
+from planner.engine_limits import engine_granularity, unknown_ffn_types
 from planner.errors import InputError, NoAnswerError
 from planner.geometry import Geometry, geometry_from_header
 from planner.header import read_header
@@ -281,6 +281,8 @@ def _notes(geometry: Geometry, account: Account, statistics: Statistics, solutio
     """Returns what a user would be surprised by later, one line each."""
     notes = strangers(statistics)
     notes += [f"{geometry.source}: {objection}" for objection in geometry.objections]
+    if unknown := unknown_ffn_types(geometry):
+        notes.append(f"{geometry.source}: {unknown}")
     if account.path is EnginePath.ALL_ON_GPU:
         notes.append("the whole model fits this budget, so a split into hot and cold neurons brings nothing")
     elif not any(solution.solved_list):

@@ -150,6 +150,13 @@ def test_models_that_the_engine_runs_get_groups_that_it_computes(tmp_path: Path,
     assert all(hot % granularity == 0 for hot in planning.plan.solved_list)
 
 
+def test_weights_that_the_engine_cannot_compute_sparse_are_named(model: Path) -> None:
+    file = model_files.llama(n_layer=N_LAYER, n_embd=N_EMBD, n_ff=N_FF, rank=RANK, n_vocab=N_VOCAB)
+    file.with_tensor("blk.3.ffn_up.weight", (N_EMBD, N_FF), model_files.Q8_0).write(model)
+    note = f"{model}: FFN weights of type Q8_0; the engine's sparse kernels know F16 and Q4_0 only"
+    assert note in make_plan(request(model, 1000)).notes
+
+
 def test_statistics_may_lie_elsewhere_and_strangers_in_the_folder_are_noted(model: Path) -> None:
     folder = model.parent / "activation"
     (folder / "README.md").write_text("hello", encoding="utf-8")
