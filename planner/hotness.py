@@ -80,17 +80,16 @@ class Hotness:
         checkpoint_offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(blocks + 1)])
         impacts = _room(int(offsets[-1]), _common_type(types))
         checkpoints = np.zeros(int(checkpoint_offsets[-1]), dtype=np.float64)
-        # numpy sorts types of one and two bytes fastest by radix, which it calls stable; all others by its default.
-        kind: Any = "stable" if impacts.dtype.itemsize <= 2 and impacts.dtype.kind in "ui" else None
         totals = np.zeros(len(values), dtype=np.float64)
         exact = True
         for layer, column in enumerate(values):
             part = impacts[offsets[layer] : offsets[layer + 1]]
             if part.size == 0:
                 continue
-            part[:] = column
-            part.sort(kind=kind)
-            part[:] = part[::-1]
+            ranked = _narrowed(column)
+            # numpy sorts types of one and two bytes fastest by radix, which it calls stable; all others by its default.
+            ranked.sort(kind="stable" if ranked.dtype.itemsize <= 2 and ranked.dtype.kind in "ui" else None)
+            part[:] = ranked[::-1]
             # NaN sorts behind everything, so after the reversal the first value speaks for all of them.
             if not np.isfinite(part[0]) or part[-1] < 0:
                 raise InputError(
@@ -166,6 +165,13 @@ def _common_type(types: set[np.dtype[Any]]) -> np.dtype[Any]:
     if not types:
         return np.dtype(np.float64)
     return np.result_type(*types, np.uint8) if types == {np.dtype(np.bool_)} else np.result_type(*types)
+
+
+def _narrowed(column: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Returns a copy to sort; whole numbers that four bytes hold come in four, which sort about twice as fast."""
+    if column.dtype.kind in "ui" and column.dtype.itemsize == 8 and column.min() >= 0 and column.max() < 1 << 32:
+        return column.astype(np.uint32)
+    return column.astype(column.dtype.newbyteorder("="))
 
 
 def _room(count: int, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
