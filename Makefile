@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 DEMO ?= build/demo
 DEMO_SHAPE ?= relu-llama-7b
-DEMO_BUDGET ?= 8GiB
+DEMO_BUDGET ?= 10GiB
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
@@ -13,13 +13,12 @@ DEVELOPMENT := $(VENV)/.development
 MODEL = $(DEMO)/$(DEMO_SHAPE)/$(DEMO_SHAPE).powerinfer.gguf
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint lock clean
+.PHONY: help demo test lint clean
 
 help:
 	@echo 'make demo   write a model folder, plan it, export its GPU index, verify and show it'
 	@echo 'make test   lint, type-check and run the test suite'
 	@echo 'make lint   lint and type-check only'
-	@echo 'make lock   write constraints.txt anew from the newest versions that pyproject.toml allows'
 	@echo 'make clean  remove the virtual environment and everything built'
 
 $(RUNTIME): pyproject.toml constraints.txt
@@ -44,10 +43,6 @@ lint: $(DEVELOPMENT)
 
 test: lint
 	$(BIN)/python -W error -m pytest
-
-lock: $(DEVELOPMENT)
-	$(BIN)/python -m pip install --quiet --upgrade --upgrade-strategy eager --editable '.[dev,plot,profile]' 'torch==2.13.0'
-	$(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu$$//' | grep -v -i '^nvidia-[^m]\|^triton' >constraints.txt
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
