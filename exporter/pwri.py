@@ -1,23 +1,40 @@
-"""Writes the GPU index format through the `gguf` package; the only place that imports it."""
+"""Writes the GPU index format, byte for byte as `exporter.index_format` describes it.
+
+The container is written here and not through the `gguf` package: its import takes longer than everything else that an
+export does besides loading torch (docs/performance.md), and its type numbers are not the engine's. The tests hold the
+result against that package and against a file of the engine's own helper.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import struct
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
-from gguf import GGMLQuantizationType, GGUFWriter
 
-from exporter.index_format import ALIGNMENT, ARCHITECTURE, KEY_VRAM_CAPACITY, NUMBER_TYPE, IndexedLayer, Magic
+from exporter.index_format import (
+    ALIGNMENT,
+    ARCHITECTURE,
+    KEY_ARCHITECTURE,
+    KEY_BLOCK_COUNT,
+    KEY_VRAM_CAPACITY,
+    NUMBER_TYPE,
+    VERSION,
+    IndexedLayer,
+    Magic,
+)
 from planner.files import staged
 
 if TYPE_CHECKING:
     import numpy.typing as npt
+    from gguf import GGUFWriter
 
-# PowerInfer forked ggml before the I-quants: its I32 is 18. Today's `gguf` calls 18 IQ3_XXS and numbers I32 as 26, so
-# the type goes in as a bare number, under the name that today's package happens to have for it.
-_I32 = {"PWRI": GGMLQuantizationType(18), "GGUF": GGMLQuantizationType.I32}
+# PowerInfer forked ggml before the I-quants: its I32 is 18. Today's tools call 18 IQ3_XXS and number I32 as 26.
+_I32 = {"PWRI": 18, "GGUF": 26}
+# GGUF's numbers for the types of keys.
+_U32, _STRING, _U64 = 4, 8, 10
 
 
 def gpu_idx(bucket: npt.NDArray[np.int32], n_ff: int) -> npt.NDArray[np.int32]:
@@ -29,12 +46,14 @@ def gpu_idx(bucket: npt.NDArray[np.int32], n_ff: int) -> npt.NDArray[np.int32]:
 
 def add_layer(writer: GGUFWriter, layer: IndexedLayer, bucket: npt.NDArray[np.int32], *, magic: Magic = "PWRI") -> None:
     """Adds a layer's two tensors to `writer`, which keeps them until it writes its file."""
+    from gguf import GGMLQuantizationType
+
     _check_bucket(layer, bucket)
     for name, tensor in (
         (layer.gpu_idx_name, gpu_idx(bucket, layer.n_ff)),
         (layer.gpu_bucket_name, bucket.astype(NUMBER_TYPE)),
     ):
-        writer.add_tensor(name, tensor, raw_dtype=_I32[magic])
+        writer.add_tensor(name, tensor, raw_dtype=GGMLQuantizationType(_I32[magic]))
 
 
 def write_index(
@@ -74,38 +93,54 @@ def fill_index(
     magic: Magic = "PWRI",
 ) -> None:
     """Writes an index into the file `path` as it goes; for those who stage it themselves (see `write_index`)."""
-    _write_header(path, layers, vram_capacity_bytes, marks or {}, magic)
-    with open(path, "r+b") as file:
-        file.write(magic.encode())
-        end = file.seek(0, 2)
-        file.write(bytes(-end % ALIGNMENT))
+    with open(path, "wb") as file:
+        file.writelines(_header(layers, vram_capacity_bytes, marks or {}, magic))
+        file.write(bytes(-file.tell() % ALIGNMENT))
         for layer, bucket in zip(layers, buckets, strict=True):
             _check_bucket(layer, bucket)
             _write_data(file, gpu_idx(bucket, layer.n_ff))
             _write_data(file, bucket.astype(NUMBER_TYPE, copy=False))
 
 
-def _write_header(
-    path: Path, layers: Sequence[IndexedLayer], vram_capacity_bytes: int, marks: Mapping[str, str], magic: Magic
-) -> None:
-    """Writes everything before the data, with the magic of an ordinary GGUF file."""
-    writer = GGUFWriter(path, ARCHITECTURE)
-    try:
-        for layer in layers:
-            for name, length in ((layer.gpu_idx_name, layer.n_ff), (layer.gpu_bucket_name, layer.hot_neurons)):
-                writer.add_tensor_info(
-                    name, (length,), NUMBER_TYPE, length * NUMBER_TYPE.itemsize, raw_dtype=_I32[magic]
-                )
+def _header(
+    layers: Sequence[IndexedLayer], vram_capacity_bytes: int, marks: Mapping[str, str], magic: Magic
+) -> Iterator[bytes]:
+    """Yields everything before the data.
+
+    Raises:
+        ValueError: a number does not fit its type.
+    """
+    keys = [
+        _key(KEY_ARCHITECTURE, _STRING, _text(ARCHITECTURE)),
         # Experts of one layer are one block, as in the mixture-of-experts fork.
-        writer.add_block_count(len({layer.label.partition(".")[0] for layer in layers}))
-        writer.add_uint64(KEY_VRAM_CAPACITY, vram_capacity_bytes)
-        for key, text in marks.items():
-            writer.add_string(key, text)
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_ti_data_to_file()
-    finally:
-        writer.close()
+        _key(KEY_BLOCK_COUNT, _U32, _number("<I", len({layer.label.partition(".")[0] for layer in layers}))),
+        _key(KEY_VRAM_CAPACITY, _U64, _number("<Q", vram_capacity_bytes)),
+        *(_key(key, _STRING, _text(text)) for key, text in marks.items()),
+    ]
+    yield magic.encode() + struct.pack("<IQQ", VERSION, 2 * len(layers), len(keys))
+    yield from keys
+    offset = 0
+    for layer in layers:
+        for name, length in ((layer.gpu_idx_name, layer.n_ff), (layer.gpu_bucket_name, layer.hot_neurons)):
+            yield _text(name) + struct.pack("<IQIQ", 1, length, _I32[magic], offset)
+            size_bytes = length * NUMBER_TYPE.itemsize
+            offset += size_bytes + -size_bytes % ALIGNMENT
+
+
+def _key(name: str, type_number: int, value: bytes) -> bytes:
+    return _text(name) + struct.pack("<I", type_number) + value
+
+
+def _text(text: str) -> bytes:
+    raw = text.encode()
+    return struct.pack("<Q", len(raw)) + raw
+
+
+def _number(layout: str, number: int) -> bytes:
+    try:
+        return struct.pack(layout, number)
+    except struct.error:
+        raise ValueError(f"{number} does not fit {layout}") from None
 
 
 def _write_data(file: IO[bytes], numbers: npt.NDArray[Any]) -> None:
