@@ -39,6 +39,10 @@ _RANKABLE = {
 }
 
 
+# A GPU that is full, was lost, or has a driver torch cannot use; the last two are raised where CUDA is started.
+_GPU_ERRORS = (RuntimeError, AssertionError, torch.cuda.DeferredCudaCallError)
+
+
 def _no_note(_text: str) -> None:
     """Says nothing."""
 
@@ -91,10 +95,9 @@ class Selector:
         if k == len(tensor):
             return np.arange(k, dtype=np.int32)
         if self.device.type != "cpu":
-            # A GPU that is full, was lost, or has a driver torch cannot use: all of them are RuntimeErrors.
             try:
                 return _select(tensor.to(self.device), k)
-            except RuntimeError as error:
+            except _GPU_ERRORS as error:
                 reason = (str(error).splitlines() or [type(error).__name__])[0]
                 self._note(f"the GPU could not select neurons ({reason}); the CPU does it, with the same result")
                 self.device = torch.device("cpu")

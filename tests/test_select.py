@@ -131,7 +131,15 @@ def test_auto_takes_cuda_where_torch_finds_it(monkeypatch: pytest.MonkeyPatch) -
     assert Selector("auto").device == torch.device("cuda")
 
 
-@pytest.mark.parametrize("failure", [torch.OutOfMemoryError("CUDA out of memory.\nTried"), RuntimeError("device lost")])
+@pytest.mark.parametrize(
+    "failure",
+    [
+        torch.OutOfMemoryError("CUDA out of memory.\nTried"),
+        RuntimeError("device lost"),
+        AssertionError("Torch not compiled with CUDA enabled"),
+        torch.cuda.DeferredCudaCallError("CUDA call failed lazily at initialization"),
+    ],
+)
 def test_a_gpu_that_fails_hands_over_to_the_cpu_once(monkeypatch: pytest.MonkeyPatch, failure: Exception) -> None:
     on_devices: list[str] = []
     honest = select._select

@@ -1,0 +1,229 @@
+"""Names and plans from strangers through the real commands: nothing steers the terminal, no file is lost to them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import unicodedata
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests import model_files
+from tests.commands import hotsplit
+
+ROOT = Path(__file__).resolve().parent.parent
+# Clears the screen, sets the title, a C1 control sequence, DEL, turns the writing direction, and breaks the line.
+STEERING = "\x1b[2J\x1b]0;title\x07\x9b31m\x7f\u202egpj\u2028"
+FORBIDDEN = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
+N_LAYER, N_FF = 12, 96
+
+
+def write_model(path: Path) -> Path:
+    (path.parent / "activation").mkdir(exist_ok=True)
+    random = np.random.default_rng(0)
+    for layer in range(N_LAYER):
+        counts = torch.from_numpy(random.integers(0, 99, N_FF))
+        torch.save(counts, path.parent / "activation" / f"activation_{layer}.pt")
+    return model_files.llama(n_layer=N_LAYER, n_ff=N_FF).write(path)
+
+
+@pytest.fixture
+def hostile(tmp_path: Path) -> Path:
+    """A model whose name and folder want to steer the terminal, and strangers of such names beside the statistics."""
+    folder = tmp_path / f"folder{STEERING}"
+    try:
+        folder.mkdir()
+    except OSError:
+        pytest.skip("this file system has no such names")
+    model = write_model(folder / f"m{STEERING}.powerinfer.gguf")
+    (folder / "activation" / f"stranger{STEERING}").touch()
+    return model
+
+
+def check_harmless(printed: str) -> None:
+    steering = {c for c in printed if unicodedata.category(c) in FORBIDDEN} - {"\n"}
+    assert not steering, ascii(printed)
+
+
+COMMANDS = [
+    ("plan", "--model", "MODEL", "--vram-budget", "1GiB"),
+    ("plan", "--model", "MODEL", "--vram-budget", "1GiB", "--explain"),
+    ("plan", "--model", "MODEL", "--vram-budget", "1GiB", "--json"),
+    ("plan", "--model", "MODEL", "--vram-budget", "1KiB"),
+    ("fit", "--model", "MODEL", "--vram-budget", "1GiB"),
+    ("fit", "--model", "MODEL", "--vram-budget", "1GiB", "--json"),
+    ("export", "--model", "MODEL", "--vram-budget", "1GiB", "--force"),
+    ("export", "--model", "MODEL", "--vram-budget", "1GiB", "--force", "--json"),
+    ("inspect", "INDEX"),
+    ("inspect", "INDEX", "--json"),
+    ("inspect", "MODEL"),
+    ("verify", "INDEX", "--model", "MODEL"),
+    ("verify", "INDEX", "--model", "MODEL", "--json"),
+    ("verify", "MODEL"),
+    ("diff", "INDEX", "INDEX"),
+    ("diff", "INDEX", "INDEX", "--json"),
+    ("diff", "INDEX", "MODEL"),
+    ("doctor", "MODEL"),
+    ("doctor", "MODEL", "--json"),
+    ("demo", "FOLDER"),
+    ("export", "--plan", "MODEL"),
+    ("plan", "--model", "MISSING", "--vram-budget", "1GiB"),
+    ("no such command \x1b[2J",),
+    ("plan", "--no-such-option\x1b[2J"),
+    ("plan", "--model", "MODEL", "--vram-budget", "8\x1b[2J"),
+]
+
+
+@pytest.mark.parametrize("arguments", COMMANDS, ids=lambda arguments: " ".join(arguments[:1] + arguments[2:]))
+def test_no_name_steers_the_terminal(
+    hostile: Path, arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    index = hostile.with_name(hostile.name + ".generated.gpuidx")
+    if "INDEX" in arguments:
+        assert hotsplit(capsys, "export", "--model", hostile, "--vram-budget", "1GiB").exit_code == 0
+    meant = {"MODEL": hostile, "INDEX": index, "FOLDER": hostile.parent, "MISSING": Path(f"{hostile}.missing")}
+    done = hotsplit(capsys, *(meant.get(argument, argument) for argument in arguments))
+    assert done.exit_code in {0, 1, 2}
+    assert "Traceback" not in done.err
+    assert done.out or done.err
+    check_harmless(done.out + done.err)
+    if "--json" in arguments and done.exit_code == 0:
+        assert STEERING in json.dumps(json.loads(done.out), ensure_ascii=False).replace("\\u001b", "\x1b").replace(
+            "\\u0007", "\x07"
+        )
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of any bytes are Linux's")
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii", "cp1252"])
+def test_names_that_are_no_text_and_terminals_that_lack_letters(tmp_path: Path, encoding: str) -> None:
+    model = write_model(tmp_path / os.fsdecode(b"mod\xc3\xa8le \xff.powerinfer.gguf"))
+    environment = {**os.environ, "PYTHONIOENCODING": encoding, "LC_ALL": "C.UTF-8"}
+    plan = tmp_path / os.fsdecode(b"plan\xfe.json")
+    calls: tuple[list[str | Path], ...] = (
+        ["plan", "--model", model, "--vram-budget", "1GiB", "--output", plan],
+        ["plan", "--model", model, "--vram-budget", "1GiB", "--json"],
+        ["export", "--plan", plan, "--json"],
+        ["export", "--plan", plan],
+    )
+    for arguments in calls:
+        done = subprocess.run(
+            [sys.executable, "-m", "exporter", *arguments], cwd=ROOT, env=environment, capture_output=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        done.stdout.decode(encoding)
+        if "--json" in arguments:
+            written = json.loads(done.stdout)
+            assert os.fsencode(written.get("plan", written)["model"]["path"]) == os.fsencode(model)
+    assert Path(f"{model}.generated.gpuidx").exists()
+
+
+def test_a_plan_cannot_name_what_no_system_call_takes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for path in ("a\x00b", "\ud800"):
+        plan = tmp_path / "plan.json"
+        plan.write_text(
+            json.dumps(
+                {
+                    "format": "hotsplit.plan",
+                    "version": 1,
+                    "solved_list": [1],
+                    "vram_required_bytes": 1,
+                    "activations": {"path": path, "fingerprint": "x"},
+                }
+            )
+        )
+        done = hotsplit(capsys, "export", "--plan", plan, "--output", tmp_path / "x.gpuidx")
+        assert done.exit_code == 2
+        assert done.err.startswith(f"hotsplit: error: {plan}: activations.path: found ")
+        assert done.err.endswith(", expected a file's path\n")
+
+
+def test_an_input_is_never_written_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = write_model(tmp_path / "m.powerinfer.gguf")
+    content = model.read_bytes()
+    (tmp_path / "link").symlink_to(model)
+    for arguments in (
+        ("export", "--model", model, "--vram-budget", "1GiB", "--output", model, "--force"),
+        ("export", "--model", model, "--vram-budget", "1GiB", "--output", tmp_path / "link", "--force"),
+        ("plan", "--model", model, "--vram-budget", "1GiB", "--output", model),
+    ):
+        done = hotsplit(capsys, *arguments)
+        assert done.exit_code == 2
+        assert done.err.endswith(f": is {model}, which is read; name another file to write\n")
+        assert model.read_bytes() == content
+
+
+def test_a_link_in_a_downloaded_folder_does_not_cost_its_target(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = write_model(tmp_path / "m.powerinfer.gguf")
+    (tmp_path / "keys").write_text("ssh-ed25519 AAAA")
+    output = tmp_path / "m.powerinfer.gguf.generated.gpuidx"
+    output.symlink_to("keys")
+    done = hotsplit(capsys, "export", "--model", model, "--vram-budget", "1GiB")
+    assert done.exit_code == 2
+    assert done.err.splitlines()[-1] == (
+        f"hotsplit: error: {output}: a file that is not a GPU index; it stays as it is, use --force to replace it"
+    )
+    assert (tmp_path / "keys").read_text() == "ssh-ed25519 AAAA"
+
+
+def test_a_plan_alone_does_not_say_where_files_go(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = write_model(tmp_path / "m.powerinfer.gguf")
+    plan = tmp_path / "plan.json"
+    assert hotsplit(capsys, "plan", "--model", model, "--vram-budget", "1GiB", "--output", plan).exit_code == 0
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    document = json.loads(plan.read_text())
+    document["model"]["path"] = str(elsewhere / "cron")
+    plan.write_text(json.dumps(document))
+    done = hotsplit(capsys, "export", "--plan", plan)
+    assert done.exit_code == 2
+    assert done.err.splitlines()[-1] == (
+        f"hotsplit: error: {elsewhere / 'cron'}: the plan's model is not here, "
+        "so say where the index goes with --output FILE"
+    )
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_what_changed_since_an_index_was_made_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = write_model(tmp_path / "m.powerinfer.gguf")
+    assert hotsplit(capsys, "export", "--model", model, "--vram-budget", "1GiB").exit_code == 0
+    index = Path(f"{model}.generated.gpuidx")
+    check = ("verify", index, "--model", model, "--activations", tmp_path / "activation")
+    assert hotsplit(capsys, *check).exit_code == 0
+
+    counts = torch.load(tmp_path / "activation" / "activation_7.pt")
+    counts[3] += 1
+    torch.save(counts, tmp_path / "activation" / "activation_7.pt")
+    done = hotsplit(capsys, *check)
+    assert done.exit_code == 1
+    assert "hotsplit.activations_fingerprint: found sha256:" in done.out
+    assert "but the statistics has sha256:" in done.out
+    assert done.out.splitlines()[0].endswith("; the index is stale, export it again")
+
+    assert hotsplit(capsys, "export", "--model", model, "--vram-budget", "1GiB").exit_code == 0
+    assert hotsplit(capsys, *check).exit_code == 0
+    with open(model, "ab") as file:
+        file.write(bytes(32))
+    done = hotsplit(capsys, *check)
+    assert done.exit_code == 1
+    assert "hotsplit.model_fingerprint: found sha256:" in done.out
+    assert len(done.out.splitlines()) == 1
+
+
+def test_a_plan_whose_inputs_changed_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = write_model(tmp_path / "m.powerinfer.gguf")
+    plan = tmp_path / "plan.json"
+    assert hotsplit(capsys, "plan", "--model", model, "--vram-budget", "1GiB", "--output", plan).exit_code == 0
+    counts = torch.load(tmp_path / "activation" / "activation_0.pt")
+    torch.save(counts + 1, tmp_path / "activation" / "activation_0.pt")
+    done = hotsplit(capsys, "export", "--plan", plan)
+    assert (done.exit_code, done.out) == (2, "")
+    assert done.err.startswith(f"hotsplit: error: {plan}: activations.fingerprint: found sha256:")
+    assert done.err.endswith("; the statistics changed or are another model's, make the plan again\n")
+    assert not Path(f"{model}.generated.gpuidx").exists()
