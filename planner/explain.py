@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from planner.hotness import Ints
-from planner.price import Bools, Curves, cut, dual_bound, whole_range
+from planner.price import Bools, Curves, Range, cut, dual_bound, whole_range
 from planner.problem import Explanation, Infeasibility, Problem
 from planner.text import listed
 from planner.units import GIB, format_bytes
@@ -33,7 +33,7 @@ def explain(
     binding = _binding(problem, curves, neurons, switched_off)
     share = 0.0
     if binding != "nothing" and problem.hotness.total > 0:
-        share = next_share(curves, problem, GIB)
+        share = next_share(curves, problem, GIB, curves.caught(positions))
     return Explanation(
         binding=binding,
         price_per_byte=price / curves.unit_bytes,
@@ -45,19 +45,22 @@ def explain(
     )
 
 
-def next_share(curves: Curves, problem: Problem, more_bytes: int) -> float:
+def next_share(curves: Curves, problem: Problem, more_bytes: int, caught: float) -> float:
     """Returns the share of all activations that so many more bytes of VRAM would catch, from 0 to 1.
 
-    It is the difference of two linear relaxations: exact to a neuron without thresholds; with thresholds an estimate in
-    which a layer may be on in part.
+    It is the difference of two linear relaxations: exact to a neuron without thresholds, where `caught` is one of them;
+    with thresholds an estimate in which a layer may be on in part.
     """
     within = whole_range(curves)
-    values = []
-    for capacity in (curves.capacity, (problem.ffn_bytes + more_bytes) // curves.unit_bytes):
-        wider = replace(curves, capacity=min(capacity, problem.total_bytes // curves.unit_bytes))
-        at = cut(wider, within)
-        values.append(dual_bound(wider, within, at.price, whole=False) if at is not None else 0.0)
-    return max(0.0, values[1] - values[0]) / problem.hotness.total
+    now = caught if not curves.first.any() else _relaxed(curves, within, problem.ffn_bytes)
+    return max(0.0, _relaxed(curves, within, problem.ffn_bytes + more_bytes) - now) / problem.hotness.total
+
+
+def _relaxed(curves: Curves, within: Range, ffn_bytes: int) -> float:
+    all_units = int(curves.n_ff @ curves.weight)
+    wider = replace(curves, capacity=min(ffn_bytes // curves.unit_bytes, all_units))
+    at = cut(wider, within)
+    return dual_bound(wider, within, at.price, whole=False) if at is not None else 0.0
 
 
 def _wanted_but_off(problem: Problem, curves: Curves, neurons: Ints, price: float) -> Bools:

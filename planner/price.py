@@ -249,10 +249,11 @@ def cut(curves: Curves, within: Range) -> Cut | None:
     # Halving the bit patterns of two positive floats halves what lies between them, over any number of magnitudes.
     high_bits = _bits(np.nextafter(max(float(best.max()), float(within.gate[~forced].max(initial=0.0))), np.inf)) + 1
     low_bits = _bits(0.0)
-    gated = not bool(forced.all())
     while high_bits - low_bits > 1:
-        if not gated and int((over - under).sum()) <= _SORT_AT_MOST:
-            return _sorted_cut(curves, under, over)
+        # The first steps of a layer that is not on yet are one.
+        begin = np.where(forced | (under > 0) | (over == 0), under, within.low)
+        if int((over - begin).sum()) <= _SORT_AT_MOST:
+            return _sorted_cut(curves, within, under, over)
         middle_bits = (low_bits + high_bits) >> 1
         positions = within.positions(curves, _price(middle_bits), under, over)
         if curves.units(positions) <= curves.capacity:
@@ -271,15 +272,26 @@ def cut(curves: Curves, within: Range) -> Cut | None:
     return Cut(price=_price(low_bits), positions=positions, everything=False)
 
 
-def _sorted_cut(curves: Curves, under: Ints, over: Ints) -> Cut:
+def _sorted_cut(curves: Curves, within: Range, under: Ints, over: Ints) -> Cut:
     """Finishes a cut by sorting the steps that are open; ties go to the lowest layer."""
-    layers, positions = open_steps(under, over)
-    ratio = curves.density[curves.start[layers] + positions] / curves.weight[layers]
-    order = np.argsort(-ratio.astype(np.float64), kind="stable")
-    weights = step_weights(curves, layers, positions)[order]
-    fits = int(np.searchsorted(np.cumsum(weights), curves.capacity - curves.units(under), side="right"))
-    taken = np.bincount(layers[order[:fits]], minlength=under.size)
-    return Cut(price=float(ratio[order[fits]]), positions=under + taken, everything=False)
+    first = np.where(np.isfinite(within.gate) & (under == 0) & (over > 0), within.low, 0)
+    # The step that switches a layer on stands for its first C_l neurons; it is the last of them here.
+    layers, positions = open_steps(np.where(first > 0, first - 1, under), over)
+    switches = positions < first[layers]
+    ratio = np.where(
+        switches,
+        within.gate[layers],
+        curves.density[curves.start[layers] + positions].astype(np.float64) / curves.weight[layers],
+    )
+    weights = np.where(
+        switches, (curves.neurons(first) * curves.weight)[layers], step_weights(curves, layers, positions)
+    )
+    order = np.argsort(-ratio, kind="stable")
+    fits = int(np.searchsorted(np.cumsum(weights[order]), curves.capacity - curves.units(under), side="right"))
+    taken = order[:fits]
+    found = under + np.bincount(layers[taken], minlength=under.size)
+    found[layers[taken[switches[taken]]]] += first[layers[taken[switches[taken]]]] - 1
+    return Cut(price=float(ratio[order[fits]]), positions=found, everything=False)
 
 
 def open_steps(under: Ints, over: Ints) -> tuple[Ints, Ints]:
