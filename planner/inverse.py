@@ -193,7 +193,10 @@ def _cheapest(cells: Sequence[Cell], answers: Sequence[Answer]) -> Iterator[Repl
             _, best = min(meeting, key=lambda pair: (pair[1].price or 0.0, pair[1].vram_bytes or 0))
             words = f"{best.gpu} at {best.price:g}"
         else:
-            _, best = min(meeting, key=lambda pair: (pair[1].bytes.budget, pair[0].gpu.bandwidth_bytes_per_s or 0))
+            # Boards of one size differ by what their drivers keep; that makes none of them a smaller board.
+            _, best = min(
+                meeting, key=lambda pair: (round(pair[1].bytes.budget / GIB), pair[0].gpu.bandwidth_bytes_per_s or 0)
+            )
             words = f"{best.gpu} (smallest, then slowest; not all have a price)"
         yield Reply("cheapest", about, best.name, words, best)
 

@@ -28,7 +28,7 @@ def test_the_smallest_study_has_one_cell_with_defaults(tmp_path: Path) -> None:
     study = load(tmp_path, MINIMAL)
     (cell,) = study.cells
     assert cell.name == "base / relu-llama-70b / F16 / rtx-4090 / pc-high / 512"
-    assert (cell.gpu.vram_bytes, cell.gpu.free_bytes, cell.gpu.budget_bytes) == (24 * GIB, None, None)
+    assert (cell.gpu.vram_bytes, cell.gpu.free_bytes, cell.gpu.budget_bytes) == (24564 << 20, None, None)
     assert cell.gpu.bandwidth_bytes_per_s == 1008 * 10**9
     assert (cell.host.bandwidth_bytes_per_s, cell.host.memory_bytes) == (67_200_000_000, 192 * GIB)
     assert cell.model.active_share == 0.18
@@ -273,7 +273,7 @@ def test_a_study_can_name_its_own_catalogue(tmp_path: Path) -> None:
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "gpus.yaml").write_text("gpus: {mine: {vram: 6GiB, bandwidth: 200 GB/s}}\n")
     study = load(tmp_path, "catalogue: own\n" + MINIMAL.replace("rtx-4090", "[mine, rtx-4090]"))
-    assert [cell.gpu.vram_bytes for cell in study.cells] == [6 * GIB, 24 * GIB]
+    assert [cell.gpu.vram_bytes for cell in study.cells] == [6 * GIB, 24564 << 20]
 
 
 def test_a_program_describes_a_study_with_the_same_keys() -> None:

@@ -230,7 +230,7 @@ def test_the_catalogue_is_listed_and_shown_with_sources(capsys: pytest.CaptureFi
     entry = hotsplit(capsys, "catalog", "--entry", "rtx-4090").out
     assert "  bandwidth: 1008000000000\n      NVIDIA, GeForce RTX 4090 specifications\n" in entry
     found = json.loads(hotsplit(capsys, "catalog", "gpus", "--json").out)
-    assert found["gpus"]["rtx-4090"]["vram"] == 24 << 30
+    assert found["gpus"]["rtx-4090"]["vram"] == 24564 << 20
     assert hotsplit(capsys, "catalog", "--entry", "rtx-409").err == (
         "hotsplit: error: found no entry 'rtx-409' in the catalogue; did you mean 'rtx-4090'?\n"
     )
