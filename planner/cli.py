@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Sequence
 from types import ModuleType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from planner import __version__
 from planner.errors import HotsplitError
@@ -24,8 +24,20 @@ __all__ = ["BAD_INPUT", "INTERRUPTED", "Parser", "build_parser", "run_command"]
 BAD_INPUT = 2
 
 
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Fits a paragraph to the terminal, and leaves text of several lines, such as examples, as it was written."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        if "\n" in text.strip():
+            return super()._fill_text(text, width, indent)
+        return argparse.HelpFormatter._fill_text(self, text, width, indent)
+
+
 class Parser(argparse.ArgumentParser):
-    """A parser whose complaints are safe to print, whatever the options hold."""
+    """A parser of the house: help in one form, and complaints that are safe to print, whatever the options hold."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **{**options, "formatter_class": HelpFormatter})
 
     def error(self, message: str) -> NoReturn:
         """Ends with exit code 2 and one line."""

@@ -222,3 +222,21 @@ def test_an_answer_that_cannot_be_printed_is_one_line(lines: int) -> None:
         )
     assert done.returncode == 2
     assert done.stderr == b"hotsplit: error: [Errno 28] No space left on device\n"
+
+
+def test_help_fits_paragraphs_and_keeps_examples(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    described, example = "words " * 30, "examples:\n  act --size 8GiB " + "and so on " * 10 + "\n"
+    module = ModuleType("act")
+    module.__dict__["add_parser"] = lambda subparsers: subparsers.add_parser(
+        "act", description=described.strip(), epilog=example
+    )
+    with pytest.raises(SystemExit):
+        build_parser("hotsplit", "", [module]).parse_args(["act", "--help"])
+    lines = capsys.readouterr().out.splitlines()
+    paragraph = [line for line in lines if line.startswith("words")]
+    assert len(paragraph) == 4
+    assert max(map(len, paragraph)) <= 60
+    assert lines[-2:] == example.rstrip("\n").splitlines()

@@ -22,7 +22,6 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="write a GPU index as plain GGUF, or its masks for numpy or torch",
         description="Writes a sound index in the form that the output's ending names: .gguf, .npz or .pt.",
         epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("file", type=Path, metavar="FILE.gpuidx", help="the index")
     parser.add_argument("output", type=Path, metavar="OUTPUT", help="the file to write")

@@ -32,7 +32,6 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="let PowerInfer's own call run Hotsplit",
         description="Install a package `powerinfer` into this environment, so the engine's own call runs Hotsplit.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     actions = parser.add_subparsers(title="actions", metavar="ACTION", dest="action", required=True)
     install = actions.add_parser("install", help="install the drop-in", description="Install the drop-in.")

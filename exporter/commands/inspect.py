@@ -31,7 +31,6 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
             "numbers. It believes the file; `hotsplit verify` does not."
         ),
         epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("file", type=Path, metavar="FILE.gpuidx", help="the index")
     parser.add_argument("--json", action="store_true", help="print JSON, every layer, sizes in bytes")

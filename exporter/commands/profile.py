@@ -38,7 +38,6 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="count activation statistics for your own model",
         description=_DESCRIPTION,
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--model", type=Path, required=True, metavar="HF_DIR", help="Hugging Face folder of the model")
     parser.add_argument("--data", type=Path, required=True, nargs="+", metavar="FILE", help="text to count over")

@@ -31,7 +31,6 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
             "neurons are the hottest; with a plan that the counts are the plan's. One line for each fault."
         ),
         epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("file", type=Path, metavar="FILE.gpuidx", help="the index")
     parser.add_argument("--model", type=Path, metavar="M", help="the model file it is for")

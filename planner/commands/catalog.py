@@ -29,7 +29,6 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="list the models, GPUs and hosts that a study can name",
         description="Lists what a what-if study can name, each figure with its source (docs/whatif.md).",
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("section", nargs="?", choices=SECTIONS, help="only this section")
     parser.add_argument("--entry", metavar="NAME", help="one entry with every figure and its source")

@@ -32,7 +32,6 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
             "a --vram-budget, what that gives and the largest context it can hold."
         ),
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     placement.add_model_options(parser, required=True)
     parser.add_argument("--json", action="store_true", help="print JSON, sizes in bytes")

@@ -26,7 +26,6 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
             "shows the solved list, what it catches and its proof. With --output it is written as a plan file."
         ),
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     placement.add_model_options(parser, required=False)
     placement.add_study_options(parser)

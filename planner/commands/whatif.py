@@ -41,7 +41,6 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
             "do, what lies where, the hit rate with its proof, estimated decode speed and what bounds it."
         ),
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("study", type=Path, nargs="?", metavar="FILE", help="the study, a YAML file (docs/whatif.md)")
     parser.add_argument("--cell", metavar="NAME", help="show one cell in full: its name, number or a pattern for it")
