@@ -1,0 +1,40 @@
+"""What the wheel must hold: every file of both packages that is no module, and the marks that say what it is."""
+
+from __future__ import annotations
+
+import re
+from importlib.metadata import metadata
+from pathlib import Path
+
+import pytest
+
+from planner import __version__
+
+_ROOT = Path(__file__).resolve().parent.parent
+_PROJECT = (_ROOT / "pyproject.toml").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("package", ["planner", "exporter"])
+def test_files_that_are_no_modules_go_into_the_wheel(package: str) -> None:
+    section = _PROJECT.partition("[tool.setuptools.package-data]")[2]
+    (told,) = re.findall(rf"^{package} = \[(.*?)\]", section, re.MULTILINE)
+    folder = _ROOT / package
+    packed = {path for pattern in re.findall(r'"([^"]+)"', told) for path in folder.glob(pattern) if path.is_file()}
+    there = {path for path in folder.rglob("*") if path.is_file() and path.suffix not in {".py", ".pyc"}}
+    assert packed == there
+    assert folder / "py.typed" in packed
+
+
+@pytest.mark.parametrize("package", ["planner", "exporter"])
+def test_every_folder_with_modules_is_a_package(package: str) -> None:
+    folders = {path.parent for path in (_ROOT / package).rglob("*.py")}
+    assert [folder for folder in sorted(folders) if not (folder / "__init__.py").exists()] == []
+
+
+def test_the_metadata_say_what_it_is() -> None:
+    told = metadata("hotsplit")
+    assert (told["Name"], told["Version"], told["Requires-Python"]) == ("hotsplit", __version__, ">=3.10")
+    assert told["License-Expression"] == "MIT"
+    bounded = [line for line in told.get_all("Requires-Dist", []) if "extra ==" not in line]
+    assert bounded
+    assert [line for line in bounded if not ("<" in line and ">=" in line)] == []
