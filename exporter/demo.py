@@ -20,8 +20,8 @@ import numpy.typing as npt
 from exporter.model_file import write_header_only
 from exporter.vocabulary import byte_pairs, sentencepiece
 from planner.catalogue import Catalogue, ModelEntry, load_catalogue
-from planner.curves import declared_statistics, read_figures, statistics_from_figures
-from planner.dimensions import Dimensions, tensors_of
+from planner.dimensions import tensors_of
+from planner.entries import dimensions_of, published_statistics
 from planner.errors import InputError
 from planner.files import write_whole
 from planner.geometry import Geometry, geometry_from_dimensions
@@ -98,9 +98,11 @@ def write_demo(
     if not 0 <= seed <= _MOST_SEED:
         raise InputError(f"seed is {seed}; expected 0 to {_MOST_SEED}")
     entry = shapes[shape]
-    dimensions = _dimensions(entry, quantisation)
+    dimensions = dimensions_of(entry, quantisation)
     tensors = tensors_of(dimensions, source=shape)
-    statistics = _statistics(entry, catalogue)
+    n_ff = entry.neurons()
+    each_n_ff = [n_ff] * entry.n_layer if isinstance(n_ff, int) else list(n_ff)
+    statistics = published_statistics(entry.statistics, catalogue, each_n_ff, source=f"shape {shape}")
     suffix = "" if quantisation.upper() == "F16" else f".{quantisation.lower()}"
     model = folder / f"{shape}{suffix}.powerinfer.gguf"
     activations = folder / "activation"
@@ -151,22 +153,6 @@ def _split_gib(geometry: Geometry) -> int:
     return math.ceil((geometry.dense_bytes + geometry.ffn_bytes / 3) / GIB) + 1
 
 
-def _dimensions(entry: ModelEntry, quantisation: str) -> Dimensions:
-    return Dimensions(
-        architecture=entry.architecture,
-        n_layer=entry.n_layer,
-        n_embd=entry.n_embd,
-        n_ff=entry.neurons(),
-        n_head=entry.n_head,
-        n_vocab=entry.n_vocab,
-        n_head_kv=entry.n_head_kv,
-        context_train=entry.context_train,
-        quantisation=quantisation,
-        predictor_rank=entry.predictor_rank or None,
-        attn_norm_2=entry.attn_norm_2,
-    )
-
-
 def _keys(shape: str, entry: ModelEntry, quantisation: str) -> dict[str, int | float | str]:
     """Returns the keys that the engine's converters write (`convert.py` 841-878, `convert-hf-…` 520-533)."""
     architecture = entry.architecture
@@ -185,18 +171,6 @@ def _keys(shape: str, entry: ModelEntry, quantisation: str) -> dict[str, int | f
         "general.file_type": _FILE_TYPES[quantisation.upper()],
         "powerinfer.sparse_threshold": 0.0,
     }
-
-
-def _statistics(entry: ModelEntry, catalogue: Catalogue) -> Statistics:
-    neurons = entry.neurons()
-    n_ff = [neurons] * entry.n_layer if isinstance(neurons, int) else list(neurons)
-    choice = entry.statistics
-    if choice is not None and choice.catalogue is not None:
-        name = choice.catalogue
-        return statistics_from_figures(name, read_figures(catalogue.statistics[name]), n_ff)
-    if choice is not None and choice.hotness is not None:
-        return declared_statistics(choice.hotness.pairs(), n_ff)
-    raise InputError("the model names no published statistics; expected a catalogue entry or a declared curve")
 
 
 def _activation_files(statistics: Statistics, seed: int) -> Iterator[bytes]:

@@ -13,11 +13,12 @@ from planner.account import account_for
 from planner.answers import Answer
 from planner.budget import automatic_budget
 from planner.catalogue import SHIPPED, Catalogue, ModelEntry, load_catalogue
+from planner.entries import dimensions_of
 from planner.geometry import geometry_from_dimensions
 from planner.schema import Number, Table, check
 from planner.speed import Bandwidths, SpeedParameters, Work, estimate
 from planner.study import study_of
-from planner.sweep import Device, Workshop, dimensions_of
+from planner.sweep import Device, Workshop
 from planner.yaml_file import read_yaml
 
 How = Literal["single", "average", "peak", "llama.cpp", "ratio", "hit_rate"]

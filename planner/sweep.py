@@ -18,22 +18,21 @@ from planner.account import Account, EnginePath, account_for
 from planner.answers import Answer, Bytes, CellPath, NextGib, Proof, TargetResult
 from planner.architectures import ARCHITECTURES
 from planner.budget import Budget, automatic_budget, stated_budget
-from planner.catalogue import Catalogue, ModelEntry
-from planner.curves import declared_statistics, read_figures, statistics_from_figures
-from planner.dimensions import Dimensions
-from planner.engine_limits import FFN_TYPES, engine_granularity
+from planner.catalogue import Catalogue
+from planner.engine_limits import engine_granularity, unknown_ffn_types
+from planner.entries import dimensions_of, published_statistics
 from planner.errors import InputError
 from planner.geometry import Geometry, geometry_from_dimensions, geometry_from_header
 from planner.header import read_header
 from planner.host import HostMemory, host_memory
 from planner.hotness import Hotness
+from planner.interrupt import deaf_children
 from planner.planning import ACTIVATIONS_FOLDER, ThresholdRule
 from planner.problem import Problem, Solution, SolverOptions, SolverStatus
 from planner.solve import solve
 from planner.speed import Bandwidths, SpeedEstimate, Work, estimate
 from planner.statistics import Statistics, per_entry, read_statistics
 from planner.study import Cell, GpuCase, Model
-from planner.text import listed
 from planner.units import GIB, format_bytes
 from planner.vram import Gpu, choose_gpu
 
@@ -132,7 +131,8 @@ def _in_processes(
             initializer=_open_workshop,
             initargs=(catalogue, device),
         ) as pool:
-            running = {pool.submit(_answer_chunk, [cells[index] for index in chunk]): chunk for chunk in chunks}
+            with deaf_children():
+                running = {pool.submit(_answer_chunk, [cells[index] for index in chunk]): chunk for chunk in chunks}
             try:
                 for done in concurrent.futures.as_completed(running):
                     for index, answer in zip(running[done], done.result(), strict=True):
@@ -405,23 +405,6 @@ def _read_geometry(model: Model, quantisation: str | None) -> Geometry:
     )
 
 
-def dimensions_of(entry: ModelEntry, quantisation: str) -> Dimensions:
-    """Returns the dimensions of a catalogue entry, quantised as the engine's tool does it."""
-    return Dimensions(
-        architecture=entry.architecture,
-        n_layer=entry.n_layer,
-        n_embd=entry.n_embd,
-        n_ff=entry.neurons(),
-        n_head=entry.n_head,
-        n_vocab=entry.n_vocab,
-        n_head_kv=entry.n_head_kv,
-        context_train=entry.context_train,
-        quantisation=quantisation,
-        predictor_rank=entry.predictor_rank or None,
-        attn_norm_2=entry.attn_norm_2,
-    )
-
-
 def _read_statistics(model: Model, n_ff: tuple[int, ...], catalogue: Catalogue) -> Statistics:
     choice = model.statistics
     if choice is None:
@@ -432,11 +415,7 @@ def _read_statistics(model: Model, n_ff: tuple[int, ...], catalogue: Catalogue) 
         return read_statistics(model.file.parent / ACTIVATIONS_FOLDER, n_layer=len(n_ff), n_ff=n_ff)
     if choice.folder is not None:
         return read_statistics(model.folder / choice.folder, n_layer=len(n_ff), n_ff=n_ff)
-    if choice.catalogue is not None:
-        return statistics_from_figures(choice.catalogue, read_figures(catalogue.statistics[choice.catalogue]), n_ff)
-    if choice.hotness is None:
-        raise InputError(f"model {model.label!r}: found no statistics, expected a folder, a name or a hotness curve")
-    return declared_statistics(choice.hotness.pairs(), n_ff)
+    return published_statistics(choice, catalogue, n_ff, source=f"model {model.label!r}")
 
 
 def budget_of(gpu: GpuCase) -> Budget:
@@ -559,12 +538,11 @@ def _notes(placement: Placement, solution: Solution | None, why_no_speed: str | 
     if account.budget.free_bytes is not None and _vram_bytes(account, solution) > account.budget.free_bytes:
         over_bytes = _vram_bytes(account, solution) - account.budget.free_bytes
         yield f"the engine is expected to run out of VRAM: {format_bytes(over_bytes)} more in use than are free"
-    unknown = {matrix.type_name for layer in placement.geometry.ffn for matrix in layer} - set(FFN_TYPES)
-    if unknown:
-        yield f"the engine's sparse kernels know {' and '.join(FFN_TYPES)}, not {listed(sorted(unknown))}"
     if why_no_speed is not None:
         yield why_no_speed
     yield from placement.geometry.objections
+    if unknown := unknown_ffn_types(placement.geometry):
+        yield unknown
 
 
 def _target_results(cell: Cell, answer: Answer) -> Iterator[TargetResult]:

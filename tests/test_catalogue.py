@@ -5,9 +5,9 @@ import pytest
 from planner.account import account_for
 from planner.budget import stated_budget
 from planner.catalogue import SHIPPED, Catalogue, HotnessCurve, PcieLink, load_catalogue
+from planner.entries import dimensions_of
 from planner.errors import FaultsError, InputError
 from planner.geometry import geometry_from_dimensions
-from planner.sweep import dimensions_of
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +135,8 @@ def test_faults_of_an_entry_come_together_with_their_lines(tmp_path: Path) -> No
     with pytest.raises(FaultsError) as caught:
         load_catalogue(tmp_path)
     assert caught.value.lines == (
-        f"{file}: models.mine.architecture: found 'mamba', expected an architecture: llama, bamboo, falcon, opt (line 3)",
+        f"{file}: models.mine.architecture: found 'mamba', expected an architecture: llama, bamboo, falcon, opt "
+        "(line 3)",
         f"{file}: models.mine.n_ff: found nothing, expected neurons of a layer, or a list for all layers (line 3)",
         f"{file}: models.mine.n_f: found the key 'n_f', expected one of title, sources, architecture, n_layer, n_embd, "
         "n_ff, n_head, n_head_kv, n_vocab, context_train, n_expert, attn_norm_2, predictor_rank, parameters_b, "
