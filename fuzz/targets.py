@@ -56,8 +56,7 @@ def _read(data: bytes, name: str, read: Callable[[Path], None]) -> None:
     try:
         read(path)
     except HotsplitError as error:
-        lines = str(error).splitlines()
-        if not lines or not all(lines) or len(str(error)) > _MOST_LINE:
+        if not error.lines or not all(error.lines) or len(str(error)) > _MOST_LINE:
             raise BrokenPromiseError(f"not one clear line: {str(error)[:200]!r}") from error
 
 

@@ -78,7 +78,8 @@ def _run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> in
         if sys.stdout is not None:
             sys.stdout.flush()
     except HotsplitError as error:
-        for line in str(error).splitlines():
+        # Each fault is one line, whatever line breaks the names in it hold.
+        for line in error.lines:
             _complain(line)
         return error.exit_code
     except BrokenPipeError:

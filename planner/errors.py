@@ -13,6 +13,11 @@ class HotsplitError(Exception):
 
     exit_code = 2
 
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """What to tell, one entry for each fault; a name inside may hold line breaks, which printing escapes."""
+        return (str(self),)
+
 
 class InputError(HotsplitError):
     """A file, key or option is not what it must be (exit code 2)."""
@@ -25,15 +30,17 @@ class NoAnswerError(HotsplitError):
 
 
 class FaultsError(InputError):
-    """Several faults found in one reading, reported together, one line each.
-
-    Attributes:
-        lines: the faults, in the order in which they were found; never empty.
-    """
+    """Several faults found in one reading, reported together, one line each."""
 
     def __init__(self, lines: Iterable[str]) -> None:
-        self.lines = tuple(lines)
-        super().__init__("\n".join(self.lines))
+        """Keeps the faults in the order in which they were found; there is at least one."""
+        self._lines = tuple(lines)
+        super().__init__("\n".join(self._lines))
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """The faults."""
+        return self._lines
 
     def __reduce__(self) -> tuple[type[FaultsError], tuple[tuple[str, ...]]]:
         """Lets another process raise it: an exception is otherwise made again from its text, letter by letter."""

@@ -7,11 +7,12 @@ library's own. Both are seen to here.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 INTERRUPTED = 130
@@ -47,6 +48,22 @@ def complain_of_interruption() -> None:
     """Says on standard error what happened, and what need not be feared."""
     if sys.stderr is not None:
         sys.stderr.write("hotsplit: error: interrupted; no file is left half-written\n")
+
+
+@contextlib.contextmanager
+def deaf_children() -> Iterator[None]:
+    """Lets processes that are started meanwhile not hear Ctrl-C, which a terminal sends to all: their parent ends them.
+
+    What comes meanwhile is answered afterwards. Windows has no such thing; there children may complain, too.
+    """
+    if sys.platform == "win32":
+        yield
+        return
+    former = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, former)
 
 
 class _Watch:

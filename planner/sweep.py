@@ -124,6 +124,7 @@ def _in_processes(
     """Returns the answers, or None where this system cannot start processes."""
     chunks = list(_chunks(cells))
     answers: list[Answer | None] = [None] * len(cells)
+    others = {*multiprocessing.active_children()}
     try:
         with concurrent.futures.ProcessPoolExecutor(
             min(processes, len(chunks)),
@@ -141,6 +142,8 @@ def _in_processes(
                         progress(len(running[done]))
             except BaseException:
                 # A fault or Ctrl-C ends the sweep; the pool would otherwise answer every cell first.
+                for process in {*multiprocessing.active_children()} - others:
+                    process.terminate()
                 pool.shutdown(cancel_futures=True)
                 raise
     except (BrokenProcessPool, PermissionError, NotImplementedError):

@@ -227,3 +227,12 @@ def test_a_plan_whose_inputs_changed_is_refused(tmp_path: Path, capsys: pytest.C
     assert done.err.startswith(f"hotsplit: error: {plan}: activations.fingerprint: found sha256:")
     assert done.err.endswith("; the statistics changed or are another model's, make the plan again\n")
     assert not Path(f"{model}.generated.gpuidx").exists()
+
+
+def test_a_key_with_line_breaks_makes_no_line_of_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study = tmp_path / "study.yaml"
+    study.write_text('models: opt-30b\ngpus: rtx-4090\nhosts: pc-low\n"x\\nhotsplit: error: forged\\u2028": 1\n')
+    done = hotsplit(capsys, "whatif", study)
+    assert done.exit_code == 2
+    assert len(done.err.splitlines()) == 1
+    assert "x\\nhotsplit: error: forged\\u2028: found the key" in done.err
