@@ -8,6 +8,8 @@ numbers, the bound at a price takes the layers of each kind that gain most; what
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import heapq
 import itertools
 import math
@@ -128,7 +130,7 @@ class Branching:
             self.closed, self.bound = math.isinf(open_bound) and not heap, open_bound if heap else left_open
             return
         self.closed = open_bound < reached + self._better(reached)
-        closed_bound = lifted(self.curves, reached + self._better(reached) - float(self.curves.exact), abs(reached))
+        closed_bound = lifted(self.curves, reached, abs(reached)) + (not self.curves.exact) * self.curves.rounding
         self.bound = closed_bound if self.closed else max(open_bound, closed_bound)
 
     def _root(self) -> _Node:
@@ -151,7 +153,9 @@ class Branching:
 
     def _better(self, reached: float) -> float:
         """Returns by how much a better answer is better: a whole activation, or more than rounding explains."""
-        return 1.0 if self.curves.exact else 4 * self.curves.slack * abs(reached) if math.isfinite(reached) else 0.0
+        if self.curves.exact:
+            return 1.0
+        return self.curves.rounding if math.isfinite(reached) else 0.0
 
     def _possible(self, node: _Node) -> bool:
         """Returns whether the numbers of layers that a node asks for can be had from its layers."""
@@ -246,14 +250,47 @@ class Branching:
             return [_Node(fixed, node.least, fewer, under.price), _Node(fixed, more, node.most, under.price)]
         free = fixed == _FREE
         undecided = free & (over.on != under.on)
-        candidates = np.flatnonzero(undecided if undecided.any() else free)
-        layer = candidates[np.argmin(np.abs(under.gain[candidates]))]
+        layer = self._nearest(undecided if undecided.any() else free, under)
         children = []
         for side in (_ON, _OFF):
             branch = fixed.copy()
+            # Of layers that are alike in everything, those of lower number come first: others tell nothing new.
+            twins = self._twins == self._twins[layer]
+            before = np.arange(twins.size) <= layer
+            branch[free & twins & (before if side == _ON else ~before)] = side
             branch[layer] = side
-            children.append(_Node(branch, node.least, node.most, under.price))
+            children.append(_Node(self._settled_by_numbers(branch, node), node.least, node.most, under.price))
         return children
+
+    def _nearest(self, among: Bools, point: _Point) -> int:
+        """Returns the layer that is nearest to changing sides: the worst that is on, or the best that is off."""
+        on = np.flatnonzero(among & point.on)
+        if on.size:
+            # The last of equals, so that those before it are decided with it.
+            return int(on[on.size - 1 - np.argmin(point.gain[on][::-1])])
+        off = np.flatnonzero(among)
+        return int(off[np.argmax(point.gain[off])])
+
+    def _settled_by_numbers(self, fixed: Ints, node: _Node) -> Ints:
+        """Returns `fixed` with the rest of a kind decided where its number is used up, or needs all that is left."""
+        on, free = self._numbers(fixed == _ON), self._numbers(fixed == _FREE)
+        full, short = on >= node.most, on + free <= node.least
+        undecided = fixed == _FREE
+        settled: Ints = fixed.copy()
+        settled[undecided & (full[self.kind] | full[-1])] = _OFF
+        settled[undecided & (short[self.kind] | short[-1])] = _ON
+        return settled
+
+    @functools.cached_property
+    def _twins(self) -> Ints:
+        """For each layer the lowest number of a layer with the same weights and impacts, shape (layers,)."""
+        impacts = self.curves.hotness.layer
+        twins = np.arange(self.gated.size)
+        known: dict[tuple[int, bytes], int] = {}
+        for layer in np.flatnonzero(self.gated).tolist():
+            key = (int(self.kind[layer]), hashlib.blake2b(impacts(layer).tobytes(), digest_size=16).digest())
+            twins[layer] = known.setdefault(key, layer)
+        return twins
 
     def _with_fixed(self, node: _Node, point: _Point, room: float) -> Ints:
         """Returns `node.fixed` with every layer fixed that no better placement can have on its other side.

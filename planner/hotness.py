@@ -97,10 +97,12 @@ class Hotness:
                     f"found {column[~(np.isfinite(column) & (column >= 0))][0]}"
                 )
             prefix = checkpoints[checkpoint_offsets[layer] : checkpoint_offsets[layer + 1]]
-            prefix[1:] = np.add.reduceat(part, np.arange(0, part.size, _STRIDE), dtype=np.float64)
+            # A sum that overflows is reported once, below.
+            with np.errstate(over="ignore"):
+                prefix[1:] = np.add.reduceat(part, np.arange(0, part.size, _STRIDE), dtype=np.float64)
+                np.cumsum(prefix, out=prefix)
             if impacts.dtype.kind == "f" and exact:
                 exact = bool(np.array_equal(part, np.rint(part)))
-            np.cumsum(prefix, out=prefix)
             totals[layer] = prefix[-1]
         total = float(totals.sum())
         if not np.isfinite(total):

@@ -74,6 +74,11 @@ class Curves:
         """Whether every catchable amount is an integer that float64 holds."""
         return self.hotness.exact
 
+    @property
+    def rounding(self) -> float:
+        """Activations that rounding alone may explain; 0 when sums are exact."""
+        return 4 * self.slack * self.hotness.total
+
     def neurons(self, positions: Ints) -> Ints:
         """Returns the hot neurons at a position of each layer, shape (layers,)."""
         return positions if self.granularity == 1 else np.minimum(positions * self.granularity, self.n_ff)

@@ -226,7 +226,7 @@ class Solution:
         solved_list: hot neurons of each layer; empty when there is no answer.
         objective: activations caught by the hot neurons, sum of F_l(solved_list[l]).
         upper_bound: no list that holds the constraints catches more than this.
-        relative_gap: (upper_bound - objective) / upper_bound, 0 when both are 0.
+        relative_gap: (upper_bound - objective) / upper_bound; 0 when the difference is what rounding alone explains.
         hit_rate: objective as a share of all activations; 0 when nothing was activated at all.
         used_bytes: VRAM bytes of the hot neurons.
         host_bytes: host memory bytes of the cold neurons.

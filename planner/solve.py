@@ -63,10 +63,11 @@ class _Search:
 
     @property
     def gap(self) -> float:
-        """The proven relative gap of the best answer so far."""
+        """The proven relative gap of the best answer so far; what rounding alone explains is none."""
         if math.isinf(self.caught):
             return math.inf
-        return max(0.0, (self.bound - self.caught) / self.bound) if self.bound > 0 else 0.0
+        open_part = self.bound - self.caught
+        return open_part / self.bound if open_part > 2 * self.curves.rounding else 0.0
 
     @property
     def decided(self) -> bool:
@@ -185,7 +186,7 @@ def _ask(search: _Search, tangents: Tangents, *, thresholds: bool) -> None:
             return
         hot = np.zeros(search.curves.steps.size, dtype=np.int64)
         hot[list(tangents.layers)] = answer.hot
-        fresh = tangents.add(hot // search.curves.granularity)
+        fresh = tangents.add_at(hot // search.curves.granularity)
         if search.positions is not None:
             fresh = tangents.add_at(search.positions) or fresh
         if not fresh:

@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+
+from planner.branch import Branching
+from planner.price import Curves, curves_of, cut, range_of, whole_range
+from planner.problem import Problem
+from planner.settle import settle
+from tests.placements import best_of_all, problem_of, skewed, small_problems
+
+
+class Best:
+    """The best answer so far, as `solve` keeps it."""
+
+    def __init__(self, curves: Curves) -> None:
+        self.curves = curves
+        self.caught = -math.inf
+        self.settled = 0
+
+    def __call__(self) -> float:
+        return self.caught
+
+    def try_layers(self, on: npt.NDArray[np.bool_]) -> float:
+        self.settled += 1
+        found = settle(self.curves, range_of(self.curves, on))
+        self.caught = max(self.caught, found.caught)
+        return found.bound
+
+
+def searched(problem: Problem, most_nodes: int) -> tuple[Best, Branching]:
+    curves = curves_of(problem)
+    within = whole_range(curves)
+    at = cut(curves, within)
+    assert at is not None
+    best = Best(curves)
+    branching = Branching(curves, within, price=at.price)
+    branching.run(best, best.try_layers, most_nodes=most_nodes, expired=lambda: False)
+    return best, branching
+
+
+@settings(max_examples=300)
+@given(small_problems())
+def test_the_choice_of_layers_is_proven(problem: Problem) -> None:
+    best, branching = searched(problem, 10_000)
+    expected = best_of_all(problem)
+    assert branching.closed
+    if expected is None:
+        assert best() == -math.inf
+        return
+    assert best() == pytest.approx(expected, rel=1e-12)
+    assert expected * (1 - 1e-14) <= branching.bound <= expected + 1e-10 * problem.hotness.total
+    if problem.hotness.exact:
+        assert best() == branching.bound == expected
+
+
+@given(small_problems())
+def test_a_search_cut_short_still_bounds(problem: Problem) -> None:
+    expected = best_of_all(problem)
+    for nodes in (0, 1, 2, 5):
+        best, branching = searched(problem, nodes)
+        if expected is not None:
+            assert best() <= expected * (1 + 1e-14)
+            assert branching.bound >= expected * (1 - 1e-14)
+        elif branching.closed:
+            assert best() == -math.inf
+
+
+@pytest.mark.parametrize("sizes", [[512], [288, 448], list(range(1001, 1025))])
+@pytest.mark.parametrize("alike", [False, True])
+@pytest.mark.parametrize("share", [0.05, 0.12])
+def test_the_hard_corner_closes_in_few_nodes(sizes: list[int], alike: bool, share: float) -> None:
+    values = skewed(1 if alike else 24, 2048, seed=3)
+    neuron_bytes = [sizes[layer % len(sizes)] for layer in range(24)]
+    problem = problem_of(
+        [values[layer % len(values)].tolist() for layer in range(24)],
+        neuron_bytes,
+        int(share * 2048 * sum(neuron_bytes)),
+        thresholds=[400] * 24,
+    )
+    best, branching = searched(problem, 60)
+    assert branching.closed
+    assert best() == branching.bound
+
+
+def test_nothing_is_searched_when_the_time_is_over() -> None:
+    curves = curves_of(problem_of([[3, 2], [4, 4]], [1, 1], 2, thresholds=[2, 2]))
+    best = Best(curves)
+    branching = Branching(curves, whole_range(curves), price=1.0)
+    branching.run(best, best.try_layers, most_nodes=100, expired=lambda: True)
+    assert (best.settled, branching.closed, branching.bound) == (0, False, math.inf)
