@@ -18,8 +18,11 @@ from __future__ import annotations
 
 import enum
 import math
+import subprocess
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Any
 
 import pulp
@@ -203,9 +206,14 @@ def run(model: IlpModel, options: SolverOptions, *, gap: float, time_limit_s: fl
             path=pulp.PULP_CBC_CMD.pulp_cbc_path, msg=False, gapRel=gap, gapAbs=0.0, timeLimit=time_limit_s
         )
     try:
-        problem.solve(solver)
+        # CBC gets and gives its files here; what an interruption leaves behind goes with the folder.
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as solver.tmpDir:
+            problem.solve(solver)
     except pulp.PulpSolverError:
         return IlpAnswer(IlpStatus.ERROR, (), (), None)
+    except KeyboardInterrupt as interruption:
+        _end_started(interruption.__traceback__)
+        raise
     status = _STATUSES.get((problem.status, problem.sol_status), IlpStatus.ERROR)
     bound = _bound(problem, model, options, status, gap)
     if status not in {IlpStatus.OPTIMAL, IlpStatus.STOPPED}:
@@ -214,6 +222,16 @@ def run(model: IlpModel, options: SolverOptions, *, gap: float, time_limit_s: fl
     on = tuple(not each.split or values[f"y_{each.layer}"].value() > 0.5 for each in model.layers)
     hot = tuple(round(values[f"x_{each.layer}"].value()) for each in model.layers)
     return IlpAnswer(status, on, hot, bound)
+
+
+def _end_started(trace: TracebackType | None) -> None:
+    """Ends the process that pulp was waiting for: pulp keeps no other hold on it, and CBC alone may go on for hours."""
+    while trace is not None:
+        for value in trace.tb_frame.f_locals.values():
+            if isinstance(value, subprocess.Popen):
+                value.kill()
+                value.wait()
+        trace = trace.tb_next
 
 
 def _bound(

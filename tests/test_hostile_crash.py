@@ -331,3 +331,54 @@ def test_ctrl_c_while_processes_sweep_a_study(tmp_path: Path, wait_s: float) -> 
         assert time.monotonic() - start < 10
         assert sweeping.stderr is not None
         assert sweeping.stderr.read() == "hotsplit: error: interrupted; no file is left half-written\n"
+
+
+# A CBC that says who it is and then takes for ever.
+SLOW_CBC = """#!/bin/sh
+echo $$ >"$0.started.tmp" && mv "$0.started.tmp" "$0.started"
+exec sleep 600
+"""
+INTERRUPTED_CBC = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+import pulp
+from planner import ilp
+from planner.interrupt import interruptible
+from planner.problem import SolverOptions
+
+pulp.PULP_CBC_CMD.pulp_cbc_path = sys.argv[1]
+layer = ilp.IlpLayer(layer=0, weight=1, n_ff=10, low=0, high=10, split=False, tangents=[(1.0, 0.0)])
+model = ilp.IlpModel(layers=[layer], capacity=5, floor=0, other_units=0,
+    granularity=1, whole=True, most_on=None, scale=1.0)
+
+def solve():
+    ilp.run(model, SolverOptions(solver="cbc"), gap=0.0, time_limit_s=None)
+    return 0
+
+sys.exit(interruptible(solve))
+"""
+
+
+def test_ctrl_c_for_hotsplit_alone_ends_cbc_and_its_files(tmp_path: Path) -> None:
+    slow, scratch = tmp_path / "cbc", tmp_path / "scratch"
+    slow.write_text(SLOW_CBC)
+    slow.chmod(0o755)
+    scratch.mkdir()
+    with subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTED_CBC, slow],
+        cwd=ROOT, stderr=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": str(scratch)},
+    ) as solving:  # fmt: skip
+        started = Path(f"{slow}.started")
+        deadline = time.monotonic() + 60
+        while not started.exists():
+            assert solving.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        assert list(scratch.rglob("*.mps"))
+        solving.send_signal(signal.SIGINT)
+        assert solving.wait(timeout=30) == 130
+        assert solving.stderr is not None
+        assert solving.stderr.read() == "hotsplit: error: interrupted; no file is left half-written\n"
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(started.read_text()), 0)
+    assert list(scratch.iterdir()) == []
