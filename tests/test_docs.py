@@ -107,6 +107,11 @@ def pattern_of(shown: list[str]) -> re.Pattern[str]:
     return re.compile("".join(lines))
 
 
+def lines_of(printed: str) -> list[str]:
+    """Returns the lines of a text with their ends."""
+    return printed.splitlines(keepends=True)
+
+
 class Session:
     """One page's folder and what its command lines do in it."""
 
@@ -134,7 +139,11 @@ class Session:
             out = ""
         if any(line.strip() for line in call.shown) and not rest:
             printed = "".join(line.rstrip() + "\n" for line in (err + out).splitlines())
-            assert pattern_of(call.shown).fullmatch(printed), f"{where}: {call.command} prints\n{printed}"
+            shown = filter(str.strip, call.shown)
+            missing = [line for line in shown if not any(map(pattern_of([line]).fullmatch, lines_of(printed)))]
+            assert pattern_of(call.shown).fullmatch(printed), (
+                f"{where}: {call.command} prints\n{printed}\nin which these shown lines are not:\n" + "\n".join(missing)
+            )
 
     def _run(self, words: list[str], variables: dict[str, str], where: str) -> tuple[int, str, str]:
         if words[0] == "cat":
