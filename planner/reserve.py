@@ -16,6 +16,7 @@ from planner.architectures import Level
 from planner.errors import InputError
 from planner.geometry import DenseTensor, Geometry
 from planner.ggml_types import TYPES_BY_NAME
+from planner.scratch import Scratch
 from planner.units import MIB
 
 # 443, 8967-8971: the last row of a matrix is padded to a multiple of this many numbers.
@@ -27,9 +28,6 @@ LARGE_BYTES = 1 * MIB
 SMALL_ALIGNMENT = 512
 # 113-117: prompts of more tokens than this are multiplied by cuBLAS in F16, quantised weights dequantised before.
 _CUBLAS_ABOVE = 32
-# A token's number and position; and more than the holes that the graph allocator was ever seen to leave.
-_TOKEN_INPUTS = 2
-_ALLOCATOR_HOLES_BYTES = MIB
 # 8809: prompts of more tokens than this multiply down_t as a whole matrix in F32.
 _GEMM_ABOVE = 100
 
@@ -109,17 +107,24 @@ class Reserve:
         self._neurons = sum(geometry.n_ff)
         self._ffn_bytes = geometry.ffn_bytes
         self._uncharged_kv_bytes = uncharged_kv_bytes
+        # By the most rows of one layer, which stay the same from a few hundred MiB on.
+        self._work_buffers: dict[int, int] = {}
         # A row of an FFN matrix has n_embd numbers in whatever layer it is.
         self._row_padding_bytes = max(
             _padding_bytes(geometry.n_embd, m.type_name) for layer in geometry.ffn for m in layer
         )
         self._matrices = max(len(layer) for layer in geometry.ffn)
         self._dense_padding_bytes = sum(_padding_bytes(t.shape[0], t.type_name) for t in geometry.dense)
-        self._split_scratch_bytes = _scratch_bytes(geometry, self._tokens, self._context, split=True)
-        self._whole_scratch_bytes = _scratch_bytes(geometry, self._tokens, self._context, split=False)
+        self._scratch = Scratch(geometry, tokens=self._tokens, context=self._context)
         fixed = [t.n_bytes + _padding_bytes(t.shape[0], t.type_name) for t in geometry.dense]
-        fixed += [kv_half_bytes] * kv_halves + [self._split_scratch_bytes]
-        self._fixed_granularity_bytes = _granularity_bytes(fixed)
+        self._fixed = _Granularity.of(fixed + [kv_half_bytes] * kv_halves)
+        # 2917-2920: the spare row has the type of the first sliced matrix of the process: a gate, or up without one.
+        self._spare_row_bytes = self._row_padding_bytes + max(
+            matrix.row_bytes
+            for layer in geometry.ffn
+            for matrix in layer
+            if (".ffn_gate" if geometry.gated else ".ffn_up") in matrix.name
+        )
 
     def total_bytes(self, ffn_bytes: int) -> int:
         """Returns the uncharged bytes when neurons get `ffn_bytes`; never less for more bytes, short of everything."""
@@ -138,22 +143,28 @@ class Reserve:
             for item in computed
         )
 
+    def _work_buffer_bytes(self, most_rows: int) -> int:
+        if most_rows not in self._work_buffers:
+            self._work_buffers[most_rows] = _work_buffer_bytes(
+                self._geometry, self._kinds, self._tokens, self._context, most_rows
+            )
+        return self._work_buffers[most_rows]
+
     def _split_items(self, ffn_bytes: int) -> tuple[ReserveItem, ...]:
         geometry = self._geometry
         most_neurons = min(self._neurons, ffn_bytes // min(neuron_bytes for _, neuron_bytes in self._layers))
         layers = min(geometry.n_layer, most_neurons)
         matrices = layers * self._matrices
         most_rows = max(min(n_ff, ffn_bytes // neuron_bytes) for n_ff, neuron_bytes in self._layers)
-        spare_row_bytes = geometry.ffn[0][0].row_bytes + self._row_padding_bytes
         # A bucket is a row of 4-byte numbers, padded like any other.
         bucket_bytes = 4 * most_neurons + layers * 4 * (ROW_PADDING - 1)
         large = min(matrices, ffn_bytes // LARGE_BYTES)
         return self._items(
             bucket_bytes=bucket_bytes,
             bucket_basis=f"4 bytes for each of {most_neurons:,} neurons and padding, in {layers} partly placed layers",
-            scratch_bytes=self._split_scratch_bytes if layers else self._whole_scratch_bytes,
+            scratch_bytes=self._scratch.split_bytes(ffn_bytes),
             ffn_padding_bytes=matrices * self._row_padding_bytes,
-            spare_bytes=matrices * spare_row_bytes,
+            spare_bytes=matrices * self._spare_row_bytes,
             spare_basis=f"one row for each of {matrices} sliced matrices (llama.cpp 2915-2921 never frees it)",
             most_rows=most_rows,
             ffn_granularity_bytes=_expected_waste_bytes(large) + _small_waste_bytes(matrices, layers),
@@ -170,12 +181,12 @@ class Reserve:
         return self._items(
             bucket_bytes=0,
             bucket_basis="no layer is partly placed",
-            scratch_bytes=self._whole_scratch_bytes,
+            scratch_bytes=self._scratch.whole_bytes,
             ffn_padding_bytes=len(sizes) * self._row_padding_bytes,
             spare_bytes=0,
             spare_basis="no layer is partly placed",
             most_rows=max(geometry.n_ff),
-            ffn_granularity_bytes=_granularity_bytes(sizes),
+            ffn_granularity_bytes=_Granularity.of(sizes).waste_bytes,
             granularity_basis=f"{len(sizes)} whole matrices",
         )
 
@@ -192,7 +203,9 @@ class Reserve:
         ffn_granularity_bytes: int,
         granularity_basis: str,
     ) -> tuple[ReserveItem, ...]:
-        geometry, tokens = self._geometry, self._tokens
+        tokens = self._tokens
+        # What an allocation of another size wastes goes with that size, or more neurons could take less in all.
+        waste_bytes = self._fixed.with_one_more(self._options.overrides.get("scratch", scratch_bytes)).waste_bytes
         items = [
             ReserveItem("buckets", "gpu_bucket of each layer", bucket_bytes, bucket_basis),
             ReserveItem(
@@ -206,18 +219,19 @@ class Reserve:
                 "scratch",
                 "Scratch of the compute graph",
                 scratch_bytes,
-                f"largest stage of the graph for {tokens} tokens at context {self._context} (llama.cpp 9957)",
+                f"largest stage of the graph for {tokens} tokens at context {self._context}, largest slice included "
+                "(llama.cpp 9942-9957, 2911)",
             ),
             ReserveItem(
                 "work_buffers",
                 "Work buffers while a prompt is read",
-                _work_buffer_bytes(geometry, self._kinds, tokens, self._context, most_rows),
+                self._work_buffer_bytes(most_rows),
                 f"cuBLAS copies for {tokens} tokens, pool with 5 % look-ahead (ggml-cuda.cu 6390-6442)",
             ),
             ReserveItem(
                 "granularity",
                 "Allocation granularity",
-                self._fixed_granularity_bytes + ffn_granularity_bytes,
+                waste_bytes + ffn_granularity_bytes,
                 f"blocks of 2 MiB: dense part and cache exactly, {granularity_basis}",
             ),
         ]
@@ -241,12 +255,35 @@ def _padding_bytes(row_length: int, type_name: str) -> int:
     return (ROW_PADDING - row_length % ROW_PADDING) * ggml_type.type_bytes // ggml_type.block
 
 
-def _granularity_bytes(sizes: list[int]) -> int:
-    """Returns what allocations of known `sizes` waste: large ones fill whole blocks, small ones share blocks."""
-    large = sum(-size % BLOCK_BYTES for size in sizes if size >= LARGE_BYTES)
-    small = [size for size in sizes if size < LARGE_BYTES]
-    shared_bytes = sum(-(-size // SMALL_ALIGNMENT) * SMALL_ALIGNMENT for size in small)
-    return large + (shared_bytes - sum(small)) + -shared_bytes % BLOCK_BYTES
+@dataclass(frozen=True)
+class _Granularity:
+    """What allocations of known sizes waste: large ones fill whole blocks, small ones share blocks."""
+
+    large_waste_bytes: int
+    small_bytes: int
+    small_waste_bytes: int
+
+    @classmethod
+    def of(cls, sizes: list[int]) -> _Granularity:
+        small = [size for size in sizes if size < LARGE_BYTES]
+        return cls(
+            large_waste_bytes=sum(-size % BLOCK_BYTES for size in sizes if size >= LARGE_BYTES),
+            small_bytes=sum(small),
+            small_waste_bytes=sum(-size % SMALL_ALIGNMENT for size in small),
+        )
+
+    def with_one_more(self, size: int) -> _Granularity:
+        one = self.of([size])
+        return _Granularity(
+            self.large_waste_bytes + one.large_waste_bytes,
+            self.small_bytes + one.small_bytes,
+            self.small_waste_bytes + one.small_waste_bytes,
+        )
+
+    @property
+    def waste_bytes(self) -> int:
+        shared_bytes = self.small_bytes + self.small_waste_bytes
+        return self.large_waste_bytes + self.small_waste_bytes + -shared_bytes % BLOCK_BYTES
 
 
 def _expected_waste_bytes(allocations: int) -> int:
@@ -262,23 +299,6 @@ def _expected_waste_bytes(allocations: int) -> int:
 def _small_waste_bytes(matrices: int, layers: int) -> int:
     """Spare rows and buckets are small: alignment each, and one block begun."""
     return (matrices + layers) * SMALL_ALIGNMENT + (BLOCK_BYTES if layers else 0)
-
-
-def _scratch_bytes(geometry: Geometry, tokens: int, context: int, *, split: bool) -> int:
-    """Returns an upper estimate of the graph allocator's peak, which is allocated again in VRAM (`llama.cpp` 9957).
-
-    The peak is one of three stages, counted in 4-byte numbers a token, with the KQ mask alive through all of them:
-    attention (KQ of every head, residual, Q and its merged result), FFN (the predictor's output, up and gate, and on a
-    split layer the GPU's part of the last one beside the CPU's; normed input, residual, result) and output (logits,
-    normed state). Held against the allocator itself on shapes of four architectures (docs/vram.md): never below it.
-    """
-    n_embd, n_ff = geometry.n_embd, max(geometry.n_ff)
-    rank = max((t.shape[1] for t in geometry.dense if t.name.endswith(".fc1.weight")), default=0)
-    attention = geometry.n_head * context + 3 * n_embd
-    ffn = (2 + geometry.gated + split) * n_ff + 3 * n_embd + rank
-    output = geometry.n_vocab + 2 * n_embd
-    per_token = max(attention, ffn, output) + context + _TOKEN_INPUTS
-    return 4 * tokens * per_token + _ALLOCATOR_HOLES_BYTES
 
 
 def _kinds_of(geometry: Geometry) -> tuple[DenseTensor, ...]:
