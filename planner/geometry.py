@@ -340,6 +340,8 @@ class _Matcher:
     def _of_layer(self, rule: TensorRule, layer: int, lengths: dict[str, int]) -> TensorInfo | None:
         name = f"blk.{layer}.{rule.name}"
         tensor = self._left.pop(name, None)
+        if tensor is None and rule.name == "ffn_down_t.bias" and not self._is_powerinfer:
+            tensor = self._left.pop(f"blk.{layer}.ffn_down.bias", None)
         if tensor is None and rule.optional:
             # Weight and bias of an optional norm come together: the engine looks for the weight only (3324-3327).
             if rule.name.endswith(".bias") and lengths.get(rule.name.replace(".bias", ".weight")):

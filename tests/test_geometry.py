@@ -286,6 +286,16 @@ def test_an_ordinary_gguf_file_counts_like_the_powerinfer_model_it_could_become(
     )
 
 
+def test_the_bias_of_an_ordinary_ffn_down_stays_on_the_host(tmp_path: Path) -> None:
+    theirs = opt()
+    theirs.magic = b"GGUF"
+    theirs.tensors = [
+        (name.replace("ffn_down_t", "ffn_down"), shape[::-1] if "ffn_down_t.weight" in name else shape, type_number)
+        for name, shape, type_number in theirs.tensors
+    ]
+    assert _read(tmp_path / "theirs", theirs).host_only_bytes == _read(tmp_path / "ours", opt()).host_only_bytes
+
+
 def test_an_ordinary_file_that_uses_the_token_embedding_again(tmp_path: Path) -> None:
     geometry = _read(tmp_path / "m", _ordinary(llama()).without("output.weight"))
     assert (geometry.dense[-1].name, geometry.dense[-1].n_bytes) == ("output.weight", 64 * 40 * 2)
