@@ -236,3 +236,33 @@ def test_a_key_with_line_breaks_makes_no_line_of_its_own(tmp_path: Path, capsys:
     assert done.exit_code == 2
     assert len(done.err.splitlines()) == 1
     assert "x\\nhotsplit: error: forged\\u2028: found the key" in done.err
+
+
+ALONE = """
+import sys
+def hook(event, arguments):
+    if event.startswith("socket.") and event not in {"socket.__new__", "socket.gethostname"}:
+        raise SystemExit(f"network: {event} {arguments}")
+sys.addaudithook(hook)
+from exporter.__main__ import main
+sys.exit(main())
+"""
+
+
+def test_no_command_opens_a_connection(tmp_path: Path) -> None:
+    model = write_model(tmp_path / "m.powerinfer.gguf")
+    index = f"{model}.generated.gpuidx"
+    calls: tuple[tuple[str | Path, ...], ...] = (
+        ("export", "--model", model, "--vram-budget", "1GiB"),
+        ("verify", index, "--model", model, "--activations", tmp_path / "activation"),
+        ("fit", "--model", model, "--vram-budget", "1GiB"),
+        ("whatif", ROOT / "configs" / "pick-a-gpu-for-70b.yaml", "--html", tmp_path / "page.html"),
+        ("doctor", model),
+        ("devices",),
+    )
+    for arguments in calls:
+        done = subprocess.run(
+            [sys.executable, "-c", ALONE, *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        assert "network:" not in done.stderr, done.stderr
+        assert "Traceback" not in done.stderr, done.stderr
