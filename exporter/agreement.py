@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from planner.plan import Plan
 from planner.statistics import per_entry
@@ -12,6 +15,10 @@ from planner.statistics import per_entry
 if TYPE_CHECKING:
     from planner.geometry import Geometry
     from planner.statistics import Statistics
+
+# Both are sums of millions of terms, and other programs may add them up in another order or print fewer digits.
+_OBJECTIVE_TOLERANCE = 1e-6
+_HIT_RATE_TOLERANCE = 5e-4
 
 
 def disagreements(
@@ -27,7 +34,7 @@ def disagreements(
     """
     lines = plan.contradictions()
     if not lines and statistics is not None:
-        lines = [*_with_statistics(plan, statistics)]
+        lines = [*_with_statistics(plan, statistics)] or [*_of_the_catch(plan, statistics)]
     if not lines and geometry is not None:
         labels = statistics.labels if statistics is not None else plan.model.labels if plan.model is not None else ()
         lines = [*_with_model(plan, geometry, labels)]
@@ -58,6 +65,24 @@ def _with_statistics(plan: Plan, statistics: Statistics) -> Iterator[str]:
             yield f"solved_list[{layer}]: found {hot_neurons} hot neurons, but {there}"
 
 
+def _of_the_catch(plan: Plan, statistics: Statistics) -> Iterator[str]:
+    """Yields what a plan says its neurons catch and they do not; its counts must fit the statistics."""
+    if plan.solver is None and plan.hit_rate is None:
+        return
+    caught = total = 0.0
+    for hot_neurons, values in zip(plan.solved_list, statistics.values, strict=True):
+        if hot_neurons:
+            hottest = np.partition(values, len(values) - hot_neurons)[len(values) - hot_neurons :]
+            caught += float(hottest.sum(dtype=np.float64))
+        total += float(values.sum(dtype=np.float64))
+    hit_rate = caught / total if total else 0.0
+    if plan.solver is not None and not math.isclose(plan.solver.objective, caught, rel_tol=_OBJECTIVE_TOLERANCE):
+        objective = plan.solver.objective
+        yield f"solver.objective: found {objective}, but the hot neurons catch {caught} in {statistics.source}"
+    if plan.hit_rate is not None and abs(plan.hit_rate - hit_rate) > _HIT_RATE_TOLERANCE:
+        yield f"hit_rate: found {plan.hit_rate}, but the hot neurons catch {hit_rate} of {statistics.source}"
+
+
 def _with_model(plan: Plan, geometry: Geometry, labels: Sequence[str]) -> Iterator[str]:
     if plan.model is not None and plan.model.fingerprint != geometry.fingerprint:
         yield (
@@ -65,6 +90,8 @@ def _with_model(plan: Plan, geometry: Geometry, labels: Sequence[str]) -> Iterat
             "it changed or is another one, make the plan again"
         )
         return
+    if plan.model is not None and plan.model.architecture != geometry.architecture:
+        yield f"model.architecture: found {plan.model.architecture!r}, but the model is {geometry.architecture!r}"
     n_ff, neuron_bytes = per_entry(geometry.n_ff, labels), per_entry(geometry.neuron_bytes, labels)
     if len(plan.solved_list) != len(n_ff):
         yield f"solved_list: found {len(plan.solved_list)} layers, but the model has {len(n_ff)}"

@@ -27,6 +27,7 @@ _MOST_FILE_BYTES = 8 << 20
 _MOST_BYTES = 1 << 63
 # The objective is a sum of up to tens of millions of float64 terms, printed and read back.
 _FLOAT_TOLERANCE = 1e-9
+_LEFT_OUT_WHEN_EMPTY = ("labels", "granularity")
 
 T = TypeVar("T")
 
@@ -85,6 +86,8 @@ class SolverReport:
     """The answer's own proof: no placement catches more than `upper_bound`; this one catches `objective`.
 
     Both are in units of the statistics (activations); `relative_gap` is (upper_bound − objective) / upper_bound.
+    With `granularity` the proof is about placements in whole groups of so many neurons; 1, or None where a plan does
+    not say, is about all placements.
     """
 
     name: str
@@ -92,6 +95,7 @@ class SolverReport:
     objective: float
     upper_bound: float
     relative_gap: float
+    granularity: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +125,7 @@ class Plan:
                 document[name] = {
                     field.name: _as_json(getattr(section, field.name))
                     for field in fields(section)
-                    if field.name != "labels" or section.labels
+                    if field.name not in _LEFT_OUT_WHEN_EMPTY or getattr(section, field.name)
                 }
         if self.hit_rate is not None:
             document["hit_rate"] = self.hit_rate
@@ -180,6 +184,7 @@ class Plan:
             yield from self._budget_contradictions(self.budget)
         if self.solver is not None:
             yield from _solver_contradictions(self.solver)
+            yield from self._group_contradictions(self.solver.granularity)
         if self.hit_rate is not None and not 0 <= self.hit_rate <= 1:
             yield f"hit_rate: found {self.hit_rate}, expected a share between 0 and 1"
 
@@ -205,6 +210,18 @@ class Plan:
                 f"vram_required_bytes: found {self.vram_required_bytes}, but solved_list × model.neuron_bytes "
                 f"is {needed_bytes}"
             )
+
+    def _group_contradictions(self, granularity: int | None) -> Iterator[str]:
+        if granularity == 0:
+            yield "solver.granularity: found 0, expected 1 or more"
+        if not granularity or self.model is None:
+            return
+        for layer, (hot_neurons, n_ff) in enumerate(zip(self.solved_list, self.model.n_ff, strict=False)):
+            if hot_neurons % granularity and hot_neurons < n_ff:
+                yield (
+                    f"solved_list[{layer}]: found {hot_neurons} hot neurons, "
+                    f"which are not whole groups of solver.granularity, {granularity}"
+                )
 
     def _budget_contradictions(self, budget: PlannedBudget) -> Iterator[str]:
         left_bytes = budget.budget_bytes - budget.dense_bytes - budget.kv_cache_bytes - budget.reserve_bytes
@@ -294,8 +311,19 @@ class _Reader:
     def number(self, key: str) -> float:
         return self._read(key, "a number, 0 or more", _non_negative, 0.0)
 
+    def optional_integer(self, key: str) -> int | None:
+        return None if self._values.get(key) is None else self.integer(key)
+
     def integers(self, key: str) -> tuple[int, ...]:
-        return self._read(key, "a list of whole numbers, 0 or more", lambda value: _sequence(value, _natural), ())
+        values: list[Any] = self._read(
+            key, "a list of whole numbers, 0 or more", lambda value: value if isinstance(value, list) else None, []
+        )
+        for position, value in enumerate(values):
+            if _natural(value) is None:
+                where = f"{self._where}: {self._prefix}{key}[{position}]"
+                self.faults.append(f"{where}: found {_shown(value)}, expected a whole number, 0 or more")
+                return ()
+        return tuple(values)
 
     def optional_texts(self, key: str) -> tuple[str, ...]:
         if key not in self._values:
@@ -352,6 +380,7 @@ def _read_solver(read: _Reader) -> SolverReport:
         objective=read.number("objective"),
         upper_bound=read.number("upper_bound"),
         relative_gap=read.number("relative_gap"),
+        granularity=read.optional_integer("granularity"),
     )
 
 

@@ -272,6 +272,7 @@ def _plan(
             objective=solution.objective,
             upper_bound=solution.upper_bound,
             relative_gap=solution.relative_gap,
+            granularity=problem.granularity,
         ),
         hit_rate=solution.hit_rate,
     )

@@ -9,7 +9,7 @@ import pytest
 
 from exporter.agreement import disagreements
 from planner.geometry import Geometry
-from planner.plan import Plan, PlannedActivations, PlannedModel
+from planner.plan import Plan, PlannedActivations, PlannedModel, SolverReport
 from planner.statistics import Statistics, fingerprint_of, per_entry
 
 
@@ -99,6 +99,28 @@ def test_with_statistics(plan: Plan, lines: list[str]) -> None:
     assert disagreements(plan, statistics=STATISTICS, where="p") == [f"p: {line}" for line in lines]
 
 
+def caught_plan(objective: float, hit_rate: float | None) -> Plan:
+    return Plan((2, 3), 80, solver=SolverReport("s", "feasible", objective, objective, 0.0), hit_rate=hit_rate)
+
+
+@pytest.mark.parametrize(
+    ("plan", "lines"),
+    [
+        # 3 + 2 of 3 + 2 + 1 and 4 + 3 + 2 of 4 + 3 + 2 + 1.
+        (caught_plan(14.0, 14 / 16), []),
+        (caught_plan(14.0, None), []),
+        (caught_plan(14.0000001, 0.875), []),
+        (caught_plan(14.1, 0.875), ["solver.objective: found 14.1, but the hot neurons catch 14.0 in stats"]),
+        (Plan((2, 3), 80, hit_rate=0.8754), []),
+        (Plan((2, 3), 80, hit_rate=0.88), ["hit_rate: found 0.88, but the hot neurons catch 0.875 of stats"]),
+        (Plan((0, 0), 0, hit_rate=0.5), ["hit_rate: found 0.5, but the hot neurons catch 0.0 of stats"]),
+        (Plan((4, 5), 140, hit_rate=1.0), []),
+    ],
+)
+def test_what_the_hot_neurons_catch(plan: Plan, lines: list[str]) -> None:
+    assert disagreements(plan, statistics=STATISTICS) == [f"plan: {line}" for line in lines]
+
+
 @pytest.mark.parametrize(
     ("plan", "lines"),
     [
@@ -117,6 +139,10 @@ def test_with_statistics(plan: Plan, lines: list[str]) -> None:
                 "model.fingerprint: found sha256:n, but the model has sha256:m; "
                 "it changed or is another one, make the plan again"
             ],
+        ),
+        (
+            Plan((2, 3), 80, planned_model(architecture="falcon")),
+            ["model.architecture: found 'falcon', but the model is 'llama'"],
         ),
         (
             Plan((2, 3), 75, planned_model(n_ff=(4, 6), neuron_bytes=(15, 15))),

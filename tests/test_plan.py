@@ -89,6 +89,18 @@ def test_the_bytes_of_the_file_are_fixed(tmp_path: Path) -> None:
     assert (tmp_path / "plan.json").read_text(encoding="utf-8") == GOLDEN
 
 
+def test_the_groups_of_a_proof_survive_the_file_and_a_whole_layer_needs_none() -> None:
+    document = changed("solver.granularity", 4)
+    document.update({"solved_list": [4, 4], "vram_required_bytes": 120})
+    document["budget"].update({"budget_bytes": 210, "ffn_bytes": 120})
+    plan = Plan.from_dict(document)
+    assert plan.solver is not None
+    assert plan.solver.granularity == 4
+    assert plan.to_dict() == document
+    document.update({"solved_list": [0, 6]})
+    assert Plan.from_dict(document).solved_list == (0, 6)
+
+
 def test_a_plan_written_by_hand_is_enough() -> None:
     plan = Plan.from_dict({"format": "hotsplit.plan", "version": 1, "solved_list": [1], "vram_required_bytes": 0})
     assert plan == Plan(solved_list=(1,), vram_required_bytes=0)
@@ -115,11 +127,24 @@ def test_keys_of_other_programs_are_left_unread() -> None:
         (changed("solved_list", ...), "p.json: solved_list: missing, expected a list of whole numbers, 0 or more"),
         (
             changed("solved_list", [1, -2]),
-            "p.json: solved_list: found a list of 2, expected a list of whole numbers, 0 or more",
+            "p.json: solved_list[1]: found -2, expected a whole number, 0 or more",
         ),
         (
             changed("solved_list", [1, 2.0]),
-            "p.json: solved_list: found a list of 2, expected a list of whole numbers, 0 or more",
+            "p.json: solved_list[1]: found 2.0, expected a whole number, 0 or more",
+        ),
+        (
+            changed("solved_list", {"0": 1}),
+            "p.json: solved_list: found an object, expected a list of whole numbers, 0 or more",
+        ),
+        (changed("solver.granularity", 0), "p.json: solver.granularity: found 0, expected 1 or more"),
+        (
+            changed("solver.granularity", 2),
+            "p.json: solved_list[0]: found 3 hot neurons, which are not whole groups of solver.granularity, 2",
+        ),
+        (
+            changed("solver.granularity", "32"),
+            'p.json: solver.granularity: found "32", expected a whole number, 0 or more',
         ),
         (
             changed("vram_required_bytes", True),

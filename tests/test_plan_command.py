@@ -69,6 +69,20 @@ def test_the_plan_file_is_what_is_shown_as_json(
     assert shown["account"]["ffn_bytes"] == 30 * NEURON_BYTES
 
 
+def test_a_proof_is_about_placements_in_its_groups(
+    capsys: pytest.CaptureFixture[str], model: Path, tmp_path: Path
+) -> None:
+    options = ("--vram-budget", budget_for(capsys, model, 40), "--reserve", "0B", "--granularity", "32")
+    done = hotsplit(capsys, "plan", "--model", model, *options, "--output", tmp_path / "plan.json")
+    # Layer 2 counts 2 to 97; single neurons would catch more.
+    caught = f"{sum(range(66, 98)):,}"
+    assert f"proof         optimal: no placement in groups of 32 catches more than {caught} activations" in done.out
+    assert "groups of     32 neurons, as asked" in done.out
+    solver = read_plan(tmp_path / "plan.json").solver
+    assert solver is not None
+    assert solver.granularity == 32
+
+
 def test_explain_prints_the_bill(capsys: pytest.CaptureFixture[str], model: Path) -> None:
     done = hotsplit(capsys, "plan", "--model", model, "--vram-budget", "1GiB", "--explain")
     assert done.exit_code == 0
@@ -85,7 +99,7 @@ def test_explain_prints_the_bill(capsys: pytest.CaptureFixture[str], model: Path
         (["--vram-budget", "1GiB", "--gpu", "0"], 2, "not allowed with argument"),
         (["--vram-budget", "1GiB", "--context", "many"], 2, "found 'many', expected a whole number such as 512"),
         (["--vram-budget", "1GiB", "--granularity", "0"], 2, "granularity: expected 1 neuron or more, found 0"),
-        (["--vram-budget", "1GiB", "--output", "missing/plan.json"], 2, "No such file or directory"),
+        (["--vram-budget", "1GiB", "--output", "missing/plan.json"], 2, "there is no folder missing; make it"),
     ],
 )
 def test_what_goes_wrong_is_said_in_the_last_line(

@@ -101,19 +101,20 @@ def _layer_table(planning: Planning) -> Table:
 def _summary(planning: Planning) -> Iterator[tuple[str, str]]:
     plan, account, solution = planning.plan, planning.account, planning.solution
     used = plan.vram_required_bytes / account.ffn_bytes if account.ffn_bytes else 0.0
+    groups = f" in groups of {planning.granularity}" if planning.granularity > 1 else ""
     yield "", ""
     yield "model", f"{planning.request.model} ({planning.geometry.architecture}, {planning.geometry.n_layer} layers)"
     yield "statistics", f"{planning.statistics.source} ({planning.hotness.total:,.0f} activations)"
     yield (
         "budget",
-        f"{format_bytes(account.budget_bytes)} ({_budget_source(account.budget)}): dense {format_bytes(account.dense_bytes)}, "
-        f"KV cache {format_bytes(account.kv_cache_bytes)}, reserve {format_bytes(account.reserve_bytes)}, "
-        f"FFN {format_bytes(account.ffn_bytes)}",
+        f"{format_bytes(account.budget_bytes)} ({_budget_source(account.budget)}): "
+        f"dense {format_bytes(account.dense_bytes)}, KV cache {format_bytes(account.kv_cache_bytes)}, "
+        f"reserve {format_bytes(account.reserve_bytes)}, FFN {format_bytes(account.ffn_bytes)}",
     )
     yield "filled", f"{used:.2%} of the FFN's bytes ({format_bytes(account.ffn_bytes - plan.vram_required_bytes)} left)"
     yield (
         "proof",
-        f"{solution.status.value}: no placement catches more than {solution.upper_bound:,.0f} activations, "
+        f"{solution.status.value}: no placement{groups} catches more than {solution.upper_bound:,.0f} activations, "
         f"this one catches {solution.objective:,.0f} (relative gap {solution.relative_gap:.1e})",
     )
     if solution.explanation is not None:
@@ -131,6 +132,9 @@ def _budget_source(budget: Budget) -> str:
 def _granularity_text(planning: Planning) -> str:
     if planning.granularity == 1:
         return "1 neuron"
-    asked = planning.request.granularity is not None
-    why = "as asked" if asked else "the smallest that the engine's kernels compute wholly (docs/engine.md)"
-    return f"{planning.granularity} neurons, {why}"
+    if planning.request.granularity is not None:
+        return f"{planning.granularity} neurons, as asked"
+    return (
+        f"{planning.granularity} neurons, the smallest that the engine's kernels compute wholly; "
+        "--granularity 1 for single neurons"
+    )
