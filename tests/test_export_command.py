@@ -249,12 +249,17 @@ def test_a_cell_of_a_study_gives_the_same_bytes_as_options(
     [
         (
             ["--config", "s.yaml", "--model", "m.gguf", "--context", "1024"],
-            "hotsplit: error: --config: the study says everything, but options give model, context as well; "
-            "change the study, or leave --config away",
+            "hotsplit: error: --config: the study says everything, so leave away --model, --context, "
+            "or say it in the study",
         ),
         (
             ["--config", "s.yaml", "--plan", "p.json"],
             "hotsplit: error: --plan and --config: both say what to export; give one of them",
+        ),
+        (
+            ["--plan", "p.json", "--model", "m.gguf", "--vram-budget", "8GiB", "--granularity", "1", "--cell", "2"],
+            "hotsplit: error: --plan: the plan says how many neurons, so leave away --vram-budget, --granularity, "
+            "--cell, or make the plan with it",
         ),
         (
             ["--model", "m.gguf", "--cell", "1"],
@@ -262,7 +267,7 @@ def test_a_cell_of_a_study_gives_the_same_bytes_as_options(
         ),
     ],
 )
-def test_options_that_contradict_a_study_are_refused(
+def test_options_that_a_study_or_a_plan_leaves_no_room_for_are_refused(
     capsys: pytest.CaptureFixture[str], options: list[str], line: str
 ) -> None:
     done = hotsplit(capsys, "export", *options)

@@ -23,6 +23,7 @@ examples:
   hotsplit export --config study.yaml --cell 3
 """
 _INDEX_SUFFIX = ".generated.gpuidx"
+_BESIDE_A_PLAN = ("--model", "--activations")
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -102,6 +103,13 @@ def _from_plan(arguments: argparse.Namespace) -> tuple[Plan, Statistics, Geometr
 
     if arguments.config is not None:
         raise InputError("--plan and --config: both say what to export; give one of them")
+    beside = [option for option in placement.options_given(arguments) if option not in _BESIDE_A_PLAN]
+    if arguments.cell is not None:
+        beside.append("--cell")
+    if beside:
+        raise InputError(
+            f"--plan: the plan says how many neurons, so leave away {', '.join(beside)}, or make the plan with it"
+        )
     plan = read_plan(arguments.plan)
     model = arguments.model or (Path(plan.model.path) if plan.model else None)
     geometry = None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,15 @@ if TYPE_CHECKING:
     from planner.planning import Planning, PlanRequest
 
 ENGINE_CONTEXT = 512
+
+# Everything that says what to plan, by its name among the arguments, as it is when nobody gives it.
+_UNSAID: dict[str, object] = {
+    **dict.fromkeys(("model", "activations", "gpu", "vram_budget", "reserve", "host_memory", "threshold")),
+    **dict.fromkeys(("sync_time", "gpu_bandwidth", "host_bandwidth", "granularity", "time_limit")),
+    "context": ENGINE_CONTEXT,
+    "kv_type": "f16",
+    "solver": "highs",
+}
 
 
 def add_model_options(parser: argparse._ActionsContainer, *, required: bool) -> None:
@@ -60,12 +68,15 @@ def add_budget_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--context",
         type=common.natural_option,
-        default=ENGINE_CONTEXT,
+        default=_UNSAID["context"],
         metavar="N",
         help="tokens of context whose KV cache is reserved, the engine's -c (default: %(default)s)",
     )
     group.add_argument(
-        "--kv-type", choices=("f16", "f32"), default="f16", help="type of the KV cache (default: %(default)s)"
+        "--kv-type",
+        choices=("f16", "f32"),
+        default=_UNSAID["kv_type"],
+        help="type of the KV cache (default: %(default)s)",
     )
     group.add_argument(
         "--reserve",
@@ -110,7 +121,10 @@ def add_solver_options(parser: argparse.ArgumentParser) -> None:
         "(default: the smallest groups that the engine computes wholly, 32, or 256 for Q4_0)",
     )
     group.add_argument(
-        "--solver", choices=("highs", "cbc"), default="highs", help="solver behind pulp (default: %(default)s)"
+        "--solver",
+        choices=("highs", "cbc"),
+        default=_UNSAID["solver"],
+        help="solver behind pulp (default: %(default)s)",
     )
     group.add_argument(
         "--time-limit",
@@ -166,19 +180,20 @@ def _fields_from(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def options_given(arguments: argparse.Namespace) -> list[str]:
+    """Returns the options about what to plan that were given: beside what says it all, they would be ignored unseen."""
+    return [
+        f"--{name.replace('_', '-')}" for name, unsaid in _UNSAID.items() if getattr(arguments, name, unsaid) != unsaid
+    ]
+
+
 def _request_from_study(arguments: argparse.Namespace) -> PlanRequest:
     from planner.cell_request import cell_request
-    from planner.planning import PlanRequest
     from planner.study import load_study
 
-    # A study says everything, so an option beside it would be ignored, and the user would not know.
-    said = PlanRequest(model=arguments.model or Path(), **_fields_from(arguments))
-    unsaid = PlanRequest(model=Path())
-    beside = [field.name for field in fields(said) if getattr(said, field.name) != getattr(unsaid, field.name)]
-    if beside:
+    if beside := options_given(arguments):
         raise InputError(
-            f"--config: the study says everything, but options give {', '.join(beside)} as well; "
-            "change the study, or leave --config away"
+            f"--config: the study says everything, so leave away {', '.join(beside)}, or say it in the study"
         )
     return cell_request(load_study(arguments.config), arguments.cell)
 
