@@ -36,11 +36,32 @@ def staged(path: Path) -> Iterator[Path]:
     bits are kept.
 
     Raises:
-        InputError: `path` is a folder, a device or anything else that a file must not take the place of.
-        OSError: the folder is missing or read-only, the disk is full, and so on.
+        InputError: `path` is a folder, a device or anything else that a file must not take the place of, or there is
+            no such folder.
+        OSError: the folder is read-only, the disk is full, and so on; it names `path`.
     """
     target = Path(os.path.realpath(path))
     _check_replaceable(path, target)
+    with _named(path, target), _staged(target) as staged_path:
+        yield staged_path
+
+
+@contextlib.contextmanager
+def _named(path: Path, target: Path) -> Iterator[None]:
+    """Lets what the system says of a staged file, or of no file as when a disk is full, name the file asked for."""
+    try:
+        yield
+    except OSError as error:
+        name = error.filename
+        is_staged = isinstance(name, str | os.PathLike) and Path(name).name.startswith(_staged_prefix(target))
+        if error.errno is None or not (name is None or is_staged):
+            raise
+        raise OSError(error.errno, error.strerror, os.fspath(path)) from error
+
+
+@contextlib.contextmanager
+def _staged(target: Path) -> Iterator[Path]:
+    """As `staged`, for a file that may be replaced and is no link."""
     _remove_leftovers(target)
     staged_path, descriptor = _create_locked(target)
     _staged_paths.add(staged_path)
@@ -86,6 +107,9 @@ def _check_replaceable(path: Path, target: Path) -> None:
     try:
         mode = target.stat().st_mode
     except FileNotFoundError:
+        if not target.parent.exists():
+            folder = path.parent if not path.is_symlink() else target.parent
+            raise InputError(f"{path}: there is no folder {folder}; make it, or name another file to write") from None
         return
     if not stat.S_ISREG(mode):
         kind = "a folder" if stat.S_ISDIR(mode) else "not a regular file"

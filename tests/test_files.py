@@ -78,8 +78,10 @@ def test_a_link_keeps_pointing(tmp_path: Path) -> None:
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
-        write_whole(tmp_path / "missing" / "out", b"new")
+    folder = tmp_path / "missing"
+    with pytest.raises(InputError) as caught:
+        write_whole(folder / "out", b"new")
+    assert str(caught.value) == f"{folder / 'out'}: there is no folder {folder}; make it, or name another file to write"
 
 
 @LINUX_ONLY
@@ -108,7 +110,7 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, handler)
-    assert caught.value.errno == errno.EFBIG
+    assert (caught.value.errno, caught.value.filename) == (errno.EFBIG, str(target))
     assert target.read_bytes() == b"old"
     assert names(tmp_path) == ["out"]
 
@@ -204,6 +206,12 @@ def test_bytes_are_on_disk_before_they_have_the_name(tmp_path: Path, monkeypatch
     written, folder = (tmp_path / "out").stat().st_ino, tmp_path.stat().st_ino
     expected = [("fsync", written), ("replace", staged_path.name, "out"), ("fsync", folder)]
     assert calls == (expected if os.name == "posix" else expected[:2])
+
+
+def test_a_fault_of_another_file_keeps_its_name(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as caught, staged(tmp_path / "out"):
+        (tmp_path / "input").read_bytes()
+    assert caught.value.filename == str(tmp_path / "input")
 
 
 def test_staged_files_can_be_given_up_from_outside(tmp_path: Path) -> None:
