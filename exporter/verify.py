@@ -99,13 +99,13 @@ def _mark_faults(
     planned_activations = plan.activations if plan is not None else None
     for key, whose, named in (
         (MARK_MODEL, "the model", geometry),
-        (MARK_MODEL, "the plan's model", planned_model),
-        (MARK_ACTIVATIONS, "the statistics", statistics),
-        (MARK_ACTIVATIONS, "the plan's statistics", planned_activations),
+        (MARK_MODEL, "the plan", planned_model),
+        (MARK_ACTIVATIONS, "the folder", statistics),
+        (MARK_ACTIVATIONS, "the plan", planned_activations),
     ):
         mark = index.marks.get(key)
         if mark is not None and named is not None and mark != named.fingerprint:
-            yield f"{key}: found {mark}, but {whose} has {named.fingerprint}; the index is stale, export it again"
+            yield f"{key}: found {mark}, expected {whose}'s {named.fingerprint}; the index is stale, export it again"
 
 
 def _model_faults(index: IndexFile, geometry: Geometry) -> Iterator[str]:

@@ -356,14 +356,14 @@ def test_marks_tell_a_stale_index(tmp_path: Path) -> None:
         statistics_of(*COUNTS[:2], COUNTS[2] + np.uint16(1)),
     )
     assert verify_index(sample.path, geometry=other_model, statistics=other_counts) == [
-        "hotsplit.model_fingerprint: found sha256:m, but the model has sha256:n; the index is stale, export it again",
-        f"hotsplit.activations_fingerprint: found {STATISTICS.fingerprint}, but the statistics has "
+        "hotsplit.model_fingerprint: found sha256:m, expected the model's sha256:n; "
+        "the index is stale, export it again",
+        f"hotsplit.activations_fingerprint: found {STATISTICS.fingerprint}, expected the folder's "
         f"{other_counts.fingerprint}; the index is stale, export it again",
     ]
     planned = PlannedModel("p", "llama", "sha256:q", 3, (N_FF,) * 3, NEURON_BYTES)
     assert verify_index(sample.path, plan=Plan((3, 4, 0), 700, model=planned)) == [
-        "hotsplit.model_fingerprint: found sha256:m, but the plan's model has sha256:q; "
-        "the index is stale, export it again"
+        "hotsplit.model_fingerprint: found sha256:m, expected the plan's sha256:q; the index is stale, export it again"
     ]
 
 
