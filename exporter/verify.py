@@ -73,7 +73,7 @@ def _faults(
         yield "padding: found bytes that are not zero between the tensors"
     yield from _mark_faults(index, geometry, statistics, plan)
     if geometry is not None:
-        yield from _model_faults(index, geometry)
+        yield from _model_faults(index, geometry, plan)
     if plan is not None:
         yield from _plan_faults(index, plan)
         yield from disagreements(plan, statistics=statistics, geometry=geometry)
@@ -108,7 +108,7 @@ def _mark_faults(
             yield f"{key}: found {mark}, expected {whose}'s {named.fingerprint}; the index is stale, export it again"
 
 
-def _model_faults(index: IndexFile, geometry: Geometry) -> Iterator[str]:
+def _model_faults(index: IndexFile, geometry: Geometry, plan: Plan | None) -> Iterator[str]:
     labels = [layer.label for layer in index.layers]
     n_ff_of, neuron_bytes_of = per_entry(geometry.n_ff, labels), per_entry(geometry.neuron_bytes, labels)
     if len(index.layers) != len(n_ff_of):
@@ -130,7 +130,8 @@ def _model_faults(index: IndexFile, geometry: Geometry) -> Iterator[str]:
             f"split.vram_capacity: found {capacity_bytes}, too small: the selected neurons take {needed_bytes} bytes, "
             "so the engine would load the index into memory that is not there"
         )
-    elif capacity_bytes > needed_bytes:
+    # A plan written by hand may ask the engine to have more to spare (`exporter.agreement`).
+    elif capacity_bytes > needed_bytes and (plan is None or plan.vram_required_bytes != capacity_bytes):
         yield (
             f"split.vram_capacity: found {capacity_bytes}, too large: the selected neurons take {needed_bytes} bytes, "
             "so the engine would refuse the index although it fits"

@@ -191,7 +191,7 @@ class _Reader:
             self._fail(f"{self._file_bytes} bytes long; expected a GGUF or PWRI file")
         found = self._take(4, "the magic")
         if found.decode("latin-1") not in MAGICS:
-            self._fail(f"not a model file: starts with {found!r}; expected b'GGUF' or b'PWRI'")
+            self._fail(f"not a GGUF file: starts with {found!r}; expected b'GGUF' or b'PWRI'")
         return found.decode("ascii")
 
     def _version(self) -> int:
@@ -276,7 +276,13 @@ class _Reader:
             shape = struct.unpack(f"<{n_dimensions}Q", self._take(8 * n_dimensions, what))
             type_number = self._number(_U32, what)
             if type_number not in types:
-                self._fail(f"{what} has type {type_number}; a {magic} file knows {_ranges(sorted(types))}")
+                known = f"a {magic} file knows {_ranges(sorted(types))}"
+                # What today's `gguf` package writes, and the commonest way to a file that the engine cannot read.
+                is_of_today = (magic, type_number) == ("PWRI", 26)
+                self._fail(
+                    f"{what} has type {type_number}; {known}"
+                    + (", and I32 is 18 there (26 is today's GGUF's)" if is_of_today else "")
+                )
             ggml_type = types[type_number]
             n_bytes = self._data_bytes(what, shape, ggml_type)
             offset = self._number(_U64, what)

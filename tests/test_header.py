@@ -166,7 +166,7 @@ def test_a_vocabulary_of_152000_tokens_takes_no_memory_to_speak_of(tmp_path: Pat
     [
         (b"", "0 bytes long; expected a GGUF or PWRI file"),
         (b"PWR", "3 bytes long; expected a GGUF or PWRI file"),
-        (b"PK\3\4 and more", r"not a model file: starts with b'PK\x03\x04'; expected b'GGUF' or b'PWRI'"),
+        (b"PK\3\4 and more", r"not a GGUF file: starts with b'PK\x03\x04'; expected b'GGUF' or b'PWRI'"),
         (b"GGUF\3\0", "truncated: the header ends inside the version (8 bytes expected, 6 found)"),
         (b"GGUF" + struct.pack("<I", 1), "GGUF version 1; expected 2 or 3, convert the model again"),
         (b"GGUF" + struct.pack("<I", 4), "GGUF version 4; expected 2 or 3"),

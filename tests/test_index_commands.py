@@ -147,7 +147,7 @@ def test_verify_tells_a_bad_index_from_a_missing_one_and_from_bad_company(run: R
     (tmp_path / "model.gguf").write_bytes(b"nonsense")
     exit_code, out, err = run("verify", path, "--model", tmp_path / "model.gguf")
     assert (exit_code, out) == (2, "")
-    assert err.startswith(f"hotsplit: error: {tmp_path / 'model.gguf'}: not a model file")
+    assert err.startswith(f"hotsplit: error: {tmp_path / 'model.gguf'}: not a GGUF file")
 
 
 def test_diff(run: Run, tmp_path: Path) -> None:

@@ -105,6 +105,14 @@ def test_a_sound_index_has_no_faults(sample: Sample) -> None:
     assert verify_index(sample.path, geometry=geometry_of(), statistics=STATISTICS, plan=plan) == []
 
 
+def test_more_bytes_to_spare_are_right_where_the_plan_asks_for_them(tmp_path: Path) -> None:
+    sample = write_sample(tmp_path / "x.gpuidx", capacity=NEEDED_BYTES + 1)
+    asked, not_asked = Plan((3, 4, 0), NEEDED_BYTES + 1), Plan((3, 4, 0), NEEDED_BYTES)
+    assert verify_index(sample.path, geometry=geometry_of(), plan=asked) == []
+    assert len(verify_index(sample.path, geometry=geometry_of(), plan=not_asked)) == 2
+    assert len(verify_index(sample.path, geometry=geometry_of())) == 1
+
+
 def test_a_missing_file_is_not_a_faulty_one(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         verify_index(tmp_path / "none.gpuidx")
@@ -125,7 +133,7 @@ def info(name: str, length: int, type_number: int = 18) -> bytes:
 @pytest.mark.parametrize(
     ("spoil", "faults"),
     [
-        (patch(0, b"GGML"), ["not a model file: starts with b'GGML'; expected b'GGUF' or b'PWRI'"]),
+        (patch(0, b"GGML"), ["not a GGUF file: starts with b'GGML'; expected b'GGUF' or b'PWRI'"]),
         (patch(4, b"\x02"), ["version: found 2, expected 3"]),
         (
             swap(b"generic.gpu_index" + b"\x1d", b"generic.cpu_index" + b"\x1d"),
@@ -157,7 +165,9 @@ def info(name: str, length: int, type_number: int = 18) -> bytes:
         ),
         (
             swap(info("blk.0.gpu_bucket", 3), info("blk.0.gpu_bucket", 3, 26)),
-            ["tensor 'blk.0.gpu_bucket' has type 26; a PWRI file knows 0-3, 6-18"],
+            [
+                "tensor 'blk.0.gpu_bucket' has type 26; a PWRI file knows 0-3, 6-18, and I32 is 18 there (26 is today's GGUF's)"
+            ],
         ),
         (
             swap(info("blk.1.gpu_idx", 10), info("blk.1.gpu_idx", 3)),
