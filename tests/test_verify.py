@@ -166,7 +166,8 @@ def info(name: str, length: int, type_number: int = 18) -> bytes:
         (
             swap(info("blk.0.gpu_bucket", 3), info("blk.0.gpu_bucket", 3, 26)),
             [
-                "tensor 'blk.0.gpu_bucket' has type 26; a PWRI file knows 0-3, 6-18, and I32 is 18 there (26 is today's GGUF's)"
+                "tensor 'blk.0.gpu_bucket' has type 26; a PWRI file knows 0-3, 6-18, and I32 is 18 there "
+                "(26 is today's GGUF's)"
             ],
         ),
         (
