@@ -124,8 +124,7 @@ def test_both_solvers_confirm_layers_of_real_size(granularity: int, threshold: i
 @pytest.mark.parametrize("share", [0.05, 0.12])
 def test_the_solver_closes_what_branching_leaves(solver: str, share: float, monkeypatch: pytest.MonkeyPatch) -> None:
     values = [each.tolist() for each in skewed(16, 8192, seed=4)]
-    neuron_bytes = [288 if layer % 3 else 448 for layer in range(16)]
-    problem = problem_of(values, neuron_bytes, int(share * 8192 * sum(neuron_bytes)), thresholds=[2000] * 16)
+    problem = problem_of(values, [512] * 16, int(share * 8192 * 512 * 16), thresholds=[2000] * 16)
     exact = solve(problem)
     monkeypatch.setattr(module, "_MOST_NODES", 0)
     solution = solve(problem, SolverOptions(solver=solver))
