@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from exporter.index_format import IndexedLayer
     from planner.account import Account
     from planner.geometry import Geometry
+    from planner.reserve import ReserveOptions
     from planner.statistics import Statistics
     from planner.vram import Gpu
 
@@ -65,7 +66,9 @@ class Case:
         vram_budget_bytes: the engine's `--vram-budget`, or None for its automatic budget.
         context: tokens of context, the engine's `-c`.
         kv_type: `f16` or `f32`.
-        reserve_bytes: what to keep for what the engine takes uncharged, or None to estimate it.
+        batch: most tokens of a prompt in one go, the engine's `-b`.
+        cuda_context_bytes: what CUDA's context and cuBLAS take, or None for the largest figure known.
+        reserve: what replaces the estimate of what the engine takes uncharged, or None.
     """
 
     def __init__(
@@ -76,14 +79,18 @@ class Case:
         vram_budget_bytes: int | None = None,
         context: int = 512,
         kv_type: str = "f16",
-        reserve_bytes: int | None = None,
+        batch: int = 512,
+        cuda_context_bytes: int | None = None,
+        reserve: ReserveOptions | None = None,
     ) -> None:
         self.model = model
         self.gpu_selector = gpu_selector
         self.vram_budget_bytes = vram_budget_bytes
         self.context = context
         self.kv_type = kv_type
-        self.reserve_bytes = reserve_bytes
+        self.batch = batch
+        self.cuda_context_bytes = cuda_context_bytes
+        self.reserve = reserve
 
     @property
     def activation_folder(self) -> Path:
@@ -159,25 +166,32 @@ class Case:
     def account(self) -> Fact[Account]:
         """What becomes of the budget: of `--vram-budget`, or of what the GPU has free."""
         from planner.account import account_for
-        from planner.budget import automatic_budget, stated_budget
-        from planner.reserve import ReserveOptions
+        from planner.budget import DEFAULT_CONTEXT_BYTES, automatic_budget, stated_budget
 
         model, gpu = self.geometry.value, self.gpu.value
         if model is None:
             return Fact(None, self.geometry.fault)
+        context_bytes = DEFAULT_CONTEXT_BYTES if self.cuda_context_bytes is None else self.cuda_context_bytes
         if self.vram_budget_bytes is not None:
             budget = stated_budget(
                 self.vram_budget_bytes,
                 free_bytes=gpu.free_bytes if gpu else None,
                 total_bytes=gpu.total_bytes if gpu else None,
+                context_bytes=context_bytes,
             )
         elif gpu is not None:
-            budget = automatic_budget(gpu.free_bytes, total_bytes=gpu.total_bytes)
+            budget = automatic_budget(gpu.free_bytes, total_bytes=gpu.total_bytes, context_bytes=context_bytes)
         else:
             return Fact(None, self.gpu.fault)
-        reserve = ReserveOptions(total_bytes=self.reserve_bytes)
         return _fact(
-            lambda: account_for(model, budget, context=self.context, kv_type=self.kv_type, reserve_options=reserve)
+            lambda: account_for(
+                model,
+                budget,
+                context=self.context,
+                kv_type=self.kv_type,
+                batch=self.batch,
+                reserve_options=self.reserve,
+            )
         )
 
     @cached_property

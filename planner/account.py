@@ -112,6 +112,13 @@ class Account:
     kv_type: str
     lines: tuple[BillLine, ...]
 
+    @property
+    def projected_bytes(self) -> int:
+        """What the engine is expected to have in use: its charges, what it does not charge, and CUDA's context."""
+        neurons_bytes = min(self.ffn_bytes, self.ffn_total_bytes)
+        charged_bytes = self.dense_bytes + self.kv_cache_bytes + neurons_bytes
+        return self.budget.context_bytes + charged_bytes + self.uncharged_bytes
+
     def to_dict(self) -> dict[str, object]:
         """Returns the account as JSON values, the bill included."""
         budget = self.budget
@@ -138,6 +145,7 @@ class Account:
             "dense_total_bytes": self.dense_total_bytes,
             "ffn_total_bytes": self.ffn_total_bytes,
             "uncharged_bytes": self.uncharged_bytes,
+            "projected_bytes": self.projected_bytes,
             "reserve": [
                 {"key": item.key, "label": item.label, "bytes": item.n_bytes, "basis": item.basis}
                 for item in self.reserve
@@ -381,7 +389,7 @@ def _bill_budget(budget: Budget) -> tuple[BillLine, ...]:
     if budget.free_bytes is not None:
         free_bytes = budget.free_bytes
         if budget.total_bytes is not None:
-            lines.append(BillLine("minus", "In use", budget.total_bytes - free_bytes, free_bytes, "NVML"))
+            lines.append(BillLine("minus", "In use or reserved", budget.total_bytes - free_bytes, free_bytes, "NVML"))
         lines.append(BillLine("equals", "Free now", free_bytes, free_bytes, "NVML"))
         left_bytes = free_bytes - budget.context_bytes
         lines.append(BillLine("minus", "CUDA context", budget.context_bytes, left_bytes, budget.context_basis))

@@ -12,6 +12,7 @@ ENGINE_MARGIN_BYTES = 256 * MIB
 # 6514-6526). 107 MiB were seen on an RTX 4060 Ti and 120 to 555 MiB on other cards: without a figure for this card the
 # largest is taken, because a budget guessed too high makes the engine refuse the index.
 DEFAULT_CONTEXT_BYTES = 555 * MIB
+DEFAULT_CONTEXT_BASIS = "largest figure seen on any GPU"
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Budget:
     total_bytes: int | None = None
     free_bytes: int | None = None
     context_bytes: int = DEFAULT_CONTEXT_BYTES
-    context_basis: str = "largest figure seen on any GPU"
+    context_basis: str = DEFAULT_CONTEXT_BASIS
     gpu_uuid: str | None = None
     gpu_name: str | None = None
     wraps: bool = False
@@ -56,7 +57,7 @@ def automatic_budget(
     *,
     total_bytes: int | None = None,
     context_bytes: int = DEFAULT_CONTEXT_BYTES,
-    context_basis: str = "largest figure seen on any GPU",
+    context_basis: str = DEFAULT_CONTEXT_BASIS,
     gpu_uuid: str | None = None,
     gpu_name: str | None = None,
 ) -> Budget:
@@ -81,7 +82,7 @@ def stated_budget(
     free_bytes: int | None = None,
     total_bytes: int | None = None,
     context_bytes: int = DEFAULT_CONTEXT_BYTES,
-    context_basis: str = "largest figure seen on any GPU",
+    context_basis: str = DEFAULT_CONTEXT_BASIS,
     gpu_uuid: str | None = None,
     gpu_name: str | None = None,
 ) -> Budget:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
-from planner.account import DEFAULT_CONTEXT, Account, EnginePath, account_for
-from planner.budget import Budget, automatic_budget, stated_budget
+from planner.account import DEFAULT_BATCH, DEFAULT_CONTEXT, Account, EnginePath, account_for
+from planner.budget import DEFAULT_CONTEXT_BASIS, DEFAULT_CONTEXT_BYTES, Budget, automatic_budget, stated_budget
 from planner.engine_limits import engine_granularity, unknown_ffn_types
 from planner.errors import InputError, NoAnswerError
 from planner.geometry import Geometry, geometry_from_header
@@ -20,6 +21,18 @@ from planner.statistics import Statistics, per_entry, read_statistics, strangers
 from planner.units import format_bytes
 
 ACTIVATIONS_FOLDER = "activation"
+
+
+class DensePartError(NoAnswerError):
+    """The dense part does not fit the budget.
+
+    Attributes:
+        account: where the budget goes.
+    """
+
+    def __init__(self, message: str, account: Account) -> None:
+        super().__init__(message)
+        self.account = account
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,9 +103,11 @@ class PlanRequest:
         activations: the statistics folder; None for `activation` beside the model, as the engine has it.
         gpu: UUID, its beginning or NVML index of the GPU whose free memory counts; None for the one the engine uses.
         vram_budget_bytes: the engine's `--vram-budget` instead of a GPU's free memory.
+        cuda_context_bytes: what CUDA's context and cuBLAS take of free memory; None for the largest figure known.
         budget: a budget that is known already, instead of the two above (a study's GPU that is not this machine's).
         context: tokens of context (`-c`).
         kv_type: `f16` or `f32`.
+        batch: most tokens of a prompt in one go (`-b`).
         reserve: what replaces computed items of what the engine takes without charging it.
         host_bytes: host memory that the cold neurons must fit into; None for no limit.
         threshold: the communication constraint.
@@ -104,9 +119,11 @@ class PlanRequest:
     activations: Path | None = None
     gpu: str | None = None
     vram_budget_bytes: int | None = None
+    cuda_context_bytes: int | None = None
     budget: Budget | None = None
     context: int = DEFAULT_CONTEXT
     kv_type: str = "f16"
+    batch: int = DEFAULT_BATCH
     reserve: ReserveOptions = field(default_factory=ReserveOptions)
     host_bytes: int | None = None
     threshold: ThresholdRule = field(default_factory=ThresholdRule)
@@ -155,9 +172,14 @@ def make_plan(request: PlanRequest) -> Planning:
     geometry = geometry_from_header(read_header(request.model))
     budget, notes = request.budget, tuple[str, ...]()
     if budget is None:
-        budget, notes = find_budget(request.gpu, request.vram_budget_bytes)
+        budget, notes = find_budget(request.gpu, request.vram_budget_bytes, request.cuda_context_bytes)
     account = account_for(
-        geometry, budget, context=request.context, kv_type=request.kv_type, reserve_options=request.reserve
+        geometry,
+        budget,
+        context=request.context,
+        kv_type=request.kv_type,
+        batch=request.batch,
+        reserve_options=request.reserve,
     )
     check_dense_part_fits(account, source=str(request.model))
     statistics = read_statistics(request.activations_folder, n_layer=geometry.n_layer, n_ff=geometry.n_ff)
@@ -189,23 +211,37 @@ def make_plan(request: PlanRequest) -> Planning:
     )
 
 
-def find_budget(gpu: str | None, vram_budget_bytes: int | None) -> tuple[Budget, tuple[str, ...]]:
+def find_budget(
+    gpu: str | None, vram_budget_bytes: int | None, cuda_context_bytes: int | None = None
+) -> tuple[Budget, tuple[str, ...]]:
     """Returns the budget that the engine starts from, and what the user should know about it.
 
     Args:
         gpu: UUID, its beginning or NVML index; None for the GPU that the engine would use.
-        vram_budget_bytes: the engine's `--vram-budget`; no GPU is asked when it is given.
+        vram_budget_bytes: the engine's `--vram-budget`; then a GPU is asked only if `gpu` names one.
+        cuda_context_bytes: what CUDA's context and cuBLAS take; None for the largest figure known.
 
     Raises:
         InputError: no GPU's memory can be told; the message says why and what to do.
     """
-    if vram_budget_bytes is not None:
-        return stated_budget(vram_budget_bytes), ()
+    context_bytes, basis = DEFAULT_CONTEXT_BYTES, DEFAULT_CONTEXT_BASIS
+    if cuda_context_bytes is not None:
+        context_bytes, basis = cuda_context_bytes, "stated"
+    if vram_budget_bytes is not None and gpu is None:
+        return stated_budget(vram_budget_bytes, context_bytes=context_bytes, context_basis=basis), ()
     from planner.vram import choose_gpu
 
     chosen = choose_gpu(gpu)
-    budget = automatic_budget(
-        chosen.free_bytes, total_bytes=chosen.total_bytes, gpu_uuid=chosen.uuid, gpu_name=chosen.name
+    if vram_budget_bytes is not None:
+        make = partial(stated_budget, vram_budget_bytes, free_bytes=chosen.free_bytes)
+    else:
+        make = partial(automatic_budget, chosen.free_bytes)
+    budget = make(
+        total_bytes=chosen.total_bytes,
+        context_bytes=context_bytes,
+        context_basis=basis,
+        gpu_uuid=chosen.uuid,
+        gpu_name=chosen.name,
     )
     return budget, chosen.notes
 
@@ -214,13 +250,14 @@ def check_dense_part_fits(account: Account, *, source: str) -> None:
     """Stops when the engine would put no neuron on the GPU because its dense part does not fit.
 
     Raises:
-        NoAnswerError: how many bytes are missing, and what to do about it.
+        DensePartError: how many bytes are missing, and what to do about it.
     """
     if account.path is EnginePath.DENSE_INCOMPLETE:
-        raise NoAnswerError(
+        raise DensePartError(
             f"{source}: the dense part needs {account.dense_total_bytes} bytes, the budget is {account.budget_bytes}: "
             f"{account.missing_bytes} bytes ({format_bytes(account.missing_bytes)}) are missing, and the engine then "
-            "puts no neuron on the GPU; free VRAM or raise --vram-budget"
+            "puts no neuron on the GPU; free VRAM or raise --vram-budget",
+            account,
         )
 
 

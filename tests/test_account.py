@@ -245,7 +245,7 @@ def test_the_bill_from_the_device_to_the_last_byte() -> None:
     labels = [(line.kind, line.label) for line in account.lines]
     assert labels == [
         ("start", "RTX 4060 Ti, total"),
-        ("minus", "In use"),
+        ("minus", "In use or reserved"),
         ("equals", "Free now"),
         ("minus", "CUDA context"),
         ("minus", "Margin"),

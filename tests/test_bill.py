@@ -10,7 +10,7 @@ from planner.account import Account, account_for
 from planner.budget import automatic_budget, stated_budget
 from planner.dimensions import Dimensions
 from planner.geometry import geometry_from_dimensions
-from planner.report.bill import print_bill, sentences
+from planner.report.bill import print_bill, projection, sentences
 from planner.units import GIB, MIB
 
 if TYPE_CHECKING:
@@ -48,6 +48,26 @@ def test_every_line_shows_what_it_takes_and_what_it_leaves() -> None:
     margin = next(row for row in rows if row[:2] == ["+", "Free outside the budget"])
     assert margin[2:4] == ["268,435,456", "256.0 MiB"]
     assert rows[-1][:3] == ["=", "For neurons", f"{account.ffn_bytes:,}"]
+
+
+def test_what_is_projected_stands_beside_what_is_free() -> None:
+    budget = automatic_budget(10 * GIB, total_bytes=12 * GIB, context_bytes=GIB, gpu_name="A card")
+    account = account_for(_7B, budget)
+    expected_bytes = GIB + _7B.dense_bytes + 256 * MIB + account.ffn_bytes + account.uncharged_bytes
+    assert account.projected_bytes == expected_bytes == 10 * GIB
+    assert projection(account) == (
+        "Projected in use: 10.00 GiB, CUDA's context included, of 10.00 GiB free on A card: 0 B are left."
+    )
+    assert projection(account) in _printed(account)
+    too_much = account_for(_7B, stated_budget(12 * GIB, free_bytes=_7B.dense_bytes, context_bytes=0))
+    missing_bytes = too_much.projected_bytes - _7B.dense_bytes
+    assert projection(too_much).endswith(f"free on the GPU: {missing_bytes / MIB:.1f} MiB are missing.")
+    whole = account_for(_7B, stated_budget(40 * GIB, context_bytes=0))
+    assert whole.projected_bytes == _7B.dense_bytes + 256 * MIB + _7B.ffn_bytes + whole.uncharged_bytes
+    assert projection(whole) == (
+        f"Projected in use: {whole.projected_bytes / GIB:.2f} GiB, CUDA's context included; "
+        "--gpu puts it beside what a GPU has free."
+    )
 
 
 def test_a_gpus_name_cannot_move_the_cursor() -> None:

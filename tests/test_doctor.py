@@ -26,6 +26,7 @@ from exporter.pwri import write_index
 from planner import vram
 from planner.geometry import geometry_from_header
 from planner.header import read_header
+from planner.reserve import ReserveOptions
 from planner.statistics import read_statistics
 from planner.vram import Gpu, MemoryBasis, NoGpuError
 
@@ -371,8 +372,11 @@ def test_no_room_for_a_neuron(folder: Path, machine: Callable[..., None]) -> Non
 
 def test_a_reserve_that_leaves_no_room(folder: Path, machine: Callable[..., None]) -> None:
     machine(gpu=replace(_GPU, free_bytes=900 << 20))
-    assert others_than_ok(examine(case_of(folder, vram_budget_bytes=None, reserve_bytes=0)))[0].check == "gain"
-    finding = only(examine(case_of(folder, vram_budget_bytes=None, reserve_bytes=350 << 20)))
+    assert (
+        others_than_ok(examine(case_of(folder, vram_budget_bytes=None, reserve=ReserveOptions(total_bytes=0))))[0].check
+        == "gain"
+    )
+    finding = only(examine(case_of(folder, vram_budget_bytes=None, reserve=ReserveOptions(total_bytes=350 << 20))))
     assert (finding.check, finding.status) == ("space", Status.PROBLEM)
 
 

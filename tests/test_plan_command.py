@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from planner import vram
 from planner.plan import Plan, read_plan
+from planner.reserve import ITEMS
 from tests import model_files
 from tests.commands import hotsplit, rows_of
 
@@ -83,6 +87,74 @@ def test_a_proof_is_about_placements_in_its_groups(
     assert solver.granularity == 32
 
 
+def test_explain_prints_the_bill_also_when_the_dense_part_does_not_fit(
+    capsys: pytest.CaptureFixture[str], model: Path
+) -> None:
+    done = hotsplit(capsys, "plan", "--model", model, "--vram-budget", "1KiB", "--explain")
+    assert done.exit_code == 1
+    assert "Budget of the engine" in done.out
+    assert "until it is whole the engine gives neurons nothing." in done.out
+    assert done.err.startswith(f"hotsplit: error: {model}: the dense part needs ")
+    assert hotsplit(capsys, "plan", "--model", model, "--vram-budget", "1KiB", "--explain", "--json").out == ""
+
+
+def _reserve_of(capsys: pytest.CaptureFixture[str], model: Path, *options: str) -> dict[str, tuple[int, str]]:
+    done = hotsplit(capsys, "plan", "--model", model, "--vram-budget", "1GiB", "--json", *options)
+    assert done.exit_code == 0
+    return {item["key"]: (item["bytes"], item["basis"]) for item in json.loads(done.out)["account"]["reserve"]}
+
+
+def test_items_of_the_reserve_can_be_stated(capsys: pytest.CaptureFixture[str], model: Path) -> None:
+    computed = _reserve_of(capsys, model)
+    stated = _reserve_of(capsys, model, "--reserve", "scratch=200MiB", "--reserve", "uncharged_kv=7B")
+    assert stated["scratch"] == (200 << 20, "stated")
+    assert stated["uncharged_kv"] == (7, "stated")
+    assert stated["work_buffers"] == computed["work_buffers"]
+    assert _reserve_of(capsys, model, "--reserve", "3MiB") == {"stated": (3 << 20, "option")}
+
+
+def test_help_names_every_item_of_the_reserve(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = " ".join(hotsplit(capsys, "plan", "--help").out.split())
+    assert "items are " + ", ".join(ITEMS[:-1]) + f" and {ITEMS[-1]} " in shown
+
+
+def test_a_smaller_batch_takes_a_smaller_scratch(capsys: pytest.CaptureFixture[str], model: Path) -> None:
+    assert _reserve_of(capsys, model, "--batch-size", "1")["scratch"] < _reserve_of(capsys, model)["scratch"]
+    assert _reserve_of(capsys, model, "--batch-size", "512") == _reserve_of(capsys, model)
+
+
+def _card(monkeypatch: pytest.MonkeyPatch, asked: list[str | None]) -> None:
+    def choose(selector: str | None = None) -> object:
+        asked.append(selector)
+        return SimpleNamespace(free_bytes=11 << 30, total_bytes=12 << 30, uuid="GPU-1", name="A card", notes=())
+
+    monkeypatch.setattr(vram, "choose_gpu", choose)
+
+
+def test_the_context_of_cuda_can_be_stated(
+    capsys: pytest.CaptureFixture[str], model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _card(monkeypatch, [])
+    done = hotsplit(capsys, "plan", "--model", model, "--cuda-context", "107MiB", "--explain")
+    assert re.search(r"-  CUDA context +112,197,632 +107\.0 MiB +10\.90 GiB +stated", done.out)
+    assert re.search(r"A card, total +12,884,901,888 ", done.out)
+    assert "CUDA's context included, of 11.00 GiB free on A card: " in done.out
+
+
+def test_a_gpu_beside_a_budget_pays_for_what_is_not_charged(
+    capsys: pytest.CaptureFixture[str], model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str | None] = []
+    _card(monkeypatch, asked)
+    alone = json.loads(hotsplit(capsys, "plan", "--model", model, "--vram-budget", "1GiB", "--json").out)
+    assert asked == []
+    beside = json.loads(hotsplit(capsys, "plan", "--model", model, "--vram-budget", "1GiB", "--gpu", "0", "--json").out)
+    assert asked == ["0"]
+    assert alone["account"]["reserve_bytes"] > 0 == beside["account"]["reserve_bytes"]
+    budget = beside["account"]["budget"]
+    assert (budget["source"], budget["total_bytes"], budget["free_bytes"]) == ("option", 12 << 30, 11 << 30)
+
+
 def test_explain_prints_the_bill(capsys: pytest.CaptureFixture[str], model: Path) -> None:
     done = hotsplit(capsys, "plan", "--model", model, "--vram-budget", "1GiB", "--explain")
     assert done.exit_code == 0
@@ -96,7 +168,24 @@ def test_explain_prints_the_bill(capsys: pytest.CaptureFixture[str], model: Path
     [
         (["--vram-budget", "1KiB"], 1, "the dense part needs"),
         (["--vram-budget", "1GiB", "--activations", "nowhere"], 2, "nowhere"),
-        (["--vram-budget", "1GiB", "--gpu", "0"], 2, "not allowed with argument"),
+        (
+            ["--vram-budget", "1GiB", "--reserve", "scrach=1MiB"],
+            2,
+            "reserve item 'scrach' is not known; known are buckets,",
+        ),
+        (["--vram-budget", "1GiB", "--reserve", "scratch="], 2, "size '' is not understood; write it as 8GiB, 8GB,"),
+        (
+            ["--vram-budget", "1GiB", "--reserve", "1MiB", "--reserve", "scratch=0B"],
+            2,
+            "--reserve: found the whole and 'scratch'; give the whole or items of it",
+        ),
+        (
+            ["--vram-budget", "1GiB", "--reserve", "scratch=1B", "--reserve", "scratch=2B"],
+            2,
+            "--reserve: found 'scratch' twice; give it once",
+        ),
+        (["--vram-budget", "1GiB", "--reserve", "0", "--reserve", "0"], 2, "found the whole twice; give it once"),
+        (["--vram-budget", "1GiB", "--batch-size", "0"], 2, "batch is 0; expected 1 to 1048576"),
         (["--vram-budget", "1GiB", "--context", "many"], 2, "found 'many', expected a whole number such as 512"),
         (["--vram-budget", "1GiB", "--granularity", "0"], 2, "granularity: expected 1 neuron or more, found 0"),
         (["--vram-budget", "1GiB", "--output", "missing/plan.json"], 2, "there is no folder missing; make it"),

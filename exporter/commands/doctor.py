@@ -52,7 +52,9 @@ def run(arguments: argparse.Namespace) -> int:
             vram_budget_bytes=arguments.vram_budget,
             context=arguments.context,
             kv_type=arguments.kv_type,
-            reserve_bytes=arguments.reserve,
+            batch=arguments.batch_size,
+            cuda_context_bytes=arguments.cuda_context,
+            reserve=placement.reserve_from(arguments),
         )
     )
     problems = sum(finding.status is Status.PROBLEM for finding in findings)

@@ -11,14 +11,17 @@ from planner.errors import InputError
 
 if TYPE_CHECKING:
     from planner.planning import Planning, PlanRequest
+    from planner.reserve import ReserveOptions
 
 ENGINE_CONTEXT = 512
+ENGINE_BATCH = 512
 
 # Everything that says what to plan, by its name among the arguments, as it is when nobody gives it.
 _UNSAID: dict[str, object] = {
     **dict.fromkeys(("model", "activations", "gpu", "vram_budget", "reserve", "host_memory", "threshold")),
-    **dict.fromkeys(("sync_time", "gpu_bandwidth", "host_bandwidth", "granularity", "time_limit")),
+    **dict.fromkeys(("sync_time", "gpu_bandwidth", "host_bandwidth", "granularity", "time_limit", "cuda_context")),
     "context": ENGINE_CONTEXT,
+    "batch_size": ENGINE_BATCH,
     "kv_type": "f16",
     "solver": "highs",
 }
@@ -53,17 +56,24 @@ def add_study_options(parser: argparse._ActionsContainer) -> None:
 def add_budget_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options that say how much VRAM there is and what the engine takes of it before the FFN."""
     group = parser.add_argument_group("the budget")
-    source = group.add_mutually_exclusive_group()
-    source.add_argument(
+    group.add_argument(
         "--gpu",
         metavar="UUID|INDEX",
-        help="the GPU whose free memory counts (default: the one that the engine would use)",
+        help="the GPU whose free memory counts (default: the one that the engine would use); beside --vram-budget, the "
+        "GPU whose memory beyond that budget pays for what the engine does not charge to it",
     )
-    source.add_argument(
+    group.add_argument(
         "--vram-budget",
         type=common.size_option,
         metavar="SIZE",
         help="the engine's own --vram-budget instead of free memory: 8GiB, 8192MiB, 8589934592B; a bare number is GiB",
+    )
+    group.add_argument(
+        "--cuda-context",
+        type=common.size_option,
+        metavar="SIZE",
+        help="what CUDA's context and cuBLAS take of free memory before the engine looks "
+        "(default: 555MiB, the most seen on any GPU)",
     )
     group.add_argument(
         "--context",
@@ -79,10 +89,20 @@ def add_budget_options(parser: argparse.ArgumentParser) -> None:
         help="type of the KV cache (default: %(default)s)",
     )
     group.add_argument(
+        "--batch-size",
+        type=common.natural_option,
+        default=ENGINE_BATCH,
+        metavar="N",
+        help="most tokens of a prompt in one go, the engine's -b; scratch grows with it (default: %(default)s)",
+    )
+    group.add_argument(
         "--reserve",
-        type=common.size_option,
-        metavar="SIZE",
-        help="VRAM to keep free for what the engine takes without charging it (default: estimated item by item)",
+        type=common.option(reserve_part),
+        action="append",
+        metavar="[ITEM=]SIZE",
+        help="VRAM to keep free for what the engine takes without charging it, as a whole or, with ITEM=, one item of "
+        "it, as often as needed; items are buckets, row_padding, spare_rows, scratch, work_buffers, granularity and "
+        "uncharged_kv (default: each is estimated; --explain shows them)",
     )
 
 
@@ -134,6 +154,43 @@ def add_solver_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def reserve_part(text: str) -> tuple[str | None, int]:
+    """Returns the item of the reserve that `ITEM=SIZE` names, None for all of it (`SIZE`), and its bytes.
+
+    Raises:
+        InputError: an item or a size that is not known.
+    """
+    from planner.reserve import ReserveOptions
+    from planner.units import parse_size
+
+    item, equals, size = text.rpartition("=")
+    if not equals:
+        return None, parse_size(text)
+    part = item.strip(), parse_size(size)
+    ReserveOptions(overrides=dict([part]))
+    return part
+
+
+def reserve_from(arguments: argparse.Namespace) -> ReserveOptions:
+    """Returns what replaces computed items of the reserve.
+
+    Raises:
+        InputError: the same item twice, or items beside the whole.
+    """
+    from planner.reserve import ReserveOptions
+
+    parts: list[tuple[str | None, int]] = arguments.reserve or []
+    whole = [n_bytes for item, n_bytes in parts if item is None]
+    overrides = {item: n_bytes for item, n_bytes in parts if item is not None}
+    if whole and overrides:
+        raise InputError(f"--reserve: found the whole and {next(iter(overrides))!r}; give the whole or items of it")
+    if len(whole) > 1 or len(whole) + len(overrides) < len(parts):
+        items = [item for item, _ in parts]
+        twice = next(item for item in items if items.count(item) > 1)
+        raise InputError(f"--reserve: found {'the whole' if twice is None else repr(twice)} twice; give it once")
+    return ReserveOptions(overrides=overrides, total_bytes=whole[0] if whole else None)
+
+
 def request_from(arguments: argparse.Namespace) -> PlanRequest:
     """Returns what the options, or the cell of a study that they name, ask for.
 
@@ -159,7 +216,6 @@ def _fields_from(arguments: argparse.Namespace) -> dict[str, Any]:
     """Returns the fields of a request, all but the model, as the options say."""
     from planner.planning import ThresholdRule
     from planner.problem import SolverOptions
-    from planner.reserve import ReserveOptions
 
     return {
         "activations": arguments.activations,
@@ -167,7 +223,9 @@ def _fields_from(arguments: argparse.Namespace) -> dict[str, Any]:
         "vram_budget_bytes": arguments.vram_budget,
         "context": arguments.context,
         "kv_type": arguments.kv_type,
-        "reserve": ReserveOptions(total_bytes=arguments.reserve),
+        "batch": arguments.batch_size,
+        "cuda_context_bytes": arguments.cuda_context,
+        "reserve": reserve_from(arguments),
         "host_bytes": arguments.host_memory,
         "threshold": ThresholdRule.from_options(
             neurons=arguments.threshold,

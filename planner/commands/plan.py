@@ -42,11 +42,18 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(arguments: argparse.Namespace) -> int:
     """Makes the plan, writes it where asked and shows it."""
     from planner.plan import write_plan
-    from planner.planning import make_plan
+    from planner.planning import DensePartError, make_plan
 
     if arguments.output is not None:
         common.keep_inputs(arguments.output, arguments.model)
-    planning = make_plan(placement.request_from(arguments))
+    try:
+        planning = make_plan(placement.request_from(arguments))
+    except DensePartError as error:
+        if arguments.explain and not arguments.json:
+            from planner.report.bill import print_bill
+
+            print_bill(error.account, common.console())
+        raise
     placement.note_all(planning)
     if arguments.output is not None:
         write_plan(planning.plan, arguments.output)

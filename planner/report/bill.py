@@ -46,8 +46,22 @@ def print_bill(account: Account, console: Console) -> None:
             end_section=line.kind == "equals",
         )
     console.print(shown)
-    for sentence in sentences(account):
-        console.print(sentence)
+    for sentence in (projection(account), *sentences(account)):
+        console.print(printable(sentence), soft_wrap=True)
+
+
+def projection(account: Account) -> str:
+    """Returns what the engine is expected to have in use, beside what is free where that is known."""
+    budget = account.budget
+    projected = f"Projected in use: {format_bytes(account.projected_bytes)}, CUDA's context included"
+    if budget.free_bytes is None:
+        return f"{projected}; --gpu puts it beside what a GPU has free."
+    left_bytes = budget.free_bytes - account.projected_bytes
+    beside = "are left" if left_bytes >= 0 else "are missing"
+    return (
+        f"{projected}, of {format_bytes(budget.free_bytes)} free on {budget.gpu_name or 'the GPU'}: "
+        f"{format_bytes(abs(left_bytes))} {beside}."
+    )
 
 
 def sentences(account: Account) -> tuple[str, ...]:
