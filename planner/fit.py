@@ -86,7 +86,8 @@ def ffn_demand(geometry: Geometry, settings: Settings, ffn_bytes: int) -> Demand
     def needed_bytes(slack_bytes: int) -> int:
         # Everything at once may take less than nearly everything: no bucket, no spare row, a smaller graph.
         return charged_bytes + min(
-            wanted + max(0, reserve.total_bytes(wanted) - slack_bytes) for wanted in (ffn_bytes, geometry.ffn_bytes)
+            wanted + max(0, reserve.total_bytes(wanted) - slack_bytes)
+            for wanted in (ffn_bytes, max(ffn_bytes, geometry.ffn_bytes))
         )
 
     automatic_bytes = needed_bytes(ENGINE_MARGIN_BYTES) + ENGINE_MARGIN_BYTES + settings.context_bytes

@@ -73,6 +73,39 @@ def test_the_plan_of_the_least_vram_catches_the_share(model: Path, capsys: pytes
         assert make_plan(PlanRequest(model=model, vram_budget_bytes=budget_bytes - 1)).solution.hit_rate < share / 100
 
 
+def test_experts_weigh_what_their_layer_does(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from planner.planning import PlanRequest, make_plan
+
+    folder = model.parent / "activation"
+    for layer in range(3):
+        (folder / f"activation_{layer}.pt").unlink()
+        for expert in range(2):
+            counts = torch.arange(2048, dtype=torch.int64) ** (2 + expert)
+            torch.save(counts, folder / f"activation_{layer}_{expert}.pt")
+    told = _json(model, capsys)["least_vram"]
+    assert told["everything"]["ffn_bytes"] == 2 * 3 * 2048 * 3 * 2048
+    for key, share in (("activations_80", 0.80), ("activations_99", 0.99), ("everything", 1.0)):
+        budget_bytes = told[key]["budget_bytes"]
+        assert make_plan(PlanRequest(model=model, vram_budget_bytes=budget_bytes)).solution.hit_rate >= share
+        assert make_plan(PlanRequest(model=model, vram_budget_bytes=budget_bytes - 1)).solution.hit_rate < share
+
+
+def test_context_of_cuda_batch_and_reserve_count(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    told = _json(model, capsys, "--cuda-context", "107MiB", "--reserve", "0B")
+    everything = told["least_vram"]["everything"]
+    assert told["cuda_context_bytes"] == 107 << 20
+    assert everything["free_bytes"] - everything["budget_bytes"] == (107 + 256) << 20
+    assert everything["budget_bytes"] < _json(model, capsys)["least_vram"]["everything"]["budget_bytes"]
+    small = _json(model, capsys, "--batch-size", "1")["least_vram"]["everything"]["budget_bytes"]
+    assert small < _json(model, capsys)["least_vram"]["everything"]["budget_bytes"]
+    assert (
+        small
+        < _json(model, capsys, "--batch-size", "1", "--reserve", "scratch=1GiB")["least_vram"]["everything"][
+            "budget_bytes"
+        ]
+    )
+
+
 def test_without_statistics_the_rest_is_answered(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = model.parent / "activation"
     folder.rename(model.parent / "elsewhere")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from planner.commands import common, placement
@@ -44,7 +45,6 @@ def run(arguments: argparse.Namespace) -> int:
     from planner.fit import Settings, largest_context
     from planner.geometry import geometry_from_header
     from planner.header import read_header
-    from planner.reserve import ReserveOptions
 
     geometry = geometry_from_header(read_header(arguments.model))
     for objection in geometry.objections:
@@ -52,8 +52,11 @@ def run(arguments: argparse.Namespace) -> int:
     settings = Settings(
         context=arguments.context,
         kv_type=arguments.kv_type,
-        reserve_options=ReserveOptions(total_bytes=arguments.reserve),
+        batch=arguments.batch_size,
+        reserve_options=placement.reserve_from(arguments),
     )
+    if arguments.cuda_context is not None:
+        settings = replace(settings, context_bytes=arguments.cuda_context)
     demands = _demands(arguments, geometry, settings)
     account: Account | None = None
     context: int | None = None
@@ -74,7 +77,7 @@ def _budget(arguments: argparse.Namespace) -> Any:
     from planner.vram import NoGpuError
 
     try:
-        budget, notes = find_budget(arguments.gpu, arguments.vram_budget)
+        budget, notes = find_budget(arguments.gpu, arguments.vram_budget, arguments.cuda_context)
     except NoGpuError as error:
         if arguments.gpu is not None:
             raise
@@ -95,16 +98,21 @@ def _demands(arguments: argparse.Namespace, geometry: Geometry, settings: Settin
         ("dense_and_kv_cache", "dense part and KV cache", cache_demand(geometry, settings)),
     ]
     statistics = _statistics(arguments, geometry)
+    everything_bytes = geometry.ffn_bytes
     if statistics is not None:
         from planner.hotness import Hotness
+        from planner.statistics import per_entry
 
         hotness = Hotness.from_values(statistics.values)
+        neuron_bytes = per_entry(geometry.neuron_bytes, statistics.labels)
+        # Experts are neurons beside those of the layer that the header describes.
+        everything_bytes = sum(size * n_ff for size, n_ff in zip(neuron_bytes, hotness.n_ff, strict=True))
         granularity = engine_granularity(geometry)
         for share in SHARES:
-            wanted_bytes = least_ffn_bytes(hotness, geometry.neuron_bytes, share, granularity=granularity)
+            wanted_bytes = least_ffn_bytes(hotness, neuron_bytes, share, granularity=granularity)
             demand = ffn_demand(geometry, settings, wanted_bytes)
             demands.append((f"activations_{share * 100:.0f}", f"{share:.0%} of all activations", demand))
-    demands.append(("everything", "everything", ffn_demand(geometry, settings, geometry.ffn_bytes)))
+    demands.append(("everything", "everything", ffn_demand(geometry, settings, everything_bytes)))
     return demands
 
 
