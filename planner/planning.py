@@ -318,13 +318,20 @@ def _plan(
 def _notes(geometry: Geometry, account: Account, statistics: Statistics, solution: Solution) -> list[str]:
     """Returns what a user would be surprised by later, one line each."""
     notes = strangers(statistics)
-    notes += [f"{geometry.source}: {objection}" for objection in geometry.objections]
-    if unknown := unknown_ffn_types(geometry):
-        notes.append(f"{geometry.source}: {unknown}")
+    notes += about_model(geometry)
     if account.path is EnginePath.ALL_ON_GPU:
         notes.append("the whole model fits this budget, so a split into hot and cold neurons brings nothing")
     elif not any(solution.solved_list):
         notes.append("no neuron is on the GPU: what is left for the FFN holds no group of neurons; see --explain")
     if account.kv_half_bytes and not account.k_on_gpu:
-        notes.append("the KV cache does not fit whole and stays in host memory in part; lower --context to change that")
+        kept = "its K half stays" if account.v_on_gpu else "it stays"
+        notes.append(f"the KV cache does not fit: {kept} in host memory; lower --context to change that")
+    return notes
+
+
+def about_model(geometry: Geometry) -> list[str]:
+    """Returns why the engine would not run this model, or not sparse, one line each."""
+    notes = [f"{geometry.source}: {objection}" for objection in geometry.objections]
+    if unknown := unknown_ffn_types(geometry):
+        notes.append(f"{geometry.source}: {unknown}")
     return notes

@@ -14,7 +14,7 @@ import torch
 from planner import vram
 from planner.cli import build_parser, run_command
 from planner.commands import fit
-from tests.model_files import llama
+from tests.model_files import Q8_0, llama
 
 _RUN: Callable[[list[str]], int] = lambda arguments: run_command(build_parser("hotsplit", "test", (fit,)), arguments)  # noqa: E731
 _EVERY_AIM = [
@@ -165,3 +165,12 @@ def test_objections_of_the_engine_are_notes(model: Path, capsys: pytest.CaptureF
     ordinary.write(model)
     assert _RUN(["fit", "--model", str(model), "--json"]) == 0
     assert "an ordinary GGUF file; the engine splits PowerInfer models (magic PWRI) only" in capsys.readouterr().err
+
+
+def test_weights_that_the_engine_cannot_compute_sparse_are_a_note(
+    model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    llama(n_layer=3, n_embd=1024, n_ff=2048, n_head=8, n_head_kv=8, rank=64, matrix=Q8_0).write(model)
+    assert _RUN(["fit", "--model", str(model), "--json"]) == 0
+    assert f"hotsplit: note: {model}: " in (said := capsys.readouterr().err)
+    assert "Q8_0" in said

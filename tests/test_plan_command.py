@@ -155,6 +155,16 @@ def test_a_gpu_beside_a_budget_pays_for_what_is_not_charged(
     assert (budget["source"], budget["total_bytes"], budget["free_bytes"]) == ("option", 12 << 30, 11 << 30)
 
 
+def test_where_the_kv_cache_stays_is_said(capsys: pytest.CaptureFixture[str], model: Path) -> None:
+    done = hotsplit(capsys, "plan", "--model", model, "--vram-budget", "1GiB", "--json")
+    account = json.loads(done.out)["account"]
+    for halves, said in ((0, "it stays"), (1, "its K half stays")):
+        # One byte is missing for the next half.
+        budget_bytes = account["dense_bytes"] + (halves + 1) * account["kv_cache"]["half_bytes"] - 1
+        done = hotsplit(capsys, "plan", "--model", model, "--vram-budget", f"{budget_bytes}B", "--reserve", "0B")
+        assert f"note: the KV cache does not fit: {said} in host memory; lower --context to change that" in done.err
+
+
 def test_explain_prints_the_bill(capsys: pytest.CaptureFixture[str], model: Path) -> None:
     done = hotsplit(capsys, "plan", "--model", model, "--vram-budget", "1GiB", "--explain")
     assert done.exit_code == 0

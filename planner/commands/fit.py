@@ -45,10 +45,11 @@ def run(arguments: argparse.Namespace) -> int:
     from planner.fit import Settings, largest_context
     from planner.geometry import geometry_from_header
     from planner.header import read_header
+    from planner.planning import about_model
 
     geometry = geometry_from_header(read_header(arguments.model))
-    for objection in geometry.objections:
-        common.note(f"{arguments.model}: {objection}")
+    for line in about_model(geometry):
+        common.note(line)
     settings = Settings(
         context=arguments.context,
         kv_type=arguments.kv_type,
