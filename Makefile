@@ -2,6 +2,8 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+OLDEST ?= .venv-oldest
+FUZZ_SECONDS ?= 60
 DEMO ?= build/demo
 DEMO_SHAPE ?= relu-llama-7b
 DEMO_BUDGET ?= 10GiB
@@ -13,11 +15,13 @@ DEVELOPMENT := $(VENV)/.development
 MODEL = $(DEMO)/$(DEMO_SHAPE)/$(DEMO_SHAPE).powerinfer.gguf
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint clean
+.PHONY: help demo test test-oldest fuzz lint clean
 
 help:
 	@echo 'make demo   write a model folder, plan it, export its GPU index, verify and show it'
 	@echo 'make test   lint, type-check and run the test suite'
+	@echo 'make test-oldest  run the test suite with the oldest versions that pyproject.toml allows'
+	@echo 'make fuzz   fuzz every reader of files, FUZZ_SECONDS each'
 	@echo 'make lint   lint and type-check only'
 	@echo 'make clean  remove the virtual environment and everything built'
 
@@ -44,5 +48,15 @@ lint: $(DEVELOPMENT)
 test: lint
 	$(BIN)/python -W error -m pytest
 
+test-oldest:
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-oldest.txt \
+		--editable '.[bench,plot,profile]' 'hypothesis>=6.170' 'pytest>=9.2'
+	$(OLDEST)/bin/python -m pytest
+
+fuzz: $(DEVELOPMENT)
+	$(PIP) --editable '.[fuzz]'
+	$(BIN)/python -m fuzz --seconds $(FUZZ_SECONDS)
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(OLDEST) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
