@@ -7,9 +7,11 @@ past findings.
 
 from __future__ import annotations
 
+import atexit
 import functools
 import io
 import math
+import shutil
 import struct
 import tempfile
 import zipfile
@@ -44,9 +46,10 @@ class BrokenPromiseError(Exception):
 
 @functools.cache
 def _folder() -> Path:
-    holder = tempfile.TemporaryDirectory(prefix="hotsplit-fuzz-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None)
-    _folder.holder = holder  # type: ignore[attr-defined]  # lives as long as the process
-    return Path(holder.name)
+    """Returns a folder that lives as long as the process, in memory where the system has a place for that."""
+    folder = tempfile.mkdtemp(prefix="hotsplit-fuzz-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None)
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
 
 
 def _read(data: bytes, name: str, read: Callable[[Path], None]) -> None:
