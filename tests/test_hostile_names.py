@@ -203,7 +203,7 @@ def test_what_changed_since_an_index_was_made_is_said(tmp_path: Path, capsys: py
     done = hotsplit(capsys, *check)
     assert done.exit_code == 1
     assert "hotsplit.activations_fingerprint: found sha256:" in done.out
-    assert "but the statistics has sha256:" in done.out
+    assert "expected the folder's sha256:" in done.out
     assert done.out.splitlines()[0].endswith("; the index is stale, export it again")
 
     assert hotsplit(capsys, "export", "--model", model, "--vram-budget", "1GiB").exit_code == 0
