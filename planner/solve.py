@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -28,12 +29,16 @@ if TYPE_CHECKING:
 
 # Problems with no more steps than this are posed to the solver step by step: the exact ILP.
 _WHOLE_AT_MOST = 600
+# Seconds for the solver where it looks for whole steps that add up, in larger problems without a time limit.
+_MOST_S = 30.0
 # Rounds of adding tangents; each costs one run of the solver and closes most of the gap.
 _MOST_ROUNDS = 12
 # Parts of the search for the layers to split, before the solver is asked.
 _MOST_NODES = 100
 # An answer better by less than this share is the same one, rounded differently.
 _SAME = 1e-12
+# The solver confirms an answer when its bound is no farther from it than this share.
+_AGREES = 1e-4
 # With a gap this small the solver, which works with tolerances, has nothing to add: it is asked only to confirm.
 _DECIDED = 1e-8
 
@@ -54,6 +59,7 @@ class _Search:
     caught: float = -math.inf
     bound: float = math.inf
     price: float = 0.0
+    priced: Ints | None = None
     proof: str = "price"
     solver: str | None = None
     confirmed: bool = False
@@ -119,19 +125,18 @@ def solve(problem: Problem, options: SolverOptions | None = None) -> Solution:
     if problem.least_bytes > problem.ffn_bytes:
         return _none(SolverStatus.INFEASIBLE, host_too_small(problem))
     search = _Search(problem, curves_of(problem), options, deadline)
-    thresholds = bool(search.curves.first.any())
     tangents = Tangents(search.curves)
-    if thresholds:
-        _choose_layers(search, tangents)
+    if search.curves.first.any():
+        _choose_layers(search)
     else:
         search.bound = search.try_layers(np.ones(search.curves.steps.size, dtype=bool))
         search.none_possible = math.isinf(search.bound)
     if not search.expired() and not search.none_possible:
-        _ask(search, tangents, thresholds=thresholds)
+        _ask(search, tangents)
     return _solution(search)
 
 
-def _choose_layers(search: _Search, tangents: Tangents) -> None:
+def _choose_layers(search: _Search) -> None:
     """Decides which layers to split, without the solver."""
     curves = search.curves
     within = whole_range(curves)
@@ -141,8 +146,7 @@ def _choose_layers(search: _Search, tangents: Tangents) -> None:
         return
     gated = np.isfinite(within.gate)
     search.bound = dual_bound(curves, within, at.price)
-    search.price = at.price
-    tangents.add_around(at.positions)
+    search.price, search.priced = at.price, at.positions
     _, gain = gains(curves, within, at.price)
     search.try_layers(~gated | (at.positions > 0))
     search.try_layers(_as_many_as_fit(curves, gated, gain))
@@ -166,7 +170,7 @@ def _as_many_as_fit(curves: Curves, gated: Bools, gain: np.ndarray) -> Bools:
     return on
 
 
-def _ask(search: _Search, tangents: Tangents, *, thresholds: bool) -> None:
+def _ask(search: _Search, tangents: Tangents) -> None:
     """Asks the solver: to close what is open, or to confirm what is closed."""
     options = search.options
     if search.decided and not options.confirm:
@@ -176,10 +180,18 @@ def _ask(search: _Search, tangents: Tangents, *, thresholds: bool) -> None:
     whole = int(search.curves.steps.sum()) <= _WHOLE_AT_MOST
     if whole:
         tangents.add_all()
-    if not whole and not thresholds and search.positions is not None:
-        tangents.add_at(search.positions)
-    if thresholds and search.positions is not None:
-        tangents.add_around(search.positions)
+    elif search.positions is None:
+        # Nothing was found that is heavy enough for the host limit: whole steps may still add up to it.
+        whole = True
+        at = cut(search.curves, whole_range(search.curves))
+        tangents.add_around(search.curves.steps if at is None else at.positions)
+    if search.decided or not search.curves.first.any():
+        # Lines where the answer stands mostly do to confirm it; only if they do not, the solver gets more.
+        _touch(search, tangents.add_at)
+        answer = _pose(search, tangents, whole=whole)
+        if search.decided and (search.confirmed or answer is None or whole or search.expired()):
+            return
+    _touch(search, tangents.add_around)
     for _ in range(_MOST_ROUNDS):
         answer = _pose(search, tangents, whole=whole)
         if answer is None or whole or search.decided or search.gap <= options.relative_gap or search.expired():
@@ -191,6 +203,13 @@ def _ask(search: _Search, tangents: Tangents, *, thresholds: bool) -> None:
             fresh = tangents.add_at(search.positions) or fresh
         if not fresh:
             return
+
+
+def _touch(search: _Search, add: Callable[[Ints], object]) -> None:
+    """Adds tangents at the best answer, and where the price alone would stand."""
+    for at in (search.priced, search.positions):
+        if at is not None:
+            add(at)
 
 
 def _pose(search: _Search, tangents: Tangents, *, whole: bool) -> IlpAnswer | None:
@@ -222,8 +241,12 @@ def _pose(search: _Search, tangents: Tangents, *, whole: bool) -> IlpAnswer | No
         scale=max(search.price * float(curves.weight.mean()), curves.hotness.total / curves.hotness.impacts.size)
         or 1.0,
     )
-    gap = 0.0 if whole else options.relative_gap / 4
-    answer = ilp.run(model, options, gap=gap, time_limit_s=search.left_s())
+    gap = 0.0 if int(curves.steps.sum()) <= _WHOLE_AT_MOST else options.relative_gap / 4
+    limit_s = search.left_s()
+    if whole and len(search.curves.density) > _WHOLE_AT_MOST:
+        # Whole steps of many layers that must add up to nearly a certain weight can keep a solver busy without end.
+        limit_s = min(_MOST_S, limit_s or _MOST_S)
+    answer = ilp.run(model, options, gap=gap, time_limit_s=limit_s)
     search.solver = ilp.SOLVER_NAMES[options.solver]
     search.failed = answer.status is ilp.IlpStatus.ERROR
     search.confirmed = answer.status is ilp.IlpStatus.OPTIMAL
@@ -236,7 +259,9 @@ def _pose(search: _Search, tangents: Tangents, *, whole: bool) -> IlpAnswer | No
         # An answer that holds every constraint in integers outweighs a bound computed with tolerances.
         if answer.bound < search.caught - abs(search.caught) * _SAME:
             search.confirmed = False
-        elif not decided and lifted(curves, answer.bound, abs(answer.bound)) < search.bound:
+        elif decided:
+            search.confirmed &= answer.bound - search.caught <= abs(answer.bound) * _AGREES
+        elif lifted(curves, answer.bound, abs(answer.bound)) < search.bound:
             search.bound = max(search.caught, lifted(curves, answer.bound, abs(answer.bound)))
             search.proof = "solver"
     return answer if answer.on else None
