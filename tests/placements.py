@@ -38,7 +38,9 @@ def small_problems(draw: st.DrawFn, *, thresholds: bool = True, whole_numbers: b
     n_ff = draw(st.lists(st.integers(0, 6), min_size=1, max_size=4))
     is_whole = draw(st.booleans()) if whole_numbers is None else whole_numbers
     most = draw(st.sampled_from([1, 5, 1000]))
-    impact: st.SearchStrategy[float] = st.integers(0, most) if is_whole else st.floats(0, most)
+    # Counts, or shares of tokens: what is not 0 is far from the smallest floats, where nothing is relative any more.
+    shares = st.just(0.0) | st.floats(1e-9, most)
+    impact: st.SearchStrategy[float] = st.integers(0, most) if is_whole else shares
     impacts = [draw(st.lists(impact, min_size=n, max_size=n)) for n in n_ff]
     sizes = draw(st.sampled_from([[5], [1, 2, 3], [3, 5, 64, 100]]))
     neuron_bytes = [draw(st.sampled_from(sizes)) for _ in n_ff]
