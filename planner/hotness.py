@@ -29,6 +29,9 @@ _MOST_MEMORY_BYTES = 1 << 30
 
 _EXACT_BELOW = float(1 << 53)
 
+# Below the smallest normal float rounding is no longer relative to the number, and a search for a price need not end.
+_LEAST_IMPACT = float(np.finfo(np.float64).tiny)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Hotness:
@@ -61,7 +64,8 @@ class Hotness:
                 they are.
 
         Raises:
-            InputError: an array is not 1-D or not numeric, or holds a value that is negative or not finite.
+            InputError: an array is not 1-D or not numeric, or holds a value that is negative, not finite, or too small
+                to reckon with (above 0 and below 2.2e-308).
         """
         sizes: list[int] = []
         types: set[np.dtype[Any]] = set()
@@ -95,6 +99,12 @@ class Hotness:
                 raise InputError(
                     f"statistics of layer {layer}: expected values that are finite and not negative, "
                     f"found {column[~(np.isfinite(column) & (column >= 0))][0]}"
+                )
+            least = _least_above_zero(ranked)
+            if least < _LEAST_IMPACT:
+                raise InputError(
+                    f"statistics of layer {layer}: expected 0 or at least {_LEAST_IMPACT:.1e}, found {least}; "
+                    "smaller ones lose their digits in a 64-bit float, so scale them up"
                 )
             prefix = checkpoints[checkpoint_offsets[layer] : checkpoint_offsets[layer + 1]]
             # A sum that overflows is reported once, below.
@@ -167,6 +177,12 @@ def _common_type(types: set[np.dtype[Any]]) -> np.dtype[Any]:
     if not types:
         return np.dtype(np.float64)
     return np.result_type(*types, np.uint8) if types == {np.dtype(np.bool_)} else np.result_type(*types)
+
+
+def _least_above_zero(ranked: npt.NDArray[Any]) -> float:
+    """Returns the smallest value above 0 of an ascending array without negative ones; infinity where all are 0."""
+    first = int(np.searchsorted(ranked, 0, side="right"))
+    return float(ranked[first]) if first < ranked.size else float("inf")
 
 
 def _narrowed(column: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -80,6 +80,11 @@ def test_exact_only_where_float64_holds_every_sum(values: list[npt.NDArray[Any]]
         (np.array([1.0, -2.0]), "statistics of layer 1: expected values that are finite and not negative, found -2.0"),
         (np.array([np.nan, 1.0]), "statistics of layer 1: expected values that are finite and not negative, found nan"),
         (np.array([1.0, np.inf]), "statistics of layer 1: expected values that are finite and not negative, found inf"),
+        (
+            np.array([1.0, 0.0, 1e-323, 2.0]),
+            "statistics of layer 1: expected 0 or at least 2.2e-308, found 1e-323; "
+            "smaller ones lose their digits in a 64-bit float, so scale them up",
+        ),
         (np.array([1e308] * 2), "statistics: their sum is more than a 64-bit float can hold; scale them down"),
     ],
 )
