@@ -54,16 +54,26 @@ def complain_of_interruption() -> None:
 def deaf_children() -> Iterator[None]:
     """Lets processes that are started meanwhile not hear Ctrl-C, which a terminal sends to all: their parent ends them.
 
-    What comes meanwhile is answered afterwards. Windows has no such thing; there children may complain, too.
+    What comes meanwhile is answered afterwards, so no process is left half started. The mask is what the children
+    inherit; another thread may take the signal all the same, so this one's handler waits, too. Windows has no such
+    mask; there children may complain.
     """
-    if sys.platform == "win32":
+    if sys.platform == "win32" or threading.current_thread() is not threading.main_thread():
         yield
         return
+    handler = signal.getsignal(signal.SIGINT)
+    came: list[FrameType | None] = []
+    if callable(handler):
+        signal.signal(signal.SIGINT, lambda _number, frame: came.append(frame))
     former = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, former)
+        if callable(handler):
+            signal.signal(signal.SIGINT, handler)
+    if came and callable(handler):
+        handler(signal.SIGINT, came[0])
 
 
 class _Watch:

@@ -132,9 +132,9 @@ def _in_processes(
             initializer=_open_workshop,
             initargs=(catalogue, device),
         ) as pool:
-            with deaf_children():
-                running = {pool.submit(_answer_chunk, [cells[index] for index in chunk]): chunk for chunk in chunks}
             try:
+                with deaf_children():
+                    running = {pool.submit(_answer_chunk, [cells[index] for index in chunk]): chunk for chunk in chunks}
                 for done in concurrent.futures.as_completed(running):
                     for index, answer in zip(running[done], done.result(), strict=True):
                         answers[index] = answer
