@@ -7,7 +7,6 @@ import io
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -205,21 +204,16 @@ def test_the_70b_study_says_what_its_comment_says(capsys: pytest.CaptureFixture[
     assert found["replies"][0]["text"] == "rtx-3090 (smallest, then slowest; not all have a price)"
 
 
-def test_help_is_quick_and_imports_nothing_heavy() -> None:
+def test_help_imports_nothing_heavy() -> None:
     program = (
         "import sys\nfrom exporter.__main__ import main\n"
         "try:\n    main(['whatif', '--help'])\nexcept SystemExit:\n    pass\n"
         "heavy = {'numpy', 'torch', 'pydantic', 'yaml', 'rich', 'pulp', 'gguf'} & set(sys.modules)\n"
         "print(sorted(heavy), file=sys.stderr)"
     )
-    times = []
-    for _ in range(3):
-        began = time.perf_counter()
-        run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-        times.append(time.perf_counter() - began)
-        assert run.stderr.strip() == "[]"
-        assert "hotsplit whatif configs/pick-a-gpu-for-70b.yaml" in run.stdout
-    assert min(times) < 1.5  # 0.2 s on an idle machine; the suite shares it
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert run.stderr.strip() == "[]"
+    assert "hotsplit whatif configs/pick-a-gpu-for-70b.yaml" in run.stdout
 
 
 def test_the_catalogue_is_listed_and_shown_with_sources(capsys: pytest.CaptureFixture[str]) -> None:

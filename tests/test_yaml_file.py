@@ -140,22 +140,22 @@ def test_broken_syntax_is_one_line_with_a_place(text: str) -> None:
 
 def test_deep_nesting_is_refused_at_once() -> None:
     depth = 200_000
-    began = time.perf_counter()
+    began = time.process_time()
     assert fault_of("[" * depth) == (
         f"study.yaml: line 1, column {MOST_DEPTH + 1}: found more than {MOST_DEPTH} levels, expected a configuration"
     )
-    assert time.perf_counter() - began < 2
+    assert time.process_time() - began < 2
     assert value_of("[" * MOST_DEPTH + "]" * MOST_DEPTH) is not None
 
 
 def test_a_billion_laughs_are_refused_at_once() -> None:
     lines = ["a0: &a0 [lol, lol, lol, lol, lol, lol, lol, lol, lol, lol]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 12)]
-    began = time.perf_counter()
+    began = time.process_time()
     assert fault_of("\n".join(lines)) == (
         "study.yaml: line 5, column 55: found more than 100000 values (aliases written out), expected a configuration"
     )
-    assert time.perf_counter() - began < 2
+    assert time.process_time() - began < 2
 
 
 def test_a_file_that_is_too_large_or_not_text_is_refused(tmp_path: Path) -> None:
