@@ -18,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from exporter.model_file import write_header_only
-from exporter.vocabulary import byte_pairs, sentencepiece
+from exporter.vocabulary import stand_in
+from planner.architectures import ARCHITECTURES
 from planner.catalogue import Catalogue, ModelEntry, load_catalogue
 from planner.dimensions import tensors_of
 from planner.entries import dimensions_of, published_statistics
@@ -109,10 +110,8 @@ def write_demo(
     _check_folder(folder, activations, entry.n_layer, force)
 
     activations.mkdir(parents=True, exist_ok=True)
-    make_vocabulary = sentencepiece if entry.architecture in ("llama", "bamboo") else byte_pairs
-    write_header_only(
-        model, entry.architecture, _keys(shape, entry, quantisation), make_vocabulary(entry.n_vocab), tensors
-    )
+    vocabulary = stand_in(ARCHITECTURES[entry.architecture].tokenizer, entry.n_vocab)
+    write_header_only(model, entry.architecture, _keys(shape, entry, quantisation), vocabulary, tensors)
     for layer, content in enumerate(_activation_files(statistics, seed)):
         write_whole(activations / f"activation_{layer}.pt", content)
         if progress:
@@ -157,7 +156,6 @@ def _keys(shape: str, entry: ModelEntry, quantisation: str) -> dict[str, int | f
     """Returns the keys that the engine's converters write (`convert.py` 841-878, `convert-hf-…` 520-533)."""
     architecture = entry.architecture
     n_head_kv = entry.n_head if entry.n_head_kv is None else entry.n_head_kv
-    norm = "layer_norm_rms_epsilon" if architecture in ("llama", "bamboo") else "layer_norm_epsilon"
     return {
         "general.name": f"{entry.title or shape} (demo: header only, no weights)",
         f"{architecture}.context_length": entry.context_train or 2048,
@@ -167,7 +165,7 @@ def _keys(shape: str, entry: ModelEntry, quantisation: str) -> dict[str, int | f
         f"{architecture}.rope.dimension_count": entry.n_embd // entry.n_head,
         f"{architecture}.attention.head_count": entry.n_head,
         f"{architecture}.attention.head_count_kv": n_head_kv,
-        f"{architecture}.attention.{norm}": 1e-5,
+        f"{architecture}.attention.{ARCHITECTURES[architecture].norm_epsilon}": 1e-5,
         "general.file_type": _FILE_TYPES[quantisation.upper()],
         "powerinfer.sparse_threshold": 0.0,
     }

@@ -34,6 +34,11 @@ class Vocabulary:
     merges: tuple[str, ...] | None = None
 
 
+def stand_in(kind: str, n_vocab: int) -> Vocabulary:
+    """Returns a vocabulary of `n_vocab` tokens, of the kind that `tokenizer.ggml.model` names (`llama` or `gpt2`)."""
+    return {"llama": sentencepiece, "gpt2": byte_pairs}[kind](n_vocab)
+
+
 def sentencepiece(n_vocab: int) -> Vocabulary:
     """Returns `n_vocab` pieces: unknown, begin, end, the 256 bytes, then words; at least 259."""
     special = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]

@@ -61,6 +61,8 @@ class Architecture:
     Attributes:
         name: the value of `general.architecture`.
         gated: whether the FFN has a gate matrix beside up and down.
+        norm_epsilon: the key, without `<name>.attention.`, of what the norms add to a variance (2352-2388).
+        tokenizer: the vocabulary that its models come with: `llama` (SentencePiece) or `gpt2` (byte pairs).
         standalone: tensors outside the layers, in creation order.
         layer: tensors of one layer, in creation order.
         n_positions: rows of `position_embd` and the context the engine assumes, where it ignores the file's key.
@@ -68,6 +70,8 @@ class Architecture:
 
     name: str
     gated: bool
+    norm_epsilon: str
+    tokenizer: str
     standalone: tuple[TensorRule, ...]
     layer: tuple[TensorRule, ...]
     n_positions: int | None = None
@@ -149,15 +153,18 @@ _FALCON_LAYER = (
     _FFN_UP,
 )
 
+_RMS_NORM = "layer_norm_rms_epsilon"
+_LAYER_NORM = "layer_norm_epsilon"
+
 ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
     {
         architecture.name: architecture
         for architecture in (
-            Architecture("llama", True, _LLAMA_STANDALONE, _LLAMA_LAYER),
-            Architecture("bamboo", True, _LLAMA_STANDALONE, _LLAMA_LAYER),
-            Architecture("falcon", False, _FALCON_STANDALONE, _FALCON_LAYER),
+            Architecture("llama", True, _RMS_NORM, "llama", _LLAMA_STANDALONE, _LLAMA_LAYER),
+            Architecture("bamboo", True, _RMS_NORM, "llama", _LLAMA_STANDALONE, _LLAMA_LAYER),
+            Architecture("falcon", False, _LAYER_NORM, "gpt2", _FALCON_STANDALONE, _FALCON_LAYER),
             # 2371-2372: the context of OPT is "hard coded for now".
-            Architecture("opt", False, _OPT_STANDALONE, _OPT_LAYER, n_positions=2050),
+            Architecture("opt", False, _LAYER_NORM, "gpt2", _OPT_STANDALONE, _OPT_LAYER, n_positions=2050),
         )
     }
 )

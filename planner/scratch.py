@@ -56,15 +56,14 @@ class Scratch:
         rank = max((t.shape[1] for t in geometry.dense if t.name.endswith(".fc1.weight")), default=0)
         most, fewest = max(geometry.n_ff), min(geometry.n_ff)
         scores = geometry.n_head * context
-        # Falcon's Q, K and V are copies out of one product.
-        parallel = geometry.architecture == "falcon"
-        projections = 2 * (n_embd + 2 * n_embd_gqa) if parallel else n_embd + 2 * n_embd_gqa
+        # Where one matrix makes Q, K and V (Falcon), they are copies out of its product.
+        projections = (2 if _all_have(geometry, ".attn_qkv.weight") else 1) * (n_embd + 2 * n_embd_gqa)
         attention = max(scores + 3 * n_embd, projections + 3 * n_embd)
         # Residual and normed input are alive in the FFN. What attention leaves free is too small for its result where
         # the scores are few.
         streams = 2 + (scores <= 2 * n_embd)
         left = 0
-        if parallel and not _all_have(geometry, ".attn_norm_2.weight"):
+        if not _all_have(geometry, ".ffn_norm.weight") and not _all_have(geometry, ".attn_norm_2.weight"):
             # Falcon-7B's one norm feeds FFN and attention, and the FFN comes first (5422; the sum at 5443 names
             # it first): its result comes to lie above the FFN's numbers, and the scores above it.
             streams += 1

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from planner.account import account_for
+from planner.architectures import ARCHITECTURES
 from planner.budget import stated_budget
 from planner.catalogue import SHIPPED, Catalogue, HotnessCurve, PcieLink, load_catalogue
 from planner.entries import dimensions_of
@@ -29,7 +30,7 @@ def test_the_models_that_were_promised_are_there(catalogue: Catalogue) -> None:
 
 def test_dimensions_make_the_published_number_of_parameters(catalogue: Catalogue) -> None:
     for name, model in catalogue.models.items():
-        gated = model.architecture in {"llama", "bamboo"}
+        gated = ARCHITECTURES[model.architecture].gated
         n_embd, n_ff = model.n_embd, model.n_ff[0] * model.n_expert
         kv_width = n_embd * (model.n_head_kv or model.n_head) // model.n_head
         attention = 2 * n_embd * n_embd + 2 * n_embd * kv_width
@@ -58,7 +59,7 @@ def test_estimated_predictor_ranks_follow_their_rule(catalogue: Catalogue) -> No
         n_embd, n_ff = model.n_embd, model.n_ff[0] * model.n_expert
         if not source.startswith("estimate"):
             continue
-        gated = model.architecture in {"llama", "bamboo"}
+        gated = ARCHITECTURES[model.architecture].gated
         kv_width = n_embd * (model.n_head_kv or model.n_head) // model.n_head
         ffn = (3 if gated else 2) * n_embd * n_ff
         others = model.n_layer * (2 * n_embd * (n_embd + kv_width) + ffn) + model.n_vocab * n_embd * (1 + gated)
