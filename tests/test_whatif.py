@@ -112,7 +112,8 @@ def test_csv_goes_to_a_file_or_to_standard_output(
 ) -> None:
     file = tmp_path / "cells.csv"
     done = hotsplit(capsys, "whatif", study, "--csv", file)
-    assert done.err == f"hotsplit: note: written to {file}\n"
+    assert done.err == ""
+    assert done.out.endswith(f"\nwritten to {file}\n")
     printed = hotsplit(capsys, "whatif", study, "--csv", "-").out
     assert file.read_text() == printed
     rows = list(csv.DictReader(io.StringIO(printed)))

@@ -88,7 +88,7 @@ def run(arguments: argparse.Namespace) -> int:
     with _progress(len(cells)) as progress:
         answers = sweep(cells, study.catalogue, processes=arguments.processes or None, progress=progress)
     replies = ask(study, answers, arguments.ask) if arguments.cell is None else ()
-    _write_files(arguments, study, answers, replies)
+    written = _write_files(arguments, study, answers, replies)
     if arguments.json:
         common.print_json(study_as_dict(study, answers, replies))
     elif arguments.csv == Path("-"):
@@ -97,30 +97,36 @@ def run(arguments: argparse.Namespace) -> int:
         print_cell(answers[0], common.console())
     else:
         print_study(study, answers, replies, common.console())
+    if not (arguments.json or arguments.csv == Path("-")):
+        for path in written:
+            common.say(f"written to {path}")
     aims = [answer for answer in answers if answer.verdict]
     return NO if aims and not any(answer.verdict == "meets" for answer in aims) else 0
 
 
 def _write_files(
     arguments: argparse.Namespace, study: Study, answers: Sequence[Answer], replies: Sequence[Reply]
-) -> None:
+) -> list[Path]:
+    """Writes the files that were asked for and returns them."""
     from planner.files import write_whole
 
+    written = []
     if arguments.csv is not None and arguments.csv != Path("-"):
         from planner.report.whatif import study_as_csv
 
         write_whole(arguments.csv, study_as_csv(answers).encode())
-        common.note(f"written to {arguments.csv}")
+        written.append(arguments.csv)
     if arguments.html is not None:
         from planner.report.page import page
 
         write_whole(arguments.html, page(study, answers, replies).encode())
-        common.note(f"written to {arguments.html}")
+        written.append(arguments.html)
     if arguments.plot is not None:
         from planner.report.plot import plot
 
         plot(arguments.plot, study, answers)
-        common.note(f"written to {arguments.plot}")
+        written.append(arguments.plot)
+    return written
 
 
 @contextlib.contextmanager
