@@ -32,12 +32,12 @@ def _run(arguments: Sequence[str] | None) -> int:
         verify,
     )
     from planner.cli import build_parser, run_command
-    from planner.commands import catalog, devices, fit, plan, whatif
+    from planner.commands import catalogue, devices, fit, plan, whatif
 
     # In the order in which a newcomer needs them.
     commands = (
         *(demo, devices, fit, plan, export, inspect, verify, doctor),
-        *(whatif, catalog, profile, diff, convert, engine, completion),
+        *(whatif, catalogue, profile, diff, convert, engine, completion),
     )
     return run_command(build_parser("hotsplit", DESCRIPTION, commands), arguments)
 

@@ -18,9 +18,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(arguments: Sequence[str] | None) -> int:
     # Imported here so that Ctrl-C is answered while they load, too.
     from planner.cli import build_parser, run_command
-    from planner.commands import catalog, devices, fit, plan, whatif
+    from planner.commands import catalogue, devices, fit, plan, whatif
 
-    commands = (devices, fit, plan, whatif, catalog)
+    commands = (devices, fit, plan, whatif, catalogue)
     return run_command(build_parser("python -m planner", DESCRIPTION, commands), arguments)
 
 

@@ -492,7 +492,7 @@ def _unknown_names(
         for index, choice in enumerate(choices if axis in own else ()):
             if choice.catalogue is not None and choice.catalogue not in entries:
                 names = list(entries)
-                expected = f"a name that `hotsplit catalog` lists{closest(choice.catalogue, names)}"
+                expected = f"a name that `hotsplit catalogue` lists{closest(choice.catalogue, names)}"
                 yield (*prefix, axis, index, "catalogue"), shown(choice.catalogue), expected
     for index, model in enumerate(study.models if "models" in own else ()):
         statistics = model.statistics

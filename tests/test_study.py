@@ -216,17 +216,17 @@ def test_names_that_are_in_no_catalogue_come_with_the_nearest(tmp_path: Path) ->
         "models: [relu-llama-70, {catalogue: opt-30b, statistics: relu-7b}]\ngpus: [rtx4090, this machine]\n"
         "hosts: {catalogue: ddr5-560}\nquantisations: [Q4_O]\noverrides:\n  a: {gpus: rtx-9090}\n",
     ) == [
-        "x.yaml: models[0].catalogue: found 'relu-llama-70', expected a name that `hotsplit catalog` lists; did you "
+        "x.yaml: models[0].catalogue: found 'relu-llama-70', expected a name that `hotsplit catalogue` lists; did you "
         "mean 'relu-llama-70b'? (line 1)",
-        "x.yaml: gpus[0].catalogue: found 'rtx4090', expected a name that `hotsplit catalog` lists; did you mean "
+        "x.yaml: gpus[0].catalogue: found 'rtx4090', expected a name that `hotsplit catalogue` lists; did you mean "
         "'rtx-4090'? (line 2)",
-        "x.yaml: hosts[0].catalogue: found 'ddr5-560', expected a name that `hotsplit catalog` lists; did you mean "
+        "x.yaml: hosts[0].catalogue: found 'ddr5-560', expected a name that `hotsplit catalogue` lists; did you mean "
         "'ddr5-5600-dual'? (line 3)",
         "x.yaml: models[1].statistics: found 'relu-7b', expected one of relullama-13b, relullama-70b, relullama-7b, or "
         "a folder; did you mean 'relullama-7b'? (line 1)",
         "x.yaml: quantisations[0]: found 'Q4_O', expected one of F32, F16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0; did you mean "
         "'q4_1'? (line 4)",
-        "x.yaml: overrides.a.gpus[0].catalogue: found 'rtx-9090', expected a name that `hotsplit catalog` lists; did "
+        "x.yaml: overrides.a.gpus[0].catalogue: found 'rtx-9090', expected a name that `hotsplit catalogue` lists; did "
         "you mean 'rtx-5090'? (line 6)",
     ]
 

@@ -1,4 +1,4 @@
-"""`hotsplit whatif` and `hotsplit catalog` as a user runs them, and every study in configs/."""
+"""`hotsplit whatif` and `hotsplit catalogue` as a user runs them, and every study in configs/."""
 
 from __future__ import annotations
 
@@ -218,27 +218,36 @@ def test_help_imports_nothing_heavy() -> None:
 
 
 def test_the_catalogue_is_listed_and_shown_with_sources(capsys: pytest.CaptureFixture[str]) -> None:
-    done = hotsplit(capsys, "catalog")
+    done = hotsplit(capsys, "catalogue")
     assert done.exit_code == 0
     for name in ("relu-llama-70b", "h200-141gb", "ddr5-5600-dual", "relullama-7b"):
         assert name in done.out
-    entry = hotsplit(capsys, "catalog", "--entry", "rtx-4090").out
-    assert "  bandwidth: 1008000000000\n      NVIDIA, GeForce RTX 4090 specifications\n" in entry
-    found = json.loads(hotsplit(capsys, "catalog", "gpus", "--json").out)
+    entry = hotsplit(capsys, "catalogue", "--entry", "rtx-4090").out
+    assert "  vram: 23.99 GiB (25757220864 bytes)\n" in entry
+    assert "  bandwidth: 1008 GB/s\n      NVIDIA, GeForce RTX 4090 specifications\n" in entry
+    assert "  pcie: generation 4, lanes 16\n" in entry
+    found = json.loads(hotsplit(capsys, "catalogue", "gpus", "--json").out)
     assert found["gpus"]["rtx-4090"]["vram"] == 24564 << 20
-    assert hotsplit(capsys, "catalog", "--entry", "rtx-409").err == (
+    assert hotsplit(capsys, "catalogue", "--entry", "rtx-409").err == (
         "hotsplit: error: found no entry 'rtx-409' in the catalogue; did you mean 'rtx-4090'?\n"
     )
 
 
 def test_an_entry_without_a_source_says_so(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "hosts.yaml").write_text("hosts: {mine: {bandwidth: 42 GB/s}}\n")
-    done = hotsplit(capsys, "catalog", "--catalog", tmp_path, "--entry", "mine")
-    assert done.out == f"mine (hosts; {tmp_path / 'hosts.yaml'})\n  bandwidth: 42000000000\n      source not given\n"
+    done = hotsplit(capsys, "catalogue", "--catalogue", tmp_path, "--entry", "mine")
+    assert done.out == f"mine (hosts; {tmp_path / 'hosts.yaml'})\n  bandwidth: 42 GB/s\n      source not given\n"
+
+
+def test_both_spellings_of_catalogue_are_understood(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "hosts.yaml").write_text("hosts: {mine: {bandwidth: 42 GB/s}}\n")
+    one = hotsplit(capsys, "catalogue", "hosts", "--catalogue", tmp_path).out
+    assert one == hotsplit(capsys, "catalog", "hosts", "--catalog", tmp_path).out
+    assert "mine " in one
 
 
 def test_predictions_are_printed_beside_publications(capsys: pytest.CaptureFixture[str]) -> None:
-    done = hotsplit(capsys, "catalog", "--published")
+    done = hotsplit(capsys, "catalogue", "--published")
     assert "| OPT-30B FP16 on PC-High | 12 tokens/s | " in done.out
-    found = json.loads(hotsplit(capsys, "catalog", "--published", "--json").out)
+    found = json.loads(hotsplit(capsys, "catalogue", "--published", "--json").out)
     assert {row["how"] for row in found} == {"average", "peak", "single", "llama.cpp", "ratio", "hit_rate"}

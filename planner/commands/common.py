@@ -56,6 +56,12 @@ natural_option = option(natural)
 positive_option = option(positive)
 
 
+def add_catalogue_option(parser: argparse.ArgumentParser) -> None:
+    """Adds `--catalogue`, and its other spelling, which helps whoever writes it but is not listed."""
+    parser.add_argument("--catalogue", type=Path, metavar="DIR", help="your own catalogue, on top of the shipped one")
+    parser.add_argument("--catalog", type=Path, dest="catalogue", metavar="DIR", help=argparse.SUPPRESS)
+
+
 def keep_inputs(output: Path, *inputs: Path | None) -> None:
     """Refuses to write over what the answer is made from.
 

@@ -51,7 +51,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         default=[],
         help="what meets the targets: the least VRAM, the largest context, the cheapest GPU of the study",
     )
-    parser.add_argument("--catalog", type=Path, metavar="DIR", help="your own catalogue, on top of the shipped one")
+    common.add_catalogue_option(parser)
     parser.add_argument("--json", action="store_true", help="print all answers as JSON")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write one line for each cell; - for standard output")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write one self-contained page")
@@ -83,7 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
         from planner.report.plot import check_plot
 
         check_plot(arguments.plot)
-    study = load_study(arguments.study, catalogue_directory=arguments.catalog)
+    study = load_study(arguments.study, catalogue_directory=arguments.catalogue)
     cells = study.cells if arguments.cell is None else (study.cell(arguments.cell),)
     with _progress(len(cells)) as progress:
         answers = sweep(cells, study.catalogue, processes=arguments.processes or None, progress=progress)

@@ -1,9 +1,8 @@
-"""`hotsplit catalog`: the models, GPUs, hosts and statistics that a study can name, with their sources."""
+"""`hotsplit catalogue`: the models, GPUs, hosts and statistics that a study can name, with their sources."""
 
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from planner.commands import common
@@ -15,24 +14,25 @@ SECTIONS = ("models", "gpus", "hosts", "statistics")
 
 _EXAMPLES = """\
 examples:
-  hotsplit catalog
-  hotsplit catalog gpus
-  hotsplit catalog --entry relu-llama-70b
-  hotsplit catalog --published
+  hotsplit catalogue
+  hotsplit catalogue gpus
+  hotsplit catalogue --entry relu-llama-70b
+  hotsplit catalogue --published
 """
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Adds the command's options."""
     parser = subparsers.add_parser(
-        "catalog",
+        "catalogue",
+        aliases=["catalog"],
         help="list the models, GPUs and hosts that a study can name",
         description="Lists what a what-if study can name, each figure with its source (docs/whatif.md).",
         epilog=_EXAMPLES,
     )
     parser.add_argument("section", nargs="?", choices=SECTIONS, help="only this section")
     parser.add_argument("--entry", metavar="NAME", help="one entry with every figure and its source")
-    parser.add_argument("--catalog", type=Path, metavar="DIR", help="your own catalogue, on top of the shipped one")
+    common.add_catalogue_option(parser)
     parser.add_argument(
         "--published", action="store_true", help="the speed model's predictions beside published measurements"
     )
@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
         return _print_published(arguments.json)
     from planner.catalogue import load_catalogue
 
-    catalogue = load_catalogue(arguments.catalog)
+    catalogue = load_catalogue(arguments.catalogue)
     if arguments.entry is not None:
         return _print_entry(catalogue, arguments.entry, arguments.json)
     sections = SECTIONS if arguments.section is None else (arguments.section,)
@@ -150,6 +150,21 @@ def _statistics_words(choice: Any) -> str:
     return str(choice.catalogue or choice.folder)
 
 
+def _figure_words(figure: str, value: Any) -> str:
+    """Returns a figure as people write it; `--json` has it as it is."""
+    from planner.units import format_bytes
+
+    if figure in {"vram", "memory", "context"}:
+        return f"{format_bytes(value)} ({value} bytes)"
+    if figure == "bandwidth":
+        return f"{value / 1e9:g} GB/s"
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_figure_words(name, part)}" for name, part in value.items())
+    return str(value)
+
+
 def _section_as_dict(catalogue: Catalogue, section: str) -> dict[str, Any]:
     if section == "statistics":
         return {name: str(path) for name, path in catalogue.statistics.items()}
@@ -176,6 +191,6 @@ def _print_entry(catalogue: Catalogue, name: str, as_json: bool) -> int:
         common.say(f"{name} ({section}; {catalogue.origins[section, name]})")
         for figure, value in entry.model_dump(exclude_none=True, mode="json").items():
             if figure in entry.model_fields_set and figure not in {"title", "sources"}:
-                common.say(f"  {figure}: {value}")
+                common.say(f"  {figure}: {_figure_words(figure, value)}")
                 common.say(f"      {entry.source_of(figure) or 'source not given'}")
     return 0
