@@ -205,12 +205,16 @@ class Branching:
                 return under, under
             over = self._point(node, max(0.0, under.price * (1 - factor)), under.positions, self.within.high)
             factor *= 4
+        # At this price no neuron pays for itself, and a node has the lightest of the layers that it asks for.
+        top_price = 4 * self.curves.hotness.total or 1.0
         while under.units > self.curves.capacity:
             over = under
-            under = self._point(node, over.price * (1 + factor) or 1e-9, self.within.low, over.positions)
+            if over.price >= top_price:
+                return over, None
+            price = min(top_price, over.price * (1 + factor) or 1e-9)
+            under = self._point(node, price, self.within.low, over.positions)
             factor *= 4
-            # Where nothing fits, the bound falls without end.
-            if min(under.bound, over.bound) < enough or under.price > 1e300:
+            if min(under.bound, over.bound) < enough:
                 return under, None
         return self._narrowed(node, over, under, enough)
 

@@ -87,6 +87,24 @@ def test_the_hard_corner_closes_in_few_nodes(sizes: list[int], alike: bool, shar
     assert best() == branching.bound
 
 
+@pytest.mark.parametrize(
+    ("impacts", "neuron_bytes", "ffn_bytes", "host_bytes"),
+    [
+        ([[2, 5, 2, 8, 8, 8], [4, 2, 8, 1, 7], [1, 8, 5, 4, 2], [1, 1, 1, 9]], [18, 22, 34, 18], 129, 332),
+        ([[7, 9, 1], [8, 1, 9], [7, 4, 7], [1, 4, 3]], [18, 18, 34, 22], 162, 115),
+    ],
+)
+def test_parts_in_which_nothing_fits_are_closed_while_no_answer_is_known(
+    impacts: list[list[int]], neuron_bytes: list[int], ffn_bytes: int, host_bytes: int
+) -> None:
+    # Without an answer no bound closes a part, and the price would rise until it is no number any more.
+    problem = problem_of(impacts, neuron_bytes, ffn_bytes, host_bytes=host_bytes, thresholds=[3] * len(impacts))
+    best, branching = searched(problem, 10_000)
+    expected = best_of_all(problem)
+    assert branching.closed
+    assert best() == (-math.inf if expected is None else expected)
+
+
 def test_nothing_is_searched_when_the_time_is_over() -> None:
     curves = curves_of(problem_of([[3, 2], [4, 4]], [1, 1], 2, thresholds=[2, 2]))
     best = Best(curves)
