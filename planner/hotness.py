@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from planner.errors import InputError
+from planner.parallel import in_threads
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -26,6 +27,9 @@ _STRIDE = 64
 
 # More than any model known: 128 million neurons counted in 64 bits.
 _MOST_MEMORY_BYTES = 1 << 30
+
+# Neurons that one thread sorts at a time; fewer take less time than sharing them out.
+_SHARE_NEURONS = 1 << 16
 
 _EXACT_BELOW = float(1 << 53)
 
@@ -84,36 +88,17 @@ class Hotness:
         checkpoint_offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(blocks + 1)])
         impacts = _room(int(offsets[-1]), _common_type(types))
         checkpoints = np.zeros(int(checkpoint_offsets[-1]), dtype=np.float64)
-        totals = np.zeros(len(values), dtype=np.float64)
-        exact = True
-        for layer, column in enumerate(values):
-            part = impacts[offsets[layer] : offsets[layer + 1]]
-            if part.size == 0:
-                continue
-            ranked = _narrowed(column)
-            # numpy sorts types of one and two bytes fastest by radix, which it calls stable; all others by its default.
-            ranked.sort(kind="stable" if ranked.dtype.itemsize <= 2 and ranked.dtype.kind in "ui" else None)
-            part[:] = ranked[::-1]
-            # NaN sorts behind everything, so after the reversal the first value speaks for all of them.
-            if not np.isfinite(part[0]) or part[-1] < 0:
-                raise InputError(
-                    f"statistics of layer {layer}: expected values that are finite and not negative, "
-                    f"found {column[~(np.isfinite(column) & (column >= 0))][0]}"
-                )
-            least = _least_above_zero(ranked)
-            if least < _LEAST_IMPACT:
-                raise InputError(
-                    f"statistics of layer {layer}: expected 0 or at least {_LEAST_IMPACT:.1e}, found {least}; "
-                    "smaller ones lose their digits in a 64-bit float, so scale them up"
-                )
-            prefix = checkpoints[checkpoint_offsets[layer] : checkpoint_offsets[layer + 1]]
-            # A sum that overflows is reported once, below.
-            with np.errstate(over="ignore"):
-                prefix[1:] = np.add.reduceat(part, np.arange(0, part.size, _STRIDE), dtype=np.float64)
-                np.cumsum(prefix, out=prefix)
-            if impacts.dtype.kind == "f" and exact:
-                exact = bool(np.array_equal(part, np.rint(part)))
-            totals[layer] = prefix[-1]
+
+        def rank(layers: range) -> bool:
+            whole = True
+            for layer in layers:
+                room = impacts[offsets[layer] : offsets[layer + 1]]
+                sums = checkpoints[checkpoint_offsets[layer] : checkpoint_offsets[layer + 1]]
+                whole &= _rank(layer, values[layer], room, sums)
+            return whole
+
+        exact = all(in_threads(rank, _shares(sizes)))
+        totals = checkpoints[checkpoint_offsets[1:] - 1]
         total = float(totals.sum())
         if not np.isfinite(total):
             raise InputError("statistics: their sum is more than a 64-bit float can hold; scale them down")
@@ -170,6 +155,57 @@ class Hotness:
             tail = np.where(inside, self.impacts[index], 0).sum(axis=1, dtype=np.float64) if self.impacts.size else 0.0
             found[part] = self._checkpoints[self._checkpoint_offsets[which[part]] + block] + tail
         return found
+
+
+def _shares(sizes: Sequence[int]) -> list[range]:
+    """Returns the layers in runs that are worth a thread's while: a thousand small experts are one."""
+    shares, begin, neurons = list[range](), 0, 0
+    for layer, size in enumerate(sizes):
+        neurons += size
+        if neurons >= _SHARE_NEURONS or layer == len(sizes) - 1:
+            shares.append(range(begin, layer + 1))
+            begin, neurons = layer + 1, 0
+    return shares
+
+
+def _rank(layer: int, column: npt.NDArray[Any], impacts: npt.NDArray[Any], prefix: Floats) -> bool:
+    """Sorts one layer.
+
+    Args:
+        layer: its number, for messages.
+        column: its statistics.
+        impacts: where they go, from hot to cold; of the same size.
+        prefix: where the sums of every `_STRIDE` neurons go; zeros.
+
+    Returns:
+        Whether all values are whole numbers.
+
+    Raises:
+        InputError: a value is negative, not finite or too small.
+    """
+    if not column.size:
+        return True
+    ranked = _narrowed(column)
+    # numpy sorts types of one and two bytes fastest by radix, which it calls stable; all others by its default.
+    ranked.sort(kind="stable" if ranked.dtype.itemsize <= 2 and ranked.dtype.kind in "ui" else None)
+    impacts[:] = ranked[::-1]
+    # NaN sorts behind everything, so after the reversal the first value speaks for all of them.
+    if not np.isfinite(impacts[0]) or impacts[-1] < 0:
+        raise InputError(
+            f"statistics of layer {layer}: expected values that are finite and not negative, "
+            f"found {column[~(np.isfinite(column) & (column >= 0))][0]}"
+        )
+    least = _least_above_zero(ranked)
+    if least < _LEAST_IMPACT:
+        raise InputError(
+            f"statistics of layer {layer}: expected 0 or at least {_LEAST_IMPACT:.1e}, found {least}; "
+            "smaller ones lose their digits in a 64-bit float, so scale them up"
+        )
+    # A sum that overflows is reported with the others'.
+    with np.errstate(over="ignore"):
+        prefix[1:] = np.add.reduceat(impacts, np.arange(0, impacts.size, _STRIDE), dtype=np.float64)
+        np.cumsum(prefix, out=prefix)
+    return impacts.dtype.kind != "f" or bool(np.array_equal(impacts, np.rint(impacts)))
 
 
 def _common_type(types: set[np.dtype[Any]]) -> np.dtype[Any]:

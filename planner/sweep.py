@@ -27,6 +27,7 @@ from planner.header import read_header
 from planner.host import HostMemory, host_memory
 from planner.hotness import Hotness
 from planner.interrupt import deaf_children
+from planner.parallel import cores
 from planner.planning import ACTIVATIONS_FOLDER, ThresholdRule
 from planner.problem import Problem, Solution, SolverOptions, SolverStatus
 from planner.solve import solve
@@ -97,7 +98,7 @@ def sweep(
     """
     device = ask_device(cells)
     if processes is None:
-        processes = _cores() if len(cells) >= _PARALLEL_FROM else 1
+        processes = cores() if len(cells) >= _PARALLEL_FROM else 1
     if processes > 1:
         answers = _in_processes(cells, catalogue, device, processes, progress)
         if answers is not None:
@@ -109,13 +110,6 @@ def sweep(
         if progress is not None:
             progress(1)
     return tuple(answers_here)
-
-
-def _cores() -> int:
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # macOS and Windows have no affinity of this kind
-        return os.cpu_count() or 1
 
 
 def _in_processes(

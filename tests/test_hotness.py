@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from planner import parallel
 from planner.errors import InputError
 from planner.hotness import Hotness
 
@@ -50,6 +51,22 @@ def test_layers_are_descending_and_read_only() -> None:
     assert hotness.layer(0).dtype == np.int32
     with pytest.raises(ValueError, match="read-only"):
         hotness.layer(0)[0] = 7
+
+
+@pytest.mark.parametrize("n_cores", [1, 3])
+def test_many_cores_find_what_one_finds(monkeypatch: pytest.MonkeyPatch, n_cores: int) -> None:
+    monkeypatch.setattr(parallel, "cores", lambda: n_cores)
+    random = np.random.default_rng(5)
+    # Layers of a share each, layers that share one, an empty one, and one that is not of whole numbers.
+    values: list[npt.NDArray[Any]] = [random.integers(0, 1 << 30, size) for size in (70_000, 10, 0, 66_000, 65_537)]
+    values.append(random.random(70_000))
+    hotness = Hotness.from_values(values)
+    assert not hotness.exact
+    for layer, column in enumerate(values):
+        expected = np.sort(column)[::-1]
+        assert np.array_equal(hotness.layer(layer), expected)
+        assert hotness.totals[layer] == pytest.approx(float(expected.sum()))
+    assert Hotness.from_values(values[:-1]).exact
 
 
 def test_no_layers_at_all() -> None:

@@ -1,0 +1,56 @@
+"""Work among threads: in order, whatever finishes first, and the first fault is the one that is told."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from planner import parallel
+from planner.parallel import cores, in_threads
+
+
+@pytest.fixture
+def two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parallel, "cores", lambda: 2)
+
+
+def test_a_machine_has_a_core() -> None:
+    assert cores() >= 1
+
+
+@pytest.mark.parametrize("n_cores", [1, 2, 5])
+def test_results_come_in_the_order_of_the_items(monkeypatch: pytest.MonkeyPatch, n_cores: int) -> None:
+    monkeypatch.setattr(parallel, "cores", lambda: n_cores)
+    assert in_threads(lambda item: item * item, range(100)) == [item * item for item in range(100)]
+    assert in_threads(lambda item: item, []) == []
+
+
+@pytest.mark.usefixtures("two_cores")
+def test_two_cores_work_at_once() -> None:
+    both = threading.Barrier(2, timeout=30)
+    # Each waits for the other, so one thread alone would never end.
+    assert sorted(in_threads(lambda _: both.wait(), [0, 1])) == [0, 1]
+
+
+def test_one_core_or_one_item_needs_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parallel, "cores", lambda: 8)
+    here = threading.get_ident()
+    assert in_threads(lambda _: threading.get_ident(), ["item"]) == [here]
+    monkeypatch.setattr(parallel, "cores", lambda: 1)
+    assert in_threads(lambda _: threading.get_ident(), ["one", "two"]) == [here, here]
+
+
+@pytest.mark.usefixtures("two_cores")
+def test_the_first_fault_in_order_is_told() -> None:
+    second_failed = threading.Event()
+
+    def work(item: int) -> None:
+        if item == 1:
+            second_failed.set()
+            raise ValueError("the second")
+        assert second_failed.wait(timeout=30)
+        raise ValueError("the first")
+
+    with pytest.raises(ValueError, match="the first"):
+        in_threads(work, range(100))
