@@ -24,7 +24,12 @@ if TYPE_CHECKING:
 FORMAT = "hotsplit.whatif"
 VERSION = 1
 
-_BOUND_WORDS = {Bound.GPU: "GPU memory", Bound.HOST: "host memory", Bound.SYNC: "sync", Bound.TRANSFER: "transfer"}
+_BOUND_WORDS = {
+    Bound.GPU: "GPU bandwidth",
+    Bound.HOST: "host bandwidth",
+    Bound.SYNC: "sync",
+    Bound.TRANSFER: "transfer",
+}
 
 # Columns that a table needs only where cells differ in them; otherwise they stand above it.
 AXES: tuple[tuple[str, Callable[[Answer], str]], ...] = (
