@@ -59,16 +59,16 @@ def test_a_narrow_terminal_gets_fewer_columns_and_is_told(study: Path) -> None:
     loaded = load_study(study)
     answers = sweep(loaded.cells, loaded.catalogue)
     seen = {}
-    for width in (60, 80, 200):
+    for width in (60, 84, 200):
         lines = io.StringIO()
         print_study(loaded, answers, (), Console(file=lines, width=width))
         seen[width] = lines.getvalue()
         assert all(len(line) <= width for line in seen[width].splitlines()[2:6])
     assert "left out" not in seen[200]
-    assert "left out on a narrow terminal: hot, VRAM, +1 GiB\n" in seen[80]
+    assert "left out on a narrow terminal: hot, VRAM, +1 GiB\n" in seen[84]
     assert "left out on a narrow terminal: hot, VRAM, +1 GiB, bound by\n" in seen[60]
     for kept in ("tokens/s", "hit rate", "rtx-4060 4 GiB"):
-        assert kept in seen[80]
+        assert kept in seen[84]
 
 
 def test_no_cell_that_meets_the_targets_is_a_no(capsys: pytest.CaptureFixture[str], study: Path) -> None:
