@@ -8,7 +8,9 @@ Conventions, for whoever writes documentation:
 - What stands below a command is its output, standard error before standard output. `…` stands for anything in a line,
   a line with nothing but `…` for any lines. A command without output below it is run, and its output not compared.
 - A command fails the test unless it ends with 0, or is followed by `$ echo $?` and the exit code.
-- A ```yaml block is a study, a part of one (what is missing is taken from the smallest study) or a catalogue.
+- A ```yaml block is a study, a part of one (what is missing is taken from the smallest study) or a catalogue. One that
+  starts with its file's name, `# study.yaml`, is there for the commands below it.
+- A block indented by four spaces is not run, and so not allowed where it holds a command line.
 - ```json blocks are JSON; ```python blocks run in the page's session.
 - `<!-- not run: why -->` on the line before a block keeps it from being run: no GPU, another program, the network.
 """
@@ -185,7 +187,8 @@ def check_yaml(block: Block, folder: Path) -> None:
         (own / "own.yaml").write_text(block.body, encoding="utf-8")
         load_catalogue(own)
         return
-    path = folder / f"study-{block.line}.yaml"
+    named = re.match(r"# ([\w-]+\.yaml)\n", block.body)
+    path = folder / (named[1] if named else f"study-{block.line}.yaml")
     whole = yaml.safe_dump({key: value for key, value in _SMALLEST_STUDY.items() if key not in document})
     path.write_text(block.body + "\n" + (whole if whole != "{}\n" else ""), encoding="utf-8")
     load_study(path)
@@ -237,6 +240,12 @@ def test_a_page_does_what_it_says(page: str, session: Session) -> None:
             loose = re.search(r"^(\$ |hotsplit )", block.body, re.MULTILINE)
             assert block.language, f"{where}: a fence without a language; `text` will do"
             assert not loose, f"{where}: a command line belongs into a console block, after `$ `"
+
+
+@pytest.mark.parametrize("page", _PAGES)
+def test_every_command_line_stands_where_it_is_run(page: str) -> None:
+    text = _FENCE.sub("", (_ROOT / page).read_text(encoding="utf-8"))
+    assert re.findall(r"^ +(?:\$ |hotsplit ).*$", text, re.MULTILINE) == []
 
 
 @pytest.mark.parametrize("page", _PAGES)
