@@ -343,12 +343,16 @@ class _Reader:
         return value  # type: ignore[no-any-return]
 
     def _take(self, n_bytes: int, what: str) -> bytes:
-        if self._position + n_bytes > len(self._window):
-            self._check_inside(n_bytes, what)
-            self._refill(n_bytes, what)
+        self._reach(n_bytes, what)
         start = self._position
         self._position = start + n_bytes
         return self._window[start : self._position]
+
+    def _reach(self, n_bytes: int, what: str) -> None:
+        """Makes sure that the window holds the next `n_bytes`."""
+        if self._position + n_bytes > len(self._window):
+            self._check_inside(n_bytes, what)
+            self._refill(n_bytes, what)
 
     def _skip(self, n_bytes: int, what: str) -> None:
         self._check_inside(n_bytes, what)
@@ -361,23 +365,22 @@ class _Reader:
     def _skip_strings(self, count: int, what: str) -> None:
         """Steps over `count` strings; the one loop of this module that runs as often as a vocabulary has tokens."""
         unpack = _U64.unpack_from
-        window, position = self._window, self._position
-        last_length = len(window) - 8
-        for number in range(count):
-            if position > last_length:
-                self._position = position
-                self._check_inside(8, f"{what}, string {number + 1} of {count}")
-                self._refill(8, what)
-                window, position = self._window, self._position
-                last_length = len(window) - 8
-            (length,) = unpack(window, position)
-            position += 8 + length
-            if position > len(window):
-                self._position = position - length
-                self._skip(length, f"{what}, string {number + 1} of {count}")
-                window, position = self._window, self._position
-                last_length = len(window) - 8
-        self._position = position
+        number = 0
+        while number < count:
+            window, position = self._window, self._position
+            # From where the last window ended; the end of this one is noticed by what cannot be unpacked there.
+            try:
+                for number in range(number, count):  # noqa: B007, B020
+                    position += 8 + unpack(window, position)[0]
+                number = count
+            except (struct.error, OverflowError):
+                pass
+            beyond = position - len(window)
+            self._position = min(position, len(window))
+            if beyond > 0:
+                self._skip(beyond, f"{what}, string {number} of {count}")
+            if number < count:
+                self._reach(8, f"{what}, string {number + 1} of {count}")
 
     def _refill(self, n_bytes: int, what: str) -> None:
         """Moves the window so that it starts at the current position and holds at least `n_bytes`."""
