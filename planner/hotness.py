@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -58,6 +58,7 @@ class Hotness:
     exact: bool
     _checkpoints: Floats
     _checkpoint_offsets: Ints
+    _means: dict[int, Floats] = field(default_factory=dict)
 
     @classmethod
     def from_values(cls, values: Sequence[npt.NDArray[Any]]) -> Hotness:
@@ -127,6 +128,35 @@ class Hotness:
     def layer(self, layer: int) -> npt.NDArray[Any]:
         """Returns the impacts of one layer from hot to cold, shape (n_ff of the layer,), a read-only view."""
         return self.impacts[self.offsets[layer] : self.offsets[layer + 1]]
+
+    def means(self, granularity: int) -> Floats:
+        """Returns the mean impact of each step of `granularity` neurons, from hot to cold, layer after layer.
+
+        Many budgets are asked for the same steps, so the last answer is kept.
+
+        Args:
+            granularity: neurons of a step, at least 1; the last step of a layer may have fewer.
+
+        Returns:
+            Shape (steps of all layers,), activations, read-only.
+        """
+        if granularity not in self._means:
+            sizes = np.diff(self.offsets)
+            steps = -(-sizes // granularity)
+            ends = np.cumsum(steps)
+            means = np.empty(int(steps.sum()), dtype=np.float64)
+            for layer in np.flatnonzero(steps):
+                impacts = self.layer(int(layer))
+                part = means[ends[layer] - steps[layer] : ends[layer]]
+                begins = np.arange(0, impacts.size, granularity)
+                np.add.reduceat(impacts, begins, dtype=np.float64, out=part)
+                part /= np.minimum(granularity, impacts.size - begins)
+                # Sums of floats are rounded, which must not turn the order around.
+                np.minimum.accumulate(part, out=part)
+            means.flags.writeable = False
+            self._means.clear()
+            self._means[granularity] = means
+        return self._means[granularity]
 
     def caught(self, counts: npt.ArrayLike) -> Floats:
         """Returns F_l(counts[l]), the impact that the hottest counts[l] neurons of each layer catch.

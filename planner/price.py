@@ -110,7 +110,7 @@ def curves_of(problem: Problem) -> Curves:
     step_units = 1
     if granularity > 1:
         start = np.cumsum(steps) - steps
-        density = _means(hotness, start, steps, granularity)
+        density = hotness.means(granularity)
         step_sizes = {
             (min(granularity, n), n % granularity, w) for n, w in zip(n_ff.tolist(), weight.tolist(), strict=True)
         }
@@ -140,20 +140,6 @@ def curves_of(problem: Problem) -> Curves:
         floor=-(-floor // step_units) * step_units,
         slack=0.0 if hotness.exact else (int(n_ff.max(initial=0)) // 64 + 128) * EPSILON,
     )
-
-
-def _means(hotness: Hotness, start: Ints, steps: Ints, granularity: int) -> Floats:
-    """Returns the mean impact of the neurons of each step, shape (steps of all layers,)."""
-    means = np.empty(int(steps.sum()), dtype=np.float64)
-    for layer in np.flatnonzero(steps):
-        impacts = hotness.layer(int(layer))
-        part = means[start[layer] : start[layer] + steps[layer]]
-        begins = np.arange(0, impacts.size, granularity)
-        np.add.reduceat(impacts, begins, dtype=np.float64, out=part)
-        part /= np.minimum(granularity, impacts.size - begins)
-        # Sums of floats are rounded, which must not turn the order around.
-        np.minimum.accumulate(part, out=part)
-    return means
 
 
 @dataclass(frozen=True, slots=True, eq=False)

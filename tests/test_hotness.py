@@ -69,6 +69,22 @@ def test_many_cores_find_what_one_finds(monkeypatch: pytest.MonkeyPatch, n_cores
     assert Hotness.from_values(values[:-1]).exact
 
 
+@pytest.mark.parametrize("granularity", [1, 3, 4, 100])
+def test_means_of_steps(granularity: int) -> None:
+    random = np.random.default_rng(7)
+    values = [random.integers(0, 1000, size) for size in (10, 0, 12, 1)]
+    hotness = Hotness.from_values(values)
+    expected = [
+        step.mean()
+        for column in values
+        for step in np.split(np.sort(column)[::-1], range(granularity, column.size, granularity))
+        if step.size
+    ]
+    assert hotness.means(granularity).tolist() == pytest.approx(expected)
+    assert hotness.means(granularity) is hotness.means(granularity)
+    assert not hotness.means(granularity).flags.writeable
+
+
 def test_no_layers_at_all() -> None:
     hotness = Hotness.from_values([])
     assert (hotness.n_layer, hotness.n_ff, hotness.total, hotness.caught([]).tolist()) == (0, (), 0.0, [])
