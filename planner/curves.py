@@ -6,7 +6,7 @@ A hotness curve gives the share of a layer's activations that its x hottest neur
 - measured figures of each layer (`planner/catalog/statistics/*.csv`): maximum, mean, standard deviation, Gini
   coefficient, and how many neurons make 80, 90 and 95 % of the activations. `counts_from_figures` makes activation
   counts of which all of these are true;
-- declared points such as "26 % of the neurons make 80 % of the activations" (PowerInfer, SOSP'24, section 2.2), for
+- declared points such as "26 % of the neurons make 80 % of the activations" (PowerInfer, SOSP'24), for
   models of which no more is known: `HotnessCurve`.
 
 Between known points a count falls from neuron to neuron as `floor + linear·(1-t) + power·(1-t)^exponent`, t running

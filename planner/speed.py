@@ -38,7 +38,7 @@ class SpeedParameters:
         layer_s: seconds lost in every layer to starting kernels.
         sync_s: seconds lost in every layer in which both sides work, on top of that.
         overlap: how much of the faster side's FFN time is hidden behind the slower side's, 0 to 1. The paper's engine
-            overlaps (section 5.3); the released one starts the GPU's part from the threads that do the host's. With 0,
+            overlaps them; the released one starts the GPU's part from the threads that do the host's. With 0,
             more VRAM is never slower.
         active_share: share of a layer's neurons that fire for a token, for models of which nothing is known.
     """
