@@ -59,6 +59,7 @@ class MemoryBasis(enum.Enum):
 
     NVML_V2 = "NVML v2"
     NVML_V1 = "NVML v1"
+    MIG_DEVICES = "its MIG devices"
     HOST_MEMORY = "host memory"
 
 
@@ -462,17 +463,39 @@ def _read_slot(nvml: Any, index: int) -> _Slot:
             _told(nvml, "nvmlDeviceGetMaxClockInfo", handle, 1),
         )
         gpu = replace(
-            _read(nvml, handle, index, unified_possible=not mig_enabled),
+            _read_mig_parent(nvml, handle, index) if mig_enabled else _read(nvml, handle, index, unified_possible=True),
             compute_capability=_told(nvml, "nvmlDeviceGetCudaComputeCapability", handle),
             pci_bus_id=None if pci_address is None else "{:08X}:{:02X}:{:02X}.0".format(*pci_address),
             mig_enabled=mig_enabled,
         )
         mig_devices, faults = _read_mig_devices(nvml, handle, gpu) if mig_enabled else ((), ())
+        if gpu.basis is MemoryBasis.MIG_DEVICES:
+            gpu = replace(
+                gpu,
+                total_bytes=sum(device.total_bytes for device in mig_devices),
+                free_bytes=sum(device.free_bytes for device in mig_devices),
+            )
     except (nvml.NVMLError, NoGpuError) as error:
         message = f"{where}: {error}" if isinstance(error, NoGpuError) else _fault(error, where)
         return _Slot(index, None, faults=(GpuFault(index, message),))
     speed = cores * clock if cores and clock else None
     return _Slot(index, gpu, mig_devices, faults, pci_address, speed)
+
+
+def _read_mig_parent(nvml: Any, handle: Any, index: int) -> Gpu:
+    """Reads a GPU in MIG mode, whose aggregates NVML tells "only if the caller has appropriate privileges".
+
+    Without them its memory is that of its MIG devices together, which are then yet to be added up.
+
+    Raises:
+        NVMLError: it has no identity, or is not there any more.
+    """
+    try:
+        return _read(nvml, handle, index, unified_possible=False)
+    except nvml.NVMLError as error:
+        if error.value not in {_Code.NO_PERMISSION, _Code.NOT_SUPPORTED}:
+            raise
+        return Gpu(index, *_identity(nvml, handle), 0, 0, None, MemoryBasis.MIG_DEVICES)
 
 
 def _read_mig_devices(nvml: Any, parent_handle: Any, parent: Gpu) -> tuple[tuple[Gpu, ...], tuple[GpuFault, ...]]:
@@ -511,8 +534,7 @@ def _read(nvml: Any, handle: Any, index: int, *, unified_possible: bool) -> Gpu:
         NVMLError: it has no identity or no memory figures.
         NoGpuError: it uses the host's memory and the host does not tell how much there is.
     """
-    uuid = nvml.nvmlDeviceGetUUID(handle)
-    name = _told(nvml, "nvmlDeviceGetName", handle) or "unnamed GPU"
+    name, uuid = _identity(nvml, handle)
     try:
         memory, basis = _read_memory(nvml, handle)
     except nvml.NVMLError as error:
@@ -527,6 +549,11 @@ def _read(nvml: Any, handle: Any, index: int, *, unified_possible: bool) -> Gpu:
         if _UNIFIED_NAMES.search(name) and gpu.free_bytes < (host_memory().available_bytes or 0):
             return _on_host_memory(index, name, uuid, told)
     return gpu
+
+
+def _identity(nvml: Any, handle: Any) -> tuple[str, str]:
+    """Returns the name and the UUID of a GPU or MIG device."""
+    return _told(nvml, "nvmlDeviceGetName", handle) or "unnamed GPU", nvml.nvmlDeviceGetUUID(handle)
 
 
 def _read_memory(nvml: Any, handle: Any) -> tuple[Any, MemoryBasis]:

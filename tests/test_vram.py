@@ -456,6 +456,33 @@ def test_choosing_a_gpu_in_mig_mode_chooses_its_only_slice(nvml: NvmlStandIn) ->
     )
 
 
+@pytest.mark.parametrize("code", [3, 4])
+def test_mig_devices_are_found_without_the_privilege_to_see_their_gpus_aggregates(nvml: NvmlStandIn, code: int) -> None:
+    scenario = _DRIVER + _gpu(0, mig=1, memory=code) + _slice(0) + _slice(1)
+    told = nvml.ask(scenario, "survey")["answer"]
+    parent, first, second = told["gpus"]
+    assert (parent["basis"], parent["total_bytes"], parent["free_bytes"], parent["used_bytes"]) == (
+        "its MIG devices",
+        20 * _GIB,
+        17 * _GIB,
+        None,
+    )
+    assert (parent["mig_enabled"], parent["cuda_ordinal"], told["faults"]) == (True, None, [])
+    assert [(gpu["uuid"], gpu["free_bytes"], gpu["cuda_ordinal"]) for gpu in (first, second)] == [
+        (_SLICES[0], 9 * _GIB, 0),
+        (_SLICES[1], 8 * _GIB, None),
+    ]
+    assert _note_of(nvml, scenario) == (_SLICES[0], [])
+
+
+def test_a_gpu_in_mig_mode_that_is_lost_is_a_fault(nvml: NvmlStandIn) -> None:
+    told = nvml.ask(_DRIVER + _gpu(0, mig=1, memory=15) + _slice(0), "survey")["answer"]
+    assert told["gpus"] == []
+    assert told["faults"] == [
+        {"index": 0, "message": f"GPU 0: the GPU is lost (it fell off the bus); restart the machine, {_INSTEAD}"}
+    ]
+
+
 def test_mig_mode_without_a_slice(nvml: NvmlStandIn) -> None:
     scenario = _DRIVER + _gpu(0, mig=1)
     assert _refusal(nvml, scenario) == (
