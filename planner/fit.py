@@ -15,7 +15,7 @@ from planner.account import DEFAULT_BATCH, Account, EnginePath, account_for, kv_
 from planner.budget import DEFAULT_CONTEXT_BYTES, ENGINE_MARGIN_BYTES, Budget
 from planner.errors import InputError
 from planner.geometry import Geometry
-from planner.hotness import Hotness
+from planner.hotness import Floats, Hotness, Ints
 from planner.problem import Problem, SolverOptions
 from planner.reserve import Reserve, ReserveOptions
 from planner.solve import solve
@@ -23,6 +23,8 @@ from planner.solve import solve
 SHARES = (0.50, 0.80, 0.90, 0.95, 0.99)
 # No context is longer; keeps the search short for models without attention heads worth the name.
 _MOST_CONTEXT = 1 << 24
+# More, of everything, than adding up a hundred million floats can be off.
+_ROUNDING = 1e-8
 
 
 @dataclass(frozen=True)
@@ -94,8 +96,10 @@ def ffn_demand(geometry: Geometry, settings: Settings, ffn_bytes: int) -> Demand
     return Demand(ffn_bytes, needed_bytes(0), automatic_bytes)
 
 
-def least_ffn_bytes(hotness: Hotness, neuron_bytes: Sequence[int], share: float, *, granularity: int = 1) -> int:
-    """Returns the fewest bytes of neurons whose best placement catches `share` of all activations.
+def least_ffn_bytes(
+    hotness: Hotness, neuron_bytes: Sequence[int], shares: Sequence[float], *, granularity: int = 1
+) -> tuple[int, ...]:
+    """Returns for each share of all activations the fewest bytes of neurons whose best placement catches it.
 
     By price: steps of `granularity` neurons in the order of activations a byte are a fractional optimum at every
     point, so the answer is at least the point where they reach the share and at most one step more. In between it is
@@ -104,19 +108,25 @@ def least_ffn_bytes(hotness: Hotness, neuron_bytes: Sequence[int], share: float,
     Args:
         hotness: the sorted statistics.
         neuron_bytes: bytes of one neuron of each layer.
-        share: 0 to 1.
+        shares: 0 to 1 each.
         granularity: neurons come in multiples of this or are all of the layer.
 
     Raises:
         InputError: a share outside 0 to 1.
     """
-    if not 0 <= share <= 1:
-        raise InputError(f"share of activations is {share}; expected 0 to 1")
-    target = share * hotness.total
-    sizes = tuple(neuron_bytes)
+    for share in shares:
+        if not 0 <= share <= 1:
+            raise InputError(f"share of activations is {share}; expected 0 to 1")
+    order = _price_order(hotness, neuron_bytes, granularity)
+    return tuple(
+        _least_bytes(hotness, tuple(neuron_bytes), share * hotness.total, granularity, order) for share in shares
+    )
+
+
+def _least_bytes(hotness: Hotness, sizes: tuple[int, ...], target: float, granularity: int, order: _PriceOrder) -> int:
     if target <= 0:
         return 0
-    low_bytes, high_bytes = _bracket(hotness, sizes, target, granularity)
+    low_bytes, high_bytes = order.bracket(target)
 
     def reaches(ffn_bytes: int) -> bool:
         problem = Problem(hotness=hotness, neuron_bytes=sizes, ffn_bytes=ffn_bytes, granularity=granularity)
@@ -184,21 +194,34 @@ def _steps(hotness: Hotness, granularity: int) -> list[int]:
     return [math.gcd(granularity, n_ff) for n_ff in hotness.n_ff]
 
 
-def _bracket(hotness: Hotness, neuron_bytes: tuple[int, ...], target: float, granularity: int) -> tuple[int, int]:
-    """Returns bytes that are too few or just enough, and bytes that are enough, one step of the price order apart."""
-    gains, weights = [], []
-    for layer, n_ff in enumerate(hotness.n_ff):
-        if n_ff == 0:
-            continue
-        starts = np.arange(0, n_ff, granularity)
-        gains.append(np.add.reduceat(hotness.layer(layer), starts, dtype=np.float64))
-        counts = np.diff(np.append(starts, n_ff))
-        weights.append(counts * neuron_bytes[layer])
-    gain, weight = np.concatenate(gains), np.concatenate(weights)
-    order = np.argsort(-gain / weight, kind="stable")
-    reached = int(np.searchsorted(np.cumsum(gain[order]), target))
-    spent = np.cumsum(weight[order])
-    high_bytes = int(spent[min(reached, spent.size - 1)])
-    # One step lower, and a step more for what float sums may have rounded.
-    low_bytes = int(spent[reached - 2]) if reached >= 2 else 0
-    return low_bytes, high_bytes
+@dataclass(frozen=True)
+class _PriceOrder:
+    """The steps of all layers in the order of activations a byte.
+
+    Attributes:
+        caught: shape (steps,): activations of all steps up to this one.
+        spent_bytes: shape (steps,): their bytes.
+    """
+
+    caught: Floats
+    spent_bytes: Ints
+
+    def bracket(self, target: float) -> tuple[int, int]:
+        """Returns bytes that are too few or just enough, and bytes that are enough but for what sums have rounded."""
+        surely_not, reached = np.searchsorted(self.caught, [target - _ROUNDING * self.caught[-1], target]).tolist()
+        high_bytes = int(self.spent_bytes[min(reached, self.spent_bytes.size - 1)])
+        # A step of the price order may do that the fractional optimum takes only in part.
+        low_bytes = int(self.spent_bytes[surely_not - 2]) if surely_not >= 2 else 0
+        return low_bytes, high_bytes
+
+
+def _price_order(hotness: Hotness, neuron_bytes: Sequence[int], granularity: int) -> _PriceOrder:
+    caught, spent_bytes = [np.empty(0)], [np.empty(0, np.int64)]
+    for layer, (n_ff, size_bytes) in enumerate(zip(hotness.n_ff, neuron_bytes, strict=True)):
+        if n_ff:
+            starts = np.arange(0, n_ff, granularity)
+            caught.append(np.add.reduceat(hotness.layer(layer), starts, dtype=np.float64))
+            spent_bytes.append(np.minimum(granularity, n_ff - starts) * size_bytes)
+    each_caught, each_bytes = np.concatenate(caught), np.concatenate(spent_bytes)
+    order = np.argsort(-each_caught / each_bytes, kind="stable")
+    return _PriceOrder(np.cumsum(each_caught[order]), np.cumsum(each_bytes[order]))

@@ -89,7 +89,7 @@ def test_the_least_bytes_for_a_share_are_those_found_by_trying(
 ) -> None:
     neuron_bytes = tuple(sizes[: len(values)])
     hotness = Hotness.from_values([np.array(layer) for layer in values])
-    found = least_ffn_bytes(hotness, neuron_bytes, share, granularity=granularity)
+    (found,) = least_ffn_bytes(hotness, neuron_bytes, [share], granularity=granularity)
     if hotness.total == 0:
         assert found == 0
     else:
@@ -98,9 +98,17 @@ def test_the_least_bytes_for_a_share_are_those_found_by_trying(
 
 def test_shares_out_of_range() -> None:
     hotness = Hotness.from_values([np.array([1, 2])])
-    assert least_ffn_bytes(hotness, (4,), 0.0) == 0
+    assert least_ffn_bytes(hotness, (4,), [0.0]) == (0,)
     with pytest.raises(InputError, match=r"^share of activations is 1\.5; expected 0 to 1$"):
-        least_ffn_bytes(hotness, (4,), 1.5)
+        least_ffn_bytes(hotness, (4,), [0.5, 1.5])
+
+
+def test_cold_neurons_are_not_needed_however_sums_are_rounded() -> None:
+    # Sums of tenths in price order are not those by layer, and a thousand neurons never fire.
+    values = [np.array([0.1] * 10 + [0.7, 0.3] * 5 + [0.0] * 1000), np.array([0.2] * 30 + [0.0] * 1000)]
+    hotness = Hotness.from_values(values)
+    half, whole = least_ffn_bytes(hotness, (4, 4), [0.5, 1.0])
+    assert 0 < half < whole == 4 * 50
 
 
 @pytest.mark.parametrize("budget_bytes", [6 * GIB, 8 * GIB, 24 * GIB])

@@ -109,8 +109,8 @@ def _demands(arguments: argparse.Namespace, geometry: Geometry, settings: Settin
         # Experts are neurons beside those of the layer that the header describes.
         everything_bytes = sum(size * n_ff for size, n_ff in zip(neuron_bytes, hotness.n_ff, strict=True))
         granularity = engine_granularity(geometry)
-        for share in SHARES:
-            wanted_bytes = least_ffn_bytes(hotness, neuron_bytes, share, granularity=granularity)
+        least_bytes = least_ffn_bytes(hotness, neuron_bytes, SHARES, granularity=granularity)
+        for share, wanted_bytes in zip(SHARES, least_bytes, strict=True):
             demand = ffn_demand(geometry, settings, wanted_bytes)
             demands.append((f"activations_{share * 100:.0f}", f"{share:.0%} of all activations", demand))
     demands.append(("everything", "everything", ffn_demand(geometry, settings, everything_bytes)))
