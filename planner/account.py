@@ -347,14 +347,14 @@ def _bill(
         lines.append(BillLine("minus", label, n_bytes, left_bytes, basis))
 
     for level in DENSE_LEVELS:
-        wanted = [tensor for tensor in geometry.dense if tensor.level is level]
+        wanted = sum(count for tensor, count in geometry.dense_kinds if tensor.level is level)
         if not wanted:
             continue
-        there = [tensor for tensor in placed if tensor.level is level]
-        basis = f"{len(there)} tensors"
-        if len(there) < len(wanted):
-            basis += f" of {len(wanted)}; from the first that does not fit, the rest stays on the host"
-        minus(_LEVEL_LABELS[level], sum(tensor.n_bytes for tensor in there), basis)
+        there_bytes = [tensor.n_bytes for tensor in placed if tensor.level is level]
+        basis = f"{len(there_bytes)} tensors"
+        if len(there_bytes) < wanted:
+            basis += f" of {wanted}; from the first that does not fit, the rest stays on the host"
+        minus(_LEVEL_LABELS[level], sum(there_bytes), basis)
     for half, name in enumerate(("KV cache, V", "KV cache, K")):
         basis = f"{geometry.n_layer} layers × {context} cells × {geometry.n_embd_gqa} × {KV_TYPE_BYTES[kv_type]} bytes"
         if half < halves:

@@ -57,6 +57,11 @@ class DenseTensor:
     shape: tuple[int, ...]
     type_name: str
 
+    @property
+    def kind(self) -> str:
+        """The name without its layer, such as `attn_q.weight`."""
+        return self.name if self.layer is None else self.name.split(".", 2)[-1]
+
 
 @dataclass(frozen=True)
 class FfnMatrix:
@@ -124,6 +129,14 @@ class Geometry:
     def dense_bytes(self) -> int:
         """Bytes of the dense part."""
         return sum(tensor.n_bytes for tensor in self.dense)
+
+    @functools.cached_property
+    def dense_kinds(self) -> tuple[tuple[DenseTensor, int], ...]:
+        """The dense part by kind: one tensor of each, and how many are like it in everything but their layer."""
+        kinds: dict[tuple[object, ...], list[DenseTensor]] = {}
+        for tensor in self.dense:
+            kinds.setdefault((tensor.kind, tensor.level, tensor.shape, tensor.type_name), []).append(tensor)
+        return tuple((tensors[-1], len(tensors)) for tensors in kinds.values())
 
     @functools.cached_property
     def ffn_bytes(self) -> int:

@@ -9,7 +9,7 @@ named, `llama.cpp`, at commit d3ebd7c.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from planner.architectures import Level
@@ -102,7 +102,7 @@ class Reserve:
         self._context = context or geometry.context_train or 0
         self._tokens = min(self._context, batch)
         # The account asks for the reserve of many sizes; which matrices there are does not depend on them.
-        self._kinds = _kinds_of(geometry)
+        self._kinds = _kinds_of(geometry, self._tokens)
         self._layers = sorted(set(zip(geometry.n_ff, geometry.neuron_bytes, strict=True)))
         self._neurons = sum(geometry.n_ff)
         self._ffn_bytes = geometry.ffn_bytes
@@ -114,10 +114,12 @@ class Reserve:
             _padding_bytes(geometry.n_embd, m.type_name) for layer in geometry.ffn for m in layer
         )
         self._matrices = max(len(layer) for layer in geometry.ffn)
-        self._dense_padding_bytes = sum(_padding_bytes(t.shape[0], t.type_name) for t in geometry.dense)
+        self._dense_padding_bytes = sum(
+            count * _padding_bytes(t.shape[0], t.type_name) for t, count in geometry.dense_kinds
+        )
         self._scratch = Scratch(geometry, tokens=self._tokens, context=self._context)
-        fixed = [t.n_bytes + _padding_bytes(t.shape[0], t.type_name) for t in geometry.dense]
-        self._fixed = _Granularity.of(fixed + [kv_half_bytes] * kv_halves)
+        fixed = [(t.n_bytes + _padding_bytes(t.shape[0], t.type_name), count) for t, count in geometry.dense_kinds]
+        self._fixed = _Granularity.of([*fixed, (kv_half_bytes, kv_halves)])
         # 2917-2920: the spare row has the type of the first sliced matrix of the process: a gate, or up without one.
         self._spare_row_bytes = self._row_padding_bytes + max(
             matrix.row_bytes
@@ -174,7 +176,7 @@ class Reserve:
     def _whole_items(self) -> tuple[ReserveItem, ...]:
         geometry = self._geometry
         sizes = [
-            matrix.row_bytes * n_ff + self._row_padding_bytes
+            (matrix.row_bytes * n_ff + self._row_padding_bytes, 1)
             for layer, n_ff in zip(geometry.ffn, geometry.n_ff, strict=True)
             for matrix in layer
         ]
@@ -264,16 +266,17 @@ class _Granularity:
     small_waste_bytes: int
 
     @classmethod
-    def of(cls, sizes: list[int]) -> _Granularity:
-        small = [size for size in sizes if size < LARGE_BYTES]
+    def of(cls, sizes: Sequence[tuple[int, int]]) -> _Granularity:
+        """Returns the waste of allocations, each a size and how many have it."""
+        small = [(size, count) for size, count in sizes if size < LARGE_BYTES]
         return cls(
-            large_waste_bytes=sum(-size % BLOCK_BYTES for size in sizes if size >= LARGE_BYTES),
-            small_bytes=sum(small),
-            small_waste_bytes=sum(-size % SMALL_ALIGNMENT for size in small),
+            large_waste_bytes=sum(-size % BLOCK_BYTES * count for size, count in sizes if size >= LARGE_BYTES),
+            small_bytes=sum(size * count for size, count in small),
+            small_waste_bytes=sum(-size % SMALL_ALIGNMENT * count for size, count in small),
         )
 
     def with_one_more(self, size: int) -> _Granularity:
-        one = self.of([size])
+        one = self.of([(size, 1)])
         return _Granularity(
             self.large_waste_bytes + one.large_waste_bytes,
             self.small_bytes + one.small_bytes,
@@ -301,11 +304,16 @@ def _small_waste_bytes(matrices: int, layers: int) -> int:
     return (matrices + layers) * SMALL_ALIGNMENT + (BLOCK_BYTES if layers else 0)
 
 
-def _kinds_of(geometry: Geometry) -> tuple[DenseTensor, ...]:
-    """Returns one matrix of each kind of the dense part, that of the last layer."""
-    matrices = [tensor for tensor in geometry.dense if len(tensor.shape) > 1]
-    named = {t.name.split(".", 2)[-1] if t.layer is not None else t.name: t for t in matrices}
-    return tuple(named.values())
+def _kinds_of(geometry: Geometry, tokens: int) -> tuple[DenseTensor, ...]:
+    """Returns one matrix of each kind of the dense part, in creation order: the one that needs the largest copies."""
+    largest: dict[str, DenseTensor] = {}
+    for tensor, _ in geometry.dense_kinds:
+        if len(tensor.shape) > 1:
+            rival = largest.setdefault(tensor.kind, tensor)
+            largest[tensor.kind] = max(
+                rival, tensor, key=lambda each: sum(_cublas_buffers(each.shape, each.type_name, tokens))
+            )
+    return tuple(largest.values())
 
 
 def _work_buffer_bytes(

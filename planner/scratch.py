@@ -53,17 +53,17 @@ class Scratch:
     def __init__(self, geometry: Geometry, *, tokens: int, context: int) -> None:
         self._token_bytes = 4 * tokens
         n_embd, n_embd_gqa = geometry.n_embd, geometry.n_embd_gqa
-        rank = max((t.shape[1] for t in geometry.dense if t.name.endswith(".fc1.weight")), default=0)
+        rank = max((t.shape[1] for t, _ in geometry.dense_kinds if t.kind == "fc1.weight"), default=0)
         most, fewest = max(geometry.n_ff), min(geometry.n_ff)
         scores = geometry.n_head * context
         # Where one matrix makes Q, K and V (Falcon), they are copies out of its product.
-        projections = (2 if _all_have(geometry, ".attn_qkv.weight") else 1) * (n_embd + 2 * n_embd_gqa)
+        projections = (2 if _all_have(geometry, "attn_qkv.weight") else 1) * (n_embd + 2 * n_embd_gqa)
         attention = max(scores + 3 * n_embd, projections + 3 * n_embd)
         # Residual and normed input are alive in the FFN. What attention leaves free is too small for its result where
         # the scores are few.
         streams = 2 + (scores <= 2 * n_embd)
         left = 0
-        if not _all_have(geometry, ".ffn_norm.weight") and not _all_have(geometry, ".attn_norm_2.weight"):
+        if not _all_have(geometry, "ffn_norm.weight") and not _all_have(geometry, "attn_norm_2.weight"):
             # Falcon-7B's one norm feeds FFN and attention, and the FFN comes first (5422; the sum at 5443 names
             # it first): its result comes to lie above the FFN's numbers, and the scores above it.
             streams += 1
@@ -123,5 +123,5 @@ def _layers(geometry: Geometry, layer: int, fixed: int) -> _Layers:
     return _Layers(n_ff=n_ff, neuron_bytes=geometry.neuron_bytes[layer], whole=whole, split=tuple(split))
 
 
-def _all_have(geometry: Geometry, ending: str) -> bool:
-    return sum(tensor.name.endswith(ending) for tensor in geometry.dense) == geometry.n_layer
+def _all_have(geometry: Geometry, kind: str) -> bool:
+    return sum(count for tensor, count in geometry.dense_kinds if tensor.kind == kind) == geometry.n_layer

@@ -197,6 +197,23 @@ def test_models_that_exist(dimensions: Dimensions, neuron_bytes: int, ffn_bytes:
     assert geometry.dense_bytes == dense_bytes
 
 
+@pytest.mark.parametrize("architecture", ["llama", "bamboo", "falcon", "opt"])
+def test_the_dense_part_by_kind_is_all_of_it(architecture: str) -> None:
+    # Predictors of two ranks are two kinds.
+    dimensions = Dimensions(architecture, 5, 2048, 5632, 16, 32000, predictor_rank=(64, 96, 64, 64, 96))
+    geometry = geometry_from_dimensions(dimensions)
+    spread = sorted(
+        (tensor.kind, tensor.level, tensor.shape, tensor.n_bytes)
+        for tensor, count in geometry.dense_kinds
+        for _ in range(count)
+    )
+    assert spread == sorted(
+        (t.name.removeprefix(f"blk.{t.layer}."), t.level, t.shape, t.n_bytes) for t in geometry.dense
+    )
+    assert [count for tensor, count in geometry.dense_kinds if tensor.kind == "fc1.weight"] == [3, 2]
+    assert len(geometry.dense_kinds) < len(geometry.dense)
+
+
 def test_golden_totals_of_relu_llama_70b_in_q4_0() -> None:
     geometry = geometry_from_dimensions(
         Dimensions("llama", 80, 8192, 28672, 64, 32000, n_head_kv=8, quantisation="Q4_0")
