@@ -11,6 +11,17 @@ DESCRIPTION = """\
 Decide which neurons of a large language model live on the GPU, and write that
 decision in the form the PowerInfer engine loads."""
 
+EPILOG = """\
+where to start:
+  hotsplit demo try             a model folder to try things on, without a GPU
+  hotsplit plan --model FILE    how many neurons of each layer, what they catch, and why
+  hotsplit export --model FILE  plan, and write the index that the engine loads
+  hotsplit whatif STUDY.yaml    which GPU, quantisation or context, without a model
+  hotsplit COMMAND --help       every option, with examples
+
+exit code: 0 done, 1 the answer is no, 2 bad input or usage, 130 interrupted
+"""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the `hotsplit` command line and returns its exit code (see `planner.cli`)."""
@@ -39,7 +50,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         *(demo, devices, fit, plan, export, inspect, verify, doctor),
         *(whatif, catalogue, profile, diff, convert, engine, completion),
     )
-    return run_command(build_parser("hotsplit", DESCRIPTION, commands), arguments)
+    return run_command(build_parser("hotsplit", DESCRIPTION, commands, epilog=EPILOG), arguments)
 
 
 if __name__ == "__main__":

@@ -37,22 +37,26 @@ class Parser(argparse.ArgumentParser):
     """A parser of the house: help in one form, and complaints that are safe to print, whatever the options hold."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **{**options, "formatter_class": HelpFormatter})
+        # An abbreviation that is one today may be two tomorrow, in somebody's script.
+        super().__init__(*arguments, **{**options, "formatter_class": HelpFormatter, "allow_abbrev": False})
 
     def error(self, message: str) -> NoReturn:
         """Ends with exit code 2 and one line."""
         super().error(printable(message, limit=LONGEST_LINE))
 
 
-def build_parser(prog: str, description: str, commands: Sequence[ModuleType]) -> argparse.ArgumentParser:
+def build_parser(
+    prog: str, description: str, commands: Sequence[ModuleType], *, epilog: str | None = None
+) -> argparse.ArgumentParser:
     """Returns the parser of `prog` with one subcommand for each module, in the order given.
 
     Args:
         prog: the program's name in help and messages.
         description: the first lines of `--help`.
         commands: modules with `add_parser(subparsers)`, which sets `run` as a default.
+        epilog: the last lines of `--help`: where to start.
     """
-    parser = Parser(prog=prog, description=description, allow_abbrev=False)
+    parser = Parser(prog=prog, description=description, epilog=epilog)
     parser.add_argument("--version", action="version", version=f"hotsplit {__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
     for command in commands:

@@ -240,3 +240,19 @@ def test_help_fits_paragraphs_and_keeps_examples(
     assert len(paragraph) == 4
     assert max(map(len, paragraph)) <= 60
     assert lines[-2:] == example.rstrip("\n").splitlines()
+
+
+def test_options_are_not_abbreviated(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as leaving:
+        run(lambda _: 0, "--cou", "3")
+    assert leaving.value.code == 2
+    assert capsys.readouterr().err.endswith(": error: unrecognized arguments: --cou 3\n")
+
+
+def test_help_says_where_to_start(capsys: pytest.CaptureFixture[str]) -> None:
+    from exporter.__main__ import main
+
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == "exit code: 0 done, 1 the answer is no, 2 bad input or usage, 130 interrupted"

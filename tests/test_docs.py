@@ -263,6 +263,18 @@ def test_links_lead_somewhere(page: str) -> None:
             assert anchor in slugs, f"{page}: [{label}] leads to {target}, a heading that is not there"
 
 
+def test_every_option_is_told_of() -> None:
+    text = "".join((_ROOT / page).read_text(encoding="utf-8") for page in _PAGES)
+    options: set[str] = set()
+    for command in ("demo", "devices", "fit", "plan", "export", "inspect", "verify", "doctor", "whatif", "catalogue",
+                    "profile", "diff", "convert", "engine", "completion"):  # fmt: skip
+        with captured() as (out, _), contextlib.suppress(SystemExit):
+            main([command, "--help"])
+        options |= set(re.findall(r"^  (--[a-z-]+)", out.getvalue(), re.MULTILINE))
+    assert len(options) > 40
+    assert {option for option in options if not re.search(rf"{option}\b(?!-)", text)} == set()
+
+
 @pytest.mark.parametrize("page", [page for page in _PAGES if page.startswith("docs/")])
 def test_the_readme_leads_to_every_page(page: str) -> None:
     assert f"({page})" in (_ROOT / "README.md").read_text(encoding="utf-8")

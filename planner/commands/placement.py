@@ -102,7 +102,7 @@ def add_budget_options(parser: argparse.ArgumentParser) -> None:
         metavar="[ITEM=]SIZE",
         help="VRAM to keep free for what the engine takes without charging it, as a whole or, with ITEM=, one item of "
         "it, as often as needed; items are buckets, row_padding, spare_rows, scratch, work_buffers, granularity and "
-        "uncharged_kv (default: each is estimated; --explain shows them)",
+        "uncharged_kv (default: each is estimated; `hotsplit plan --explain` shows them)",
     )
 
 
