@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -272,3 +274,15 @@ def test_options_that_a_study_or_a_plan_leaves_no_room_for_are_refused(
 ) -> None:
     done = hotsplit(capsys, "export", *options)
     assert (done.exit_code, done.err.splitlines()[-1]) == (2, line)
+
+
+def test_bad_input_is_told_before_torch_has_loaded(model: Path) -> None:
+    (model.parent / "activation" / "activation_3.pt").write_bytes(b"no tensor")
+    program = (
+        "import gc, sys\nfrom exporter.__main__ import main\n"
+        "exit_code = main(sys.argv[1:])\nprint(exit_code, 'torch' in sys.modules, gc.isenabled())"
+    )
+    command = [sys.executable, "-c", program, "export", "--model", str(model), "--vram-budget", "1GiB"]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert run.stdout == "2 False True\n"
+    assert "layer 3" in run.stderr
