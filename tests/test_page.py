@@ -101,6 +101,20 @@ def test_what_all_cells_share_is_no_column(html: str) -> None:
                      "host memory", "+1 GiB", "targets"]  # fmt: skip
 
 
+def test_models_of_one_name_and_different_shapes_share_a_heat_map(catalogue: Catalogue) -> None:
+    curve = {"hotness": {"hot_share": 0.26, "activation_share": 0.8}}
+    shape = {"architecture": "llama", "n_embd": 1024, "n_head": 8, "n_vocab": 1000}
+    models = [
+        {"name": "mine", "dimensions": {**shape, "n_layer": 3, "n_ff": 4096}, "statistics": curve},
+        {"name": "mine", "dimensions": {**shape, "n_layer": 5, "n_ff": 2048}, "statistics": curve},
+    ]
+    gpu = {"name": "big", "budget": "8GiB", "bandwidth": 500}
+    study = study_of({"models": models, "gpus": gpu, "hosts": {"bandwidth": 50}}, catalogue)
+    html = page(study, sweep(study.cells, catalogue, processes=1), ())
+    assert html.count('class="hot"') == 3 + 5
+    assert "layer 4</text>" in html
+
+
 def test_a_chart_puts_points_where_they_belong() -> None:
     series = [Series("a", ((0.0, 0.0, "zero"), (10.0, 100.0, "top")))]
     svg = line_chart("t", series, x_name="x", y_name="y", y_top=100)

@@ -95,18 +95,20 @@ def _charts(answers: Sequence[Answer]) -> Iterator[str]:
 
 
 def _heat(model: str, answers: Sequence[Answer]) -> Iterator[str]:
-    rows: dict[tuple[int, ...], str] = {}
+    # Models of different shapes may go by one name.
+    rows: dict[tuple[tuple[int, ...], tuple[int, ...]], str] = {}
     for answer in answers:
         if any(answer.solved_list):
-            rows.setdefault(answer.solved_list, answer.name)
+            rows.setdefault((answer.solved_list, answer.n_ff), answer.name)
     if not rows:
         return
     # Evenly spread, so that a long range is seen from its beginning to its end.
     every = -(-len(rows) // _MOST_HEAT_ROWS)
     shown = list(rows.items())[::every]
     hidden = len(rows) - len(shown)
-    n_ff = next(answer.n_ff for answer in answers if answer.solved_list)
-    shares = [(name, [hot / of for hot, of in zip(hot_list, n_ff, strict=True)]) for hot_list, name in shown]
+    shares = [
+        (name, [hot / of for hot, of in zip(solved_list, n_ff, strict=True)]) for (solved_list, n_ff), name in shown
+    ]
     more = f"; {hidden} more are in the JSON" if hidden else ""
     yield (
         "<figure><figcaption>Hot share of each layer: one row a placement, stronger is hotter" + more + "</figcaption>"
