@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from planner.account import EnginePath
+from planner.budget import ENGINE_MARGIN_BYTES
 from planner.speed import SpeedEstimate
 
 
@@ -149,11 +150,21 @@ class Answer:
         return None if self.speed is None else self.speed.tokens_per_s
 
     @property
+    def short_bytes(self) -> int:
+        """VRAM that is expected to be in use, CUDA's context included, beyond what is free; 0 when a budget is stated.
+
+        What is free is the budget, the margin that the engine keeps (`llama.cpp` 196-197) and the context.
+        """
+        if self.vram_bytes is None:
+            return 0
+        return max(0, self.bytes.vram - self.bytes.budget - ENGINE_MARGIN_BYTES)
+
+    @property
     def verdict(self) -> str:
-        """`meets`, `misses` or, without targets, nothing."""
+        """`meets`, `misses` or, without targets, nothing. What runs out of VRAM meets no target."""
         if not self.targets:
             return ""
-        return "meets" if all(target.met for target in self.targets) else "misses"
+        return "meets" if all(target.met for target in self.targets) and not self.short_bytes else "misses"
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the answer as JSON values."""
@@ -181,6 +192,7 @@ class Answer:
                 "vram_used_bytes": sizes.vram,
                 "host_used_bytes": sizes.host,
                 "missing_bytes": sizes.missing,
+                "short_bytes": self.short_bytes,
             },
             "neurons": self.neurons,
             "hot_neurons": self.hot_neurons,

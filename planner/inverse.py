@@ -202,8 +202,8 @@ def _cheapest(cells: Sequence[Cell], answers: Sequence[Answer]) -> Iterator[Repl
 
 
 def _good(answer: Answer) -> bool:
-    """Whether the answer meets its targets and is one that `plan` would make: the dense part has to be whole."""
-    if answer.path in {CellPath.DOES_NOT_FIT, CellPath.DENSE_INCOMPLETE}:
+    """Whether the answer meets its targets, runs, and is one that `plan` would make: the dense part has to be whole."""
+    if answer.path in {CellPath.DOES_NOT_FIT, CellPath.DENSE_INCOMPLETE} or answer.short_bytes:
         return False
     return all(target.met for target in answer.targets)
 

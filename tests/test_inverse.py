@@ -6,6 +6,7 @@ from planner.answers import Answer
 from planner.catalogue import Catalogue, load_catalogue
 from planner.errors import InputError
 from planner.inverse import Reply, ask
+from planner.report.whatif import verdict_words
 from planner.study import study_of
 from planner.sweep import sweep
 
@@ -71,6 +72,19 @@ def test_a_limit_on_vram_counts(catalogue: Catalogue) -> None:
     assert reply.found is None
     (reply,) = replies(catalogue, "least-vram", gpus="t4", targets={"hit_rate": 0.9, "vram": "10GiB"})
     assert isinstance(reply.found, int)
+
+
+def test_what_runs_out_of_vram_meets_no_target(catalogue: Catalogue) -> None:
+    # The dense part fits, but not what the engine takes beside it: attention scores of 64 heads and 8192 tokens.
+    changes: dict[str, Any] = {"models": "relu-llama-70b", "contexts": 8192, "targets": {"tokens_per_second": 1}}
+    short = answer_at(catalogue, 10 * GIB + 112 * MIB, **changes)
+    assert short.targets[0].met
+    assert short.short_bytes > GIB
+    assert (short.verdict, verdict_words(short)) == ("misses", "misses free VRAM")
+    (reply,) = replies(catalogue, "least-vram", gpus="rtx-4090", **changes)
+    assert isinstance(reply.found, int)
+    assert answer_at(catalogue, reply.found, **changes).short_bytes == 0
+    assert answer_at(catalogue, reply.found - 16 * MIB, **changes).short_bytes > 0
 
 
 def test_the_largest_context_meets_the_targets_and_one_more_token_does_not(catalogue: Catalogue) -> None:

@@ -208,8 +208,10 @@ def _row(position: int, answer: Answer, shown: Sequence[tuple[str, Callable[[Ans
 
 
 def verdict_words(answer: Answer) -> str:
-    """Returns `meets`, or which targets are missed."""
+    """Returns `meets`, or which targets are missed; `free VRAM` where more than is free would be in use."""
     missed = [target.name for target in answer.targets if not target.met]
+    if answer.short_bytes:
+        missed.append("free VRAM")
     return "meets" if not missed else f"misses {', '.join(missed)}"
 
 
