@@ -180,8 +180,8 @@ class ModelEntry(Entry):
 class PcieLink(Table):
     """A PCI Express link."""
 
-    generation: Literal[3, 4, 5]
-    lanes: Literal[1, 2, 4, 8, 16]
+    generation: Literal[3, 4, 5] = Field(description="3, 4 or 5")
+    lanes: Literal[1, 2, 4, 8, 16] = Field(description="1, 2, 4, 8 or 16")
 
     def bytes_per_s(self) -> int:
         """Returns what one direction carries, bytes a second."""

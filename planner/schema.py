@@ -18,8 +18,10 @@ from planner.errors import FaultsError, InputError
 from planner.units import parse_size
 from planner.yaml_file import Document, KeyPath
 
+MOST_FAULTS = 50
+"""How many faults of one kind are told; the others are counted."""
+
 _MOST_SHOWN = 60
-_MOST_FAULTS = 50
 _MOST_STEPS = 10_000
 _RATE = re.compile(r"([0-9]{1,9}(?:\.[0-9]{0,9})?)\s*([MGT]B)/s", re.ASCII)
 _RATE_FACTORS = {"MB": 10**6, "GB": 10**9, "TB": 10**12}
@@ -28,10 +30,20 @@ _SIZE_WANTED = "a size such as 8GiB, 8192MiB or 8 (GiB)"
 _SIZES_WANTED = f"{_SIZE_WANTED}, a list of sizes, or {{from: 8GiB, to: 24GiB, step: 2GiB}}"
 _RATE_WANTED = "bytes a second such as 936 GB/s or 1.8 TB/s"
 
-_SIZE_SCHEMA: dict[str, Any] = {
-    "anyOf": [{"type": "string"}, {"type": "number", "minimum": 0}],
-    "description": _SIZE_WANTED,
-}
+# For editors, in the regular expressions that JSON Schema knows (no inline flags).
+_SIZE_PATTERN = r"^\s*([0-9]+(\.[0-9]*)?|\.[0-9]+)\s*([KMGTkmgt]?[Bb]|[KMGTkmgt][Ii][Bb])?\s*$"
+_RATE_PATTERN = r"^\s*[0-9]{1,9}(\.[0-9]{0,9})?\s*[MGT]B/s\s*$"
+
+
+def _size_schema(*, zero: bool) -> dict[str, Any]:
+    least = {"minimum": 0} if zero else {"exclusiveMinimum": 0}
+    return {
+        "anyOf": [{"type": "string", "pattern": _SIZE_PATTERN}, {"type": "number", **least}],
+        "description": _SIZE_WANTED,
+    }
+
+
+_SIZE_SCHEMA = _size_schema(zero=False)
 
 
 class Table(BaseModel):
@@ -120,7 +132,7 @@ Flag = Annotated[bool, Strict()]
 SizeBytes = Annotated[int, BeforeValidator(_positive_size), WithJsonSchema(_SIZE_SCHEMA)]
 """A size: `8GiB` or a number of GiB in the file, bytes in the program."""
 
-SizeOrZeroBytes = Annotated[int, BeforeValidator(_size), WithJsonSchema(_SIZE_SCHEMA)]
+SizeOrZeroBytes = Annotated[int, BeforeValidator(_size), WithJsonSchema(_size_schema(zero=True))]
 """A size that may be nothing."""
 
 SizesBytes = Annotated[
@@ -147,7 +159,12 @@ SizesBytes = Annotated[
 BytesPerSecond = Annotated[
     int,
     BeforeValidator(_rate),
-    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "number"}], "description": _RATE_WANTED}),
+    WithJsonSchema(
+        {
+            "anyOf": [{"type": "string", "pattern": _RATE_PATTERN}, {"type": "number", "exclusiveMinimum": 0}],
+            "description": _RATE_WANTED,
+        }
+    ),
 ]
 """A bandwidth: `936 GB/s` or a number of GB/s in the file, bytes a second in the program."""
 
@@ -168,10 +185,18 @@ def check(schema: type[T], document: Document) -> T:
         return schema.model_validate(document.value)
     except ValidationError as error:
         faults = error.errors(include_url=False, include_context=True)
-        lines = [fault_line(document, *_translated(schema, fault)) for fault in faults[:_MOST_FAULTS]]
-        if len(faults) > _MOST_FAULTS:
-            lines.append(f"{document.name}: and {len(faults) - _MOST_FAULTS} more faults")
+        lines = [fault_line(document, *_translated(schema, fault)) for fault in faults[:MOST_FAULTS]]
+        if len(faults) > MOST_FAULTS:
+            lines.append(f"{document.name}: and {len(faults) - MOST_FAULTS} more faults")
         raise FaultsError(lines) from None
+
+
+def sound(schema: type[T], value: object) -> T | None:
+    """Returns a part of a file as `schema` describes it, None where it has a fault (`check` tells which)."""
+    try:
+        return schema.model_validate(value)
+    except ValidationError:
+        return None
 
 
 def fault_line(document: Document, path: KeyPath, found: str, expected: str) -> str:
@@ -247,10 +272,10 @@ _EXPECTED = {
     "too_long": "at most {max_length} of them",
     "string_too_short": "at least {min_length} characters",
     "string_too_long": "at most {max_length} characters",
-    "greater_than": "more than {gt:g}",
-    "greater_than_equal": "{ge:g} or more",
-    "less_than": "less than {lt:g}",
-    "less_than_equal": "{le:g} or less",
+    "greater_than": "more than {gt:.15g}",
+    "greater_than_equal": "{ge:.15g} or more",
+    "less_than": "less than {lt:.15g}",
+    "less_than_equal": "{le:.15g} or less",
     "literal_error": "{expected}",
 }
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+import functools
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, model_validator
 
@@ -30,6 +31,7 @@ from planner.errors import FaultsError, InputError
 from planner.quantisation import QUANTISATIONS
 from planner.reserve import ReserveOptions
 from planner.schema import (
+    MOST_FAULTS,
     BytesPerSecond,
     Number,
     OneOrMore,
@@ -42,6 +44,7 @@ from planner.schema import (
     closest,
     fault_line,
     shown,
+    sound,
     wanted,
 )
 from planner.speed import SpeedParameters
@@ -403,10 +406,24 @@ def load_study(path: Path, *, catalogue_directory: Path | None = None) -> Study:
         OSError: a file cannot be read.
     """
     document = read_yaml(path)
-    file = check(StudyFile, document)
+    try:
+        file = check(StudyFile, document)
+    except FaultsError as error:
+        raise FaultsError([*error.lines, *_further_faults(path, document, catalogue_directory)]) from None
     if catalogue_directory is None and file.catalogue is not None:
         catalogue_directory = path.parent / file.catalogue
     return _study(path, document, file, load_catalogue(catalogue_directory))
+
+
+def _further_faults(path: Path, document: Document, catalogue_directory: Path | None) -> list[str]:
+    """Returns the faults that are found with a catalogue only, of a study in which the schema has found others."""
+    named = document.value.get("catalogue")
+    if catalogue_directory is None and isinstance(named, str):
+        catalogue_directory = path.parent / named
+    try:
+        return _unknown_names(document, load_catalogue(catalogue_directory))
+    except (InputError, OSError):
+        return []  # said once the study itself is right
 
 
 def study_of(value: Mapping[str, Any], catalogue: Catalogue) -> Study:
@@ -420,22 +437,13 @@ def study_of(value: Mapping[str, Any], catalogue: Catalogue) -> Study:
 
 
 def _study(path: Path, document: Document, file: StudyFile, catalogue: Catalogue) -> Study:
-    scenarios = list(_scenarios(file))
-    faults = [
-        fault_line(document, place, found, expected)
-        for prefix, scenario, own in scenarios
-        for place, found, expected in _unknown_names(prefix, scenario, own, catalogue)
-    ]
-    if faults:
+    if faults := _unknown_names(document, catalogue):
         raise FaultsError(faults)
-    count = sum(_cell_count(scenario) for _, scenario, _ in scenarios)
+    scenarios = list(_scenarios(file))
+    count = sum(_cell_count(scenario) for _, scenario in scenarios)
     if count > MOST_CELLS:
         raise InputError(f"{path}: found {count} cells, expected at most {MOST_CELLS}; make an axis shorter")
-    cells = [
-        cell
-        for prefix, scenario, _ in scenarios
-        for cell in _cells_of(str(prefix[-1]) if prefix else BASE, scenario, catalogue, path.parent)
-    ]
+    cells = [cell for name, scenario in scenarios for cell in _cells_of(name, scenario, catalogue, path.parent)]
     return Study(
         path=path,
         title=file.title or path.stem,
@@ -452,7 +460,10 @@ def json_schema() -> dict[str, Any]:
     # A validator accepts these as plain text or as a single value too, which pydantic cannot see.
     for name in ("ModelChoice", "GpuChoice", "HostChoice", "SolverChoice", "StatisticsChoice"):
         if name in definitions:
-            definitions[name] = {"anyOf": [{"type": "string"}, definitions[name]]}
+            text = {"type": "string"}
+            if name == "SolverChoice":
+                text["enum"] = definitions[name]["properties"]["solver"]["enum"]
+            definitions[name] = {"anyOf": [text, definitions[name]]}
     for table in (schema, definitions["Override"]):
         for axis in ("models", "gpus", "hosts", "contexts", "quantisations", "solvers"):
             table["properties"][axis] = _one_or_more(table["properties"][axis])
@@ -468,48 +479,96 @@ def json_schema() -> dict[str, Any]:
 def _one_or_more(axis: dict[str, Any]) -> dict[str, Any]:
     forms = axis.pop("anyOf", None) or [{key: axis.pop(key) for key in ("type", "items", "minItems") if key in axis}]
     arrays = [form for form in forms if form.get("type") == "array"]
+    for form in (axis, *arrays):
+        if form.pop("minLength", None) is not None:  # what pydantic makes of a list that has a validator before it
+            for array in arrays:
+                array["minItems"] = 1
     return {**axis, "anyOf": [*(form["items"] for form in arrays), *forms]}
 
 
-def _scenarios(file: StudyFile) -> Iterator[tuple[KeyPath, StudyFile, frozenset[str]]]:
-    """Yields the base and every override: where it stands, the whole study with it, and the keys that are its own."""
-    yield (), file, frozenset(StudyFile.model_fields)
+def _scenarios(file: StudyFile) -> Iterator[tuple[str, StudyFile]]:
+    """Yields the base and every override: its name, and the whole study with it."""
+    yield BASE, file
     for name, override in file.overrides.items():
         own = {key: getattr(override, key) for key in override.model_fields_set if getattr(override, key) is not None}
-        yield ("overrides", name), file.model_copy(update=own), frozenset(own)
+        yield name, file.model_copy(update=own)
 
 
-def _unknown_names(
-    prefix: KeyPath, study: StudyFile, own: frozenset[str], catalogue: Catalogue
-) -> Iterator[tuple[KeyPath, str, str]]:
-    """Yields what the schema cannot see: names that are in no catalogue, and quantisations that do not exist."""
-    known: list[tuple[str, Mapping[str, Any], tuple[Any, ...]]] = [
-        ("models", catalogue.models, study.models),
-        ("gpus", catalogue.gpus, study.gpus),
-        ("hosts", catalogue.hosts, study.hosts),
+def _unknown_names(document: Document, catalogue: Catalogue) -> list[str]:
+    """Returns what the schema cannot see: names that are in no catalogue, and quantisations that do not exist.
+
+    Reads the document itself, entry by entry, so that entries are looked at although others are faulty.
+    """
+    overrides = document.value.get("overrides")
+    tables: list[tuple[KeyPath, Any]] = [((), document.value)]
+    if isinstance(overrides, dict):
+        tables += [(("overrides", name), table) for name, table in overrides.items()]
+    faults: list[str] = []
+    left_out = 0
+    for prefix, table in tables:
+        for place, found, expected in _unknown_in(table, catalogue) if isinstance(table, dict) else ():
+            if len(faults) == MOST_FAULTS:
+                left_out += 1
+            else:
+                faults.append(fault_line(document, (*prefix, *place), found, expected()))
+    return [*faults, f"{document.name}: and {left_out} more faults"] if left_out else faults
+
+
+def _unknown_in(table: Mapping[str, Any], catalogue: Catalogue) -> Iterator[tuple[KeyPath, str, Callable[[], str]]]:
+    """Yields where a name stands, what it is, and what was expected, which takes a search for the nearest."""
+
+    def a_name(name: str, entries: Mapping[str, Any]) -> Callable[[], str]:
+        return lambda: f"a name that `hotsplit catalogue` lists{closest(name, list(entries))}"
+
+    models = list(_entries_of(table, "models", ModelChoice))
+    known: list[tuple[str, Mapping[str, Any], list[tuple[int, Any]]]] = [
+        ("models", catalogue.models, models),
+        ("gpus", catalogue.gpus, list(_entries_of(table, "gpus", GpuChoice))),
+        ("hosts", catalogue.hosts, list(_entries_of(table, "hosts", HostChoice))),
     ]
     for axis, entries, choices in known:
-        for index, choice in enumerate(choices if axis in own else ()):
+        for index, choice in choices:
             if choice.catalogue is not None and choice.catalogue not in entries:
-                names = list(entries)
-                expected = f"a name that `hotsplit catalogue` lists{closest(choice.catalogue, names)}"
-                yield (*prefix, axis, index, "catalogue"), shown(choice.catalogue), expected
-    for index, model in enumerate(study.models if "models" in own else ()):
-        statistics = model.statistics
+                yield (axis, index, "catalogue"), shown(choice.catalogue), a_name(choice.catalogue, entries)
+    for index, model in models:
+        statistics = model.statistics or (model.dimensions.statistics if model.dimensions else None)
         if statistics is None and model.dimensions is not None:
-            statistics = model.dimensions.statistics
-        if statistics is None and model.dimensions is not None:
-            place = (*prefix, "models", index)
-            yield place, "a model without statistics", "statistics: a folder, a catalogue entry or a hotness curve"
+            yield ("models", index), "a model without statistics", _some_statistics
         name = None if statistics is None else statistics.catalogue
         if name is not None and name not in catalogue.statistics:
-            names = list(catalogue.statistics)
-            place = (*prefix, "models", index, "statistics")
-            yield place, shown(name), f"one of {', '.join(names)}, or a folder{closest(name, names)}"
-    for index, quantisation in enumerate(study.quantisations if "quantisations" in own else ()):
-        if quantisation.upper() not in QUANTISATIONS:
-            expected = f"one of {', '.join(QUANTISATIONS)}{closest(quantisation, [q.lower() for q in QUANTISATIONS])}"
-            yield (*prefix, "quantisations", index), shown(quantisation), expected
+            yield ("models", index, "statistics"), shown(name), functools.partial(_a_statistics, name, catalogue)
+    for index, quantisation in _items_of(table, "quantisations"):
+        if isinstance(quantisation, str) and quantisation.upper() not in QUANTISATIONS:
+            yield ("quantisations", index), shown(quantisation), functools.partial(_a_quantisation, quantisation)
+
+
+def _some_statistics() -> str:
+    return "statistics: a folder, a catalogue entry or a hotness curve"
+
+
+def _a_statistics(name: str, catalogue: Catalogue) -> str:
+    names = list(catalogue.statistics)
+    return f"one of {', '.join(names)}, or a folder{closest(name, names)}"
+
+
+def _a_quantisation(name: str) -> str:
+    return f"one of {', '.join(QUANTISATIONS)}{closest(name, [known.lower() for known in QUANTISATIONS])}"
+
+
+_Choice = TypeVar("_Choice", bound=Table)
+
+
+def _entries_of(table: Mapping[str, Any], axis: str, schema: type[_Choice]) -> Iterator[tuple[int, _Choice]]:
+    """Yields those entries of an axis that are sound by themselves."""
+    for index, item in _items_of(table, axis):
+        if (entry := sound(schema, item)) is not None:
+            yield index, entry
+
+
+def _items_of(table: Mapping[str, Any], axis: str) -> Iterator[tuple[int, Any]]:
+    value = table.get(axis)
+    if value is not None:
+        yield from enumerate(value if isinstance(value, list) else [value])
 
 
 def _cell_count(study: StudyFile) -> int:

@@ -88,7 +88,9 @@ def parse_yaml(text: str, name: str) -> Document:
     except yaml.MarkedYAMLError as error:
         mark: Any = error.problem_mark or error.context_mark
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        raise InputError(f"{name}: {where}found {error.problem or error.context}, expected YAML") from None
+        raise InputError(
+            f"{name}: {where}{_as_found(error.problem or error.context or 'something else')}, expected YAML"
+        ) from None
     except yaml.reader.ReaderError as error:
         raise InputError(
             f"{name}: found the character U+{_code_point(error.character):04X} ({error.reason}), expected YAML"
@@ -248,6 +250,11 @@ def _plain(text: str) -> str | int | float | bool | None:
         if _FLOAT.fullmatch(text):
             return float(text)
     return _SPECIAL.get(text.lower(), text)
+
+
+def _as_found(problem: str) -> str:
+    """Returns a problem in the parser's words, some of which say `found` themselves."""
+    return problem if problem.startswith(("found ", "did not find ", "could not find ")) else f"found {problem}"
 
 
 def _code_point(character: Any) -> int:

@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -6,6 +7,7 @@ import pytest
 from planner.catalogue import load_catalogue
 from planner.errors import FaultsError, InputError
 from planner.study import MOST_CELLS, Study, json_schema, load_study, study_of
+from planner.units import parse_size
 
 GIB = 1 << 30
 MINIMAL = "models: relu-llama-70b\ngpus: rtx-4090\nhosts: pc-high\n"
@@ -231,6 +233,45 @@ def test_names_that_are_in_no_catalogue_come_with_the_nearest(tmp_path: Path) ->
     ]
 
 
+def test_unknown_names_are_reported_together_with_every_other_fault(tmp_path: Path) -> None:
+    text = (
+        "models: [relu-lama-7b, 5]\ngpus: [{catalogue: rtx-4091, vram: 8GiB}, {catalogue: t4, vram: 8XB}]\n"
+        "hosts: ddr6-9999\nquantisations: [Q4_9, 4]\ncontexts: 0\noverrides:\n  a: {hosts: pc-hi, context: 3}\n"
+    )
+    assert [line.partition(": found ")[0] for line in faults(tmp_path, text)] == [
+        "x.yaml: models[1]",
+        "x.yaml: gpus[1].vram",
+        "x.yaml: contexts[0]",
+        "x.yaml: quantisations[1]",
+        "x.yaml: overrides.a.context",
+        "x.yaml: models[0].catalogue",
+        "x.yaml: gpus[0].catalogue",
+        "x.yaml: hosts[0].catalogue",
+        "x.yaml: quantisations[0]",
+        "x.yaml: overrides.a.hosts[0].catalogue",
+    ]
+
+
+def test_a_catalogue_that_cannot_be_read_waits_for_a_sound_study(tmp_path: Path) -> None:
+    text = "models: mine\ngpus: t4\nhosts: pc-low\ncatalogue: nowhere\n"
+    assert faults(tmp_path, text + "contexts: 0\n") == ["x.yaml: contexts[0]: found 0, expected 1 or more (line 5)"]
+    (line,) = faults(tmp_path, text)
+    assert "nowhere: found no catalogue" in line
+
+
+def test_more_unknown_names_than_anyone_reads_are_counted(tmp_path: Path) -> None:
+    found = faults(tmp_path, "models: [" + ", ".join(f"model-{number}" for number in range(80)) + "]\ngpus: t4\n")
+    assert found[0].startswith("x.yaml: hosts: found nothing, expected at least one host")
+    assert len(found) == 1 + 50 + 1
+    assert found[-1] == "x.yaml: and 30 more faults"
+
+
+def test_limits_are_written_out(tmp_path: Path) -> None:
+    assert faults(tmp_path, MINIMAL + "contexts: 99999999\n") == [
+        "x.yaml: contexts[0]: found 99999999, expected 16777216 or less (line 4)"
+    ]
+
+
 def test_more_faults_than_anyone_reads_are_counted(tmp_path: Path) -> None:
     found = faults(tmp_path, "models: a.gguf\nhosts: pc-low\ngpus: [" + ", ".join(["5"] * 80) + "]\n")
     assert len(found) == 51
@@ -298,3 +339,25 @@ def test_the_schema_is_json_schema_that_knows_every_key_and_form() -> None:
         assert name.split('"')[0] in schema["$defs"]
     for axis in ("models", "contexts", "quantisations"):
         assert any(form.get("type") == "array" for form in schema["properties"][axis]["anyOf"])
+
+
+def test_the_schema_refuses_what_the_reader_refuses() -> None:
+    schema = json_schema()
+    for table in (schema["properties"], schema["$defs"]["Override"]["properties"]):
+        for axis in ("models", "gpus", "hosts", "contexts", "quantisations", "solvers"):
+            assert "minLength" not in table[axis]
+            arrays = [form for form in table[axis]["anyOf"] if form.get("type") == "array"]
+            assert [form["minItems"] for form in arrays] == [1]
+    assert schema["$defs"]["SolverChoice"]["anyOf"][0] == {"type": "string", "enum": ["highs", "cbc"]}
+    text, number = schema["$defs"]["Targets"]["properties"]["vram"]["anyOf"][0]["anyOf"]
+    assert number == {"type": "number", "exclusiveMinimum": 0}
+    for size in ("8GiB", "8 gib", "8192MiB", "8.5GB", ".5TiB", "123B", "8", "8.", " 8KiB "):
+        assert re.search(text["pattern"], size)
+        assert parse_size(size) > 0
+    for size in ("8GG", "8 gallons", "-8GiB", "GiB", "", "8e3", "8GiBs", "0x8"):
+        assert not re.search(text["pattern"], size)
+        with pytest.raises(InputError):
+            parse_size(size)
+    rate = schema["$defs"]["HostChoice"]["anyOf"][1]["properties"]["bandwidth"]["anyOf"][0]["anyOf"][0]["pattern"]
+    assert re.search(rate, "936 GB/s")
+    assert not re.search(rate, "936 Gb/s")

@@ -123,6 +123,8 @@ def test_an_empty_file_is_none() -> None:
             "study.yaml: line 2, column 5: found something else under <<, expected a mapping or a list of mappings",
         ),
         ("a: &x 1\n*x : 2\n", "study.yaml: line 2, column 1: found an alias or a collection as a key, expected text"),
+        ("a: [1\n", "study.yaml: line 2, column 1: did not find expected ',' or ']', expected YAML"),
+        ("\t- a\n", "study.yaml: line 1, column 1: found character that cannot start any token, expected YAML"),
         ("a: \x00\n", "study.yaml: found the character U+0000 (control characters are not allowed), expected YAML"),
     ],
 )
