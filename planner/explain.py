@@ -41,7 +41,9 @@ def explain(
         switched_off=switched_off,
         proof=proof,
         solver=solver,
-        text=_words(binding, share, switched_off, proof=proof, solver=solver, confirmed=confirmed),
+        text=_words(
+            binding, share, switched_off, any_hot=bool(neurons.any()), proof=proof, solver=solver, confirmed=confirmed
+        ),
     )
 
 
@@ -88,11 +90,19 @@ def _binding(problem: Problem, curves: Curves, neurons: Ints, switched_off: tupl
 
 
 def _words(
-    binding: str, share: float, switched_off: tuple[int, ...], *, proof: str, solver: str | None, confirmed: bool
+    binding: str,
+    share: float,
+    switched_off: tuple[int, ...],
+    *,
+    any_hot: bool,
+    proof: str,
+    solver: str | None,
+    confirmed: bool,
 ) -> str:
+    thresholds = "every layer that may be split is hot as a whole" if any_hot else "no layer has that many neurons"
     words = {
         "nothing": "nothing binds: every neuron fits in VRAM",
-        "threshold": "thresholds bind: every layer that may be split is hot as a whole",
+        "threshold": f"thresholds bind: {thresholds}",
         "vram": f"VRAM binds: 1 GiB more would catch about {share:.2%} of all activations",
         "vram and host": f"VRAM and host memory bind: 1 GiB more VRAM would catch about {share:.2%} of all activations",
     }[binding]

@@ -57,6 +57,15 @@ def test_only_a_threshold_binds() -> None:
     )
 
 
+def test_thresholds_that_no_layer_reaches() -> None:
+    explanation = explained(problem_of([[6, 4], [5, 3]], [10, 10], 50, thresholds=[3, 3]))
+    assert (explanation.binding, explanation.switched_off) == ("threshold", (0, 1))
+    assert explanation.text == (
+        "thresholds bind: no layer has that many neurons; "
+        "layers 0, 1 off because of the threshold; proven by the price of a byte"
+    )
+
+
 def test_host_memory_binds_with_vram() -> None:
     explanation = explained(problem_of([[6, 4, 2], [5, 3]], [10, 10], 20, host_bytes=35))
     assert explanation.binding == "vram and host"

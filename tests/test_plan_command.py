@@ -87,6 +87,19 @@ def test_a_proof_is_about_placements_in_its_groups(
     assert solver.granularity == 32
 
 
+def test_a_proof_that_the_time_limit_cut_short_says_so(capsys: pytest.CaptureFixture[str], model: Path) -> None:
+    # One layer of 70 and no room for a second: the bound lets the second be on in part.
+    budget = budget_for(capsys, model, 110)
+    options = ("--vram-budget", budget, "--reserve", "0B", "--threshold", "70")
+    done = hotsplit(capsys, "plan", "--model", model, *options, "--time-limit", "1e-9")
+    assert done.exit_code == 0
+    assert "proof         feasible: no placement catches more than " in done.out
+    assert "; the time limit of 1e-09 s came before the proof)" in done.out
+    done = hotsplit(capsys, "plan", "--model", model, *options, "--time-limit", "1000")
+    assert "proof         optimal: no placement catches more than " in done.out
+    assert "time limit" not in done.out
+
+
 def test_explain_prints_the_bill_also_when_the_dense_part_does_not_fit(
     capsys: pytest.CaptureFixture[str], model: Path
 ) -> None:

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from planner.problem import SolverStatus
 from planner.report.tables import number, table
 from planner.text import printable
 from planner.units import format_bytes
@@ -115,12 +116,19 @@ def _summary(planning: Planning) -> Iterator[tuple[str, str]]:
     yield (
         "proof",
         f"{solution.status.value}: no placement{groups} catches more than {solution.upper_bound:,.0f} activations, "
-        f"this one catches {solution.objective:,.0f} (relative gap {solution.relative_gap:.1e})",
+        f"this one catches {solution.objective:,.0f} (relative gap {solution.relative_gap:.1e}{_cut_short(planning)})",
     )
     if solution.explanation is not None:
         yield "why", solution.explanation.text
     yield "engine", account.path.words
     yield "groups of", _granularity_text(planning)
+
+
+def _cut_short(planning: Planning) -> str:
+    limit_s = planning.request.solver.time_limit_s
+    if planning.solution.status is not SolverStatus.FEASIBLE or limit_s is None:
+        return ""
+    return f"; the time limit of {limit_s:g} s came before the proof"
 
 
 def _budget_source(budget: Budget) -> str:
