@@ -8,6 +8,7 @@ named, `llama.cpp`, at commit d3ebd7c.
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -107,8 +108,8 @@ class Reserve:
         self._neurons = sum(geometry.n_ff)
         self._ffn_bytes = geometry.ffn_bytes
         self._uncharged_kv_bytes = uncharged_kv_bytes
-        # By the most rows of one layer, which stay the same from a few hundred MiB on.
-        self._work_buffers: dict[int, int] = {}
+        # Made when it is asked for: an override does without.
+        self._pool: _PromptPool | None = None
         # A row of an FFN matrix has n_embd numbers in whatever layer it is.
         self._row_padding_bytes = max(
             _padding_bytes(geometry.n_embd, m.type_name) for layer in geometry.ffn for m in layer
@@ -145,12 +146,11 @@ class Reserve:
             for item in computed
         )
 
-    def _work_buffer_bytes(self, most_rows: int) -> int:
-        if most_rows not in self._work_buffers:
-            self._work_buffers[most_rows] = _work_buffer_bytes(
-                self._geometry, self._kinds, self._tokens, self._context, most_rows
-            )
-        return self._work_buffers[most_rows]
+    def _work_buffer_bytes(self, most_rows: int, *, is_exact: bool) -> int:
+        """Returns what the pool takes when the widest layer has `most_rows`, or at most so many when not `is_exact`."""
+        if self._pool is None:
+            self._pool = _PromptPool(self._geometry, self._kinds, self._tokens, self._context)
+        return self._pool.bytes_of(most_rows) if is_exact else self._pool.most_bytes(most_rows)
 
     def _split_items(self, ffn_bytes: int) -> tuple[ReserveItem, ...]:
         geometry = self._geometry
@@ -168,7 +168,7 @@ class Reserve:
             ffn_padding_bytes=matrices * self._row_padding_bytes,
             spare_bytes=matrices * self._spare_row_bytes,
             spare_basis=f"one row for each of {matrices} sliced matrices (llama.cpp 2915-2921 never frees it)",
-            most_rows=most_rows,
+            work_buffer_bytes=self._work_buffer_bytes(most_rows, is_exact=False),
             ffn_granularity_bytes=_expected_waste_bytes(large) + _small_waste_bytes(matrices, layers),
             granularity_basis=f"{large} sliced matrices of no particular size",
         )
@@ -187,7 +187,7 @@ class Reserve:
             ffn_padding_bytes=len(sizes) * self._row_padding_bytes,
             spare_bytes=0,
             spare_basis="no layer is partly placed",
-            most_rows=max(geometry.n_ff),
+            work_buffer_bytes=self._work_buffer_bytes(max(geometry.n_ff), is_exact=True),
             ffn_granularity_bytes=_Granularity.of(sizes).waste_bytes,
             granularity_basis=f"{len(sizes)} whole matrices",
         )
@@ -201,7 +201,7 @@ class Reserve:
         ffn_padding_bytes: int,
         spare_bytes: int,
         spare_basis: str,
-        most_rows: int,
+        work_buffer_bytes: int,
         ffn_granularity_bytes: int,
         granularity_basis: str,
     ) -> tuple[ReserveItem, ...]:
@@ -227,7 +227,7 @@ class Reserve:
             ReserveItem(
                 "work_buffers",
                 "Work buffers while a prompt is read",
-                self._work_buffer_bytes(most_rows),
+                work_buffer_bytes,
                 f"cuBLAS copies for {tokens} tokens, pool with 5 % look-ahead (ggml-cuda.cu 6390-6442)",
             ),
             ReserveItem(
@@ -316,37 +316,88 @@ def _kinds_of(geometry: Geometry, tokens: int) -> tuple[DenseTensor, ...]:
     return tuple(largest.values())
 
 
-def _work_buffer_bytes(
-    geometry: Geometry, kinds: tuple[DenseTensor, ...], tokens: int, context: int, most_rows: int
-) -> int:
-    """Returns the size to which the engine's buffer pool grows while one prompt of `tokens` is read.
+class _PromptPool:
+    """The size to which the engine's buffer pool grows while one prompt is read.
 
-    Replays the pool's rule (best fit, else a new buffer with 5 % look-ahead, nothing freed: 6390-6442) over the
-    multiplications of one layer, the widest one, and of the output.
+    Replays the pool's rule (`_Pool`) over the multiplications of one layer, the widest one, and of the output.
+
+    Args:
+        geometry: the model.
+        kinds: one matrix of each kind of its dense part, in creation order.
+        tokens: of the prompt, at most the batch.
+        context: cells of the KV cache.
     """
-    if tokens <= 1:
-        return 0
-    pool = _Pool()
-    n_embd, n_ff = geometry.n_embd, max(geometry.n_ff)
-    attention = [t for t in kinds if t.level is Level.ATTENTION]
-    predictors = [t for t in kinds if t.level is Level.PREDICTORS]
-    output = [t for t in kinds if t.level is Level.OUTPUT]
-    for tensor in attention:
-        pool.use(_cublas_buffers(tensor.shape, tensor.type_name, tokens))
-    scores_bytes = 2 * geometry.n_head * context * tokens
-    pool.use([2 * tokens * n_embd, scores_bytes])
-    for tensor in predictors:
-        # What they write may be on the host, and is staged through the pool as F32 (8229-8251).
-        pool.use([*_cublas_buffers(tensor.shape, tensor.type_name, tokens), 4 * tokens * tensor.shape[1]])
-    if most_rows:
-        pool.use([4 * tokens * n_embd, 4 * tokens * n_ff])
-        down = [4 * tokens * n_ff, 4 * tokens * n_embd]
+
+    def __init__(self, geometry: Geometry, kinds: tuple[DenseTensor, ...], tokens: int, context: int) -> None:
+        n_embd, n_ff = geometry.n_embd, max(geometry.n_ff)
+        self._before: list[list[int]] = []
+        self._output: list[list[int]] = []
+        self._ffn: list[list[int]] = []
+        # Bytes of further buffers of the last FFN multiplication for each row of it.
+        self._row_bytes: tuple[int, ...] = ()
+        self._known: dict[int, int] = {}
+        if tokens <= 1:
+            return
+
+        def of(level: Level) -> list[DenseTensor]:
+            return [tensor for tensor in kinds if tensor.level is level]
+
+        self._before = [_cublas_buffers(t.shape, t.type_name, tokens) for t in of(Level.ATTENTION)]
+        self._before.append([2 * tokens * n_embd, 2 * geometry.n_head * context * tokens])
+        # What predictors write may be on the host, and is staged through the pool as F32 (8229-8251).
+        self._before += [
+            [*_cublas_buffers(t.shape, t.type_name, tokens), 4 * tokens * t.shape[1]] for t in of(Level.PREDICTORS)
+        ]
+        self._ffn = [[4 * tokens * n_embd, 4 * tokens * n_ff], [4 * tokens * n_ff, 4 * tokens * n_embd]]
         if tokens > _GEMM_ABOVE:
-            down += [4 * most_rows * n_embd, 4 * most_rows * tokens]
-        pool.use(down)
-    for tensor in output:
-        pool.use(_cublas_buffers(tensor.shape, tensor.type_name, tokens))
-    return pool.total_bytes
+            self._row_bytes = (4 * n_embd, 4 * tokens)
+        self._output = [_cublas_buffers(t.shape, t.type_name, tokens) for t in of(Level.OUTPUT)]
+        self._peaks = self._find_peaks(n_ff)
+
+    def bytes_of(self, rows: int) -> int:
+        """Returns the size when the layer has `rows` neurons on the GPU."""
+        if rows not in self._known:
+            pool = _Pool()
+            for sizes in self._before:
+                pool.use(sizes)
+            if rows and self._ffn:
+                up, down = self._ffn
+                pool.use(up)
+                pool.use([*down, *(row_bytes * rows for row_bytes in self._row_bytes)])
+            for sizes in self._output:
+                pool.use(sizes)
+            self._known[rows] = pool.total_bytes
+        return self._known[rows]
+
+    def most_bytes(self, most_rows: int) -> int:
+        """Returns the largest size for any number of neurons up to `most_rows`: one that is larger may take less.
+
+        A buffer for a few more rows can be large enough to serve the output, too, which else has one of its own.
+        """
+        if not self._ffn:
+            return 0
+        peaks = self._peaks[: bisect.bisect_right(self._peaks, most_rows)]
+        return max(self.bytes_of(rows) for rows in (*peaks, most_rows))
+
+    def _find_peaks(self, n_ff: int) -> list[int]:
+        """Returns numbers of rows, ascending, one of which takes most among any 0 to m when m itself does not.
+
+        While every choice of the pool stays the same, more rows take more; so these are the last rows before one
+        changes: before a buffer for rows no longer fits into another, and before one starts to hold another.
+        """
+        sizes = {size for stage in (*self._before, *self._ffn, *self._output) for size in stage}
+        sizes |= {_grown(size) for size in sizes}
+        peaks = {0}
+        for row_bytes in self._row_bytes:
+            for size in sizes:
+                peaks.add(size // row_bytes)
+                peaks.add(bisect.bisect_left(range(n_ff + 1), size, key=lambda rows: _grown(row_bytes * rows)) - 1)
+        return sorted(rows for rows in peaks if 0 <= rows <= n_ff)
+
+
+def _grown(size: int) -> int:
+    """Returns what the pool allocates for a buffer of `size`: 5 % more, in whole 256 bytes (6434-6435)."""
+    return -(-(size * 105 // 100) // 256) * 256
 
 
 def _cublas_buffers(shape: tuple[int, ...], type_name: str, tokens: int) -> list[int]:
@@ -378,7 +429,6 @@ class _Pool:
                 self._free.remove(best)
                 taken.append(best)
             else:
-                new = -(-(size * 105 // 100) // 256) * 256
-                self.total_bytes += new
-                taken.append(new)
+                self.total_bytes += _grown(size)
+                taken.append(_grown(size))
         self._free += taken
