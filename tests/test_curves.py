@@ -50,9 +50,8 @@ def test_counts_of_every_shipped_layer_have_the_published_figures(name: str) -> 
     published = read_figures(statistics_path(name))
     n_layer, n_ff = SHIPPED[name]
     assert len(published) == n_layer
-    for figures in published:
+    for figures, counts in zip(published, counts_from_figures(published), strict=True):
         assert figures.neurons == n_ff
-        counts = counts_from_figures(figures)
         assert (np.diff(counts) <= 0).all()
         found = measured(counts)
         assert found.hot == figures.hot
@@ -78,9 +77,12 @@ def test_shipped_figures_are_the_published_ones() -> None:
 
 def test_counts_are_the_same_everywhere() -> None:
     # The golden digest: plans made from the catalogue keep their statistics' fingerprint.
-    counts = counts_from_figures(read_figures(statistics_path("relullama-7b"))[5])
+    counts = counts_from_figures(read_figures(statistics_path("relullama-7b")))[5]
     digest = hashlib.sha256(counts.astype("<i8").tobytes()).hexdigest()
     assert digest == "5a607bd8f2b9f8e0cca128d3b29095e6549edccb337ee74fcaa5be91bf67b34d"
+    # A layer's counts do not depend on the layers beside it.
+    (alone,) = counts_from_figures(read_figures(statistics_path("relullama-7b"))[5:6])
+    assert np.array_equal(alone, counts)
 
 
 @given(
@@ -90,7 +92,7 @@ def test_counts_are_the_same_everywhere() -> None:
 def test_stretching_keeps_the_shares(layer: int, n_ff: int) -> None:
     figures = read_figures(statistics_path("relullama-7b"))
     (wanted,) = stretched([figures[layer]], [n_ff])
-    found = measured(counts_from_figures(wanted))
+    found = measured(counts_from_figures([wanted])[0])
     for former, latter in zip(figures[layer].hot, found.hot, strict=True):
         assert latter / n_ff == pytest.approx(former / 11008, abs=1.0 / n_ff)
     assert found.neurons == n_ff
@@ -171,7 +173,7 @@ def test_figures_of_ones_own(tmp_path: Path) -> None:
     path = tmp_path / "figures.csv"
     path.write_text(f"# mine\n{HEADER}\n\n{GOOD}\n", "utf-8")
     (figures,) = read_figures(path)
-    found = measured(counts_from_figures(figures))
+    found = measured(counts_from_figures([figures])[0])
     assert (found.max, found.nonzero, found.neurons, found.mean) == (50, 100, 100, 10.0)
     assert np.abs(np.subtract(found.hot, figures.hot)).max() <= 1
     path.write_bytes(b"\xff\xfe")
@@ -182,7 +184,7 @@ def test_figures_of_ones_own(tmp_path: Path) -> None:
 
 def test_a_layer_where_every_neuron_fires_alike() -> None:
     even = LayerFigures(1000, 1000, 501, 500.0, 0.0, 0.0, (799, 899, 950))
-    counts = counts_from_figures(even)
+    (counts,) = counts_from_figures([even])
     assert (counts.max(), counts.sum()) == (501, 500_000)
     assert counts.min() >= 475
 
