@@ -1,8 +1,9 @@
 from __future__ import annotations
 
+import pytest
 from rich.console import Console
 
-from planner.report.tables import name, number, table, text
+from planner.report.tables import name, number, print_table, table, text
 from tests.commands import rows_of
 
 
@@ -14,7 +15,7 @@ def printed(width: int) -> str:
     shown.add_row("all", "1,239", "")
     console = Console(width=width)
     with console.capture() as captured:
-        console.print(shown)
+        print_table(shown, console)
     return captured.get()
 
 
@@ -38,6 +39,24 @@ def test_text_folds_where_the_terminal_is_narrow_and_numbers_stay_whole() -> Non
         "                    is to be done",
         "                    about it",
     ]
+
+
+def test_headings_fold_before_anything_else_does() -> None:
+    lines = [line.rstrip() for line in printed(24).splitlines()]
+    assert lines[1:5] == [
+        "           hot  what to",
+        "layer  neurons  do",
+        "─" * 24,
+        "0        1,234  nothing",
+    ]
+
+
+@pytest.mark.parametrize("width", range(5, 30))
+def test_no_number_loses_a_digit_however_narrow_the_terminal(width: int) -> None:
+    shown = printed(width)
+    for whole in ("layer", "neurons", "1,234", "1,239", "all"):
+        assert whole in shown
+    assert "…" not in shown
 
 
 def test_rows_are_read_back_by_the_tests_helper() -> None:

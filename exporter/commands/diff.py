@@ -88,7 +88,7 @@ def _as_json(a: IndexFile, b: IndexFile, layers: list[LayerDifference], *, is_eq
 
 
 def _print(a: IndexFile, b: IndexFile, layers: list[LayerDifference], *, is_equal: bool) -> None:
-    from planner.report.tables import name, number, table
+    from planner.report.tables import name, number, print_table, table
     from planner.text import printable
     from planner.units import format_bytes
 
@@ -118,7 +118,7 @@ def _print(a: IndexFile, b: IndexFile, layers: list[LayerDifference], *, is_equa
                 f"{layer.jaccard:.3f}",
                 f"{layer.n_ff[0]:,}" if same_size else f"{layer.n_ff[0]:,}, {layer.n_ff[1]:,}",
             )
-        console.print(shown)
+        print_table(shown, console)
     if len(different) > _MOST_ROWS:
         console.print(f"… and {len(different) - _MOST_ROWS} more; --json shows all")
     totals = _totals(layers)

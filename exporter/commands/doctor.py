@@ -83,14 +83,14 @@ def _as_json(finding: Finding) -> dict[str, Any]:
 
 
 def _print(findings: list[Finding], problems: int, warnings: int) -> None:
-    from planner.report.tables import name, table, text
+    from planner.report.tables import name, print_table, table, text
     from planner.text import printable
 
     console = common.console()
     shown = table(name("check"), name("status"), text("found"), text("what to do"))
     for finding in findings:
         shown.add_row(finding.check, finding.status.value, printable(finding.found), printable(finding.remedy))
-    console.print(shown)
+    print_table(shown, console)
     if problems:
         console.print(f"problems: {problems}, warnings: {warnings}; the engine will not offload as it should")
     else:

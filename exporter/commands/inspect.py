@@ -76,7 +76,7 @@ def _as_json(index: IndexFile) -> dict[str, Any]:
 
 
 def _print(index: IndexFile) -> None:
-    from planner.report.tables import name, number, table, text
+    from planner.report.tables import name, number, print_table, table, text
     from planner.text import printable
     from planner.units import format_bytes
 
@@ -101,7 +101,7 @@ def _print(index: IndexFile) -> None:
             f"{layer.hot_neurons / layer.n_ff:.1%}",
             " ".join(preview),
         )
-    console.print(shown_layers)
+    print_table(shown_layers, console)
     if len(index.layers) > _MOST_ROWS:
         console.print(f"… and {len(index.layers) - _MOST_ROWS} more; --json shows all")
     neurons, hot_neurons = (sum(layer.n_ff for layer in index.layers), sum(x.hot_neurons for x in index.layers))

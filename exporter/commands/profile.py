@@ -151,7 +151,7 @@ def _agreement(progress: Progress) -> str:
 
 def _print_report(report: ProfileReport, output: Path) -> None:
     from exporter.profile.agreement import HOTTEST_SHARES
-    from planner.report.tables import number, table
+    from planner.report.tables import number, print_table, table
 
     values: dict[str, Any] = report.values
     alike = [f"hottest {share:.0%} alike" for share in HOTTEST_SHARES]
@@ -167,6 +167,6 @@ def _print_report(report: ProfileReport, output: Path) -> None:
             cells.extend(f"{overlap:.0%}" for overlap in measured.hottest)
         shown.add_row(*cells)
     out = console()
-    out.print(shown)
+    print_table(shown, out)
     out.print(values["verdict"])
     out.print(f"{len(values['layers'])} files of statistics in {output}")

@@ -77,14 +77,14 @@ def _print_published(as_json: bool) -> int:
 
 
 def _print_section(catalogue: Catalogue, section: str) -> None:
-    from planner.report.tables import number, table, text
+    from planner.report.tables import number, print_table, table, text
     from planner.text import printable
 
     columns, rows = _rows(catalogue, section)
     shown = table(*(number(name) if justify == "right" else text(name) for name, justify in columns))
     for row in rows:
         shown.add_row(*(printable(cell, limit=60) for cell in row))
-    common.console().print(shown)
+    print_table(shown, common.console())
 
 
 def _rows(catalogue: Catalogue, section: str) -> tuple[list[tuple[str, Any]], list[list[str]]]:

@@ -92,7 +92,7 @@ def _dotted(version: tuple[int, int] | None) -> str | None:
 
 
 def _print(found: Survey | None, host: HostMemory, notes: tuple[str, ...], trouble: str | None) -> None:
-    from planner.report.tables import name, number, table, text
+    from planner.report.tables import name, number, print_table, table, text
     from planner.text import printable
     from planner.units import format_bytes
 
@@ -119,7 +119,7 @@ def _print(found: Survey | None, host: HostMemory, notes: tuple[str, ...], troub
                 _cuda_state(gpu, known=found.cuda_order_known),
                 gpu.basis.value,
             )
-        console.print(shown)
+        print_table(shown, console)
     said = list(notes) if trouble is None else [trouble]
     said += [fault.message for fault in found.faults if fault.message not in said] if found else []
     for line in said:

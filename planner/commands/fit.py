@@ -167,7 +167,7 @@ def _print(
     account: Account | None,
     context: int | None,
 ) -> None:
-    from planner.report.tables import number, table, text
+    from planner.report.tables import number, print_table, table, text
     from planner.text import printable
     from planner.units import format_bytes
 
@@ -189,7 +189,7 @@ def _print(
             needed_bytes = demand.budget_bytes if account.budget.free_bytes is None else demand.free_bytes
             row.append("yes" if there_bytes >= needed_bytes else f"{format_bytes(needed_bytes - there_bytes)} short")
         shown.add_row(*row)
-    console.print(shown)
+    print_table(shown, console)
     console.print(
         "free VRAM: what NVML must call free for the engine's automatic budget, "
         f"with {format_bytes(settings.context_bytes)} for CUDA's context and the engine's margin of 256 MiB.",

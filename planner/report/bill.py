@@ -21,7 +21,7 @@ def print_bill(account: Account, console: Console) -> None:
         account: see `planner.account.account_for`.
         console: such as `planner.commands.common.console()`.
     """
-    from planner.report.tables import name, number, table, text
+    from planner.report.tables import name, number, print_table, table, text
 
     shown = table(
         name(""),
@@ -45,7 +45,7 @@ def print_bill(account: Account, console: Console) -> None:
             printable(line.basis),
             end_section=line.kind == "equals",
         )
-    console.print(shown)
+    print_table(shown, console)
     for sentence in (projection(account), *sentences(account)):
         console.print(printable(sentence), soft_wrap=True)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from planner.problem import SolverStatus
-from planner.report.tables import number, table
+from planner.report.tables import number, print_table, table
 from planner.text import printable
 from planner.units import format_bytes
 
@@ -25,7 +25,7 @@ _ROWS_AT_EACH_END = 20
 
 def print_placement(planning: Planning, console: Console) -> None:
     """Prints the table of layers, the totals and what the answer rests on."""
-    console.print(_layer_table(planning))
+    print_table(_layer_table(planning), console)
     for name, text in _summary(planning):
         console.print(f"{name:<13} {printable(text)}", soft_wrap=True)
 

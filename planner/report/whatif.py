@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from planner.answers import Answer
 from planner.inverse import Reply
-from planner.report.tables import name, number, table, text
+from planner.report.tables import name, number, print_table, table, text
 from planner.speed import Bound
 from planner.study import BASE
 from planner.text import printable
@@ -51,7 +51,7 @@ def print_study(study: Study, answers: Sequence[Answer], replies: Sequence[Reply
     if same:
         console.print(printable(same), style="dim", soft_wrap=True)
     rows, left_out = _table(answers, shown, console.width)
-    console.print(rows)
+    print_table(rows, console)
     if left_out:
         console.print(f"left out on a narrow terminal: {', '.join(left_out)}", style="dim", soft_wrap=True)
     for reply in replies:
