@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Sequence
 from types import ModuleType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 from planner import __version__
 from planner.errors import HotsplitError
@@ -71,16 +71,17 @@ def run_command(parser: argparse.ArgumentParser, arguments: Sequence[str] | None
 
     Whatever a user can do something about ends here as one line on standard error for each fault, made safe to print.
     """
+    _replace_closed_streams()
     _let_all_characters_through()
     return interruptible(lambda: _run(parser, arguments))
 
 
 def _run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> int:
+    exit_code: int = 0
     try:
         chosen = parser.parse_args(arguments)
-        exit_code: int = chosen.run(chosen)
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        exit_code = chosen.run(chosen)
+        sys.stdout.flush()
     except HotsplitError as error:
         # Each fault is one line, whatever line breaks the names in it hold.
         for line in error.lines:
@@ -88,11 +89,11 @@ def _run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> in
         return error.exit_code
     except BrokenPipeError:
         # The reader (`head`, a pager) has what it wanted.
-        _drop_output()
-        return 0
+        _drop(sys.stdout)
+        return exit_code
     except OSError as error:
         _complain(f"{error.filename}: {error.strerror}" if error.filename else str(error))
-        _drop_output()
+        _drop(sys.stdout)
         return BAD_INPUT
     except MemoryError:
         _complain("out of memory; close other programs or use a machine with more")
@@ -103,6 +104,13 @@ def _run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> in
     return exit_code
 
 
+def _replace_closed_streams() -> None:
+    """Lets a program that was started without standard output or error (`>&-`) write to nowhere instead."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - stays open to the end
+
+
 def _let_all_characters_through() -> None:
     """Lets characters that the terminal's encoding lacks come out as escapes instead of ending the program."""
     for stream in (sys.stdout, sys.stderr):
@@ -110,14 +118,17 @@ def _let_all_characters_through() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def _drop_output() -> None:
+def _drop(stream: TextIO) -> None:
     """Throws away what cannot be written, or Python would complain once more when it flushes at exit."""
     try:
-        sys.stdout.flush()
+        stream.flush()
     except OSError:
         with contextlib.suppress(OSError, io.UnsupportedOperation):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _complain(line: str) -> None:
-    print(f"hotsplit: error: {printable(line, limit=LONGEST_LINE)}", file=sys.stderr)
+    # Where standard error cannot be written, the exit code is all that is left to say.
+    with contextlib.suppress(OSError):
+        print(f"hotsplit: error: {printable(line, limit=LONGEST_LINE)}", file=sys.stderr)
+    _drop(sys.stderr)

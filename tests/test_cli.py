@@ -4,6 +4,7 @@ import argparse
 import errno
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -167,6 +168,52 @@ def test_a_reader_that_stops_early_is_no_error() -> None:
         assert writer.wait() == 0
 
 
+TALKING = """
+import sys
+from planner.cli import build_parser, run_command
+from planner.commands import common
+from types import ModuleType
+
+def run(arguments):
+    sys.stdin.readline()
+    for line in range(int(sys.argv[1])):
+        {how}(str(line))
+    return 1
+
+act = ModuleType("act")
+act.add_parser = lambda subparsers: subparsers.add_parser("act").set_defaults(run=run)
+sys.exit(run_command(build_parser("hotsplit", "", [act]), ["act"]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "lines", "exit_code"),
+    [
+        ("common.console().print", 3, 0),
+        ("common.console().print", 10_000, 0),
+        # All was said before anybody noticed that nobody listens: the answer is still no.
+        ("common.say", 3, 1),
+    ],
+)
+def test_a_reader_that_has_gone_is_no_error(how: str, lines: int, exit_code: int) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", TALKING.format(how=how), str(lines)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"},
+    ) as writer:
+        assert writer.stdin is not None
+        assert writer.stdout is not None
+        assert writer.stderr is not None
+        writer.stdout.close()
+        writer.stdin.write("go\n")
+        writer.stdin.close()
+        assert writer.stderr.read() == ""
+        assert writer.wait() == exit_code
+
+
 def test_a_usage_error_cannot_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         run(lambda _: 0, "\x1b[2J\n\u202egpj")
@@ -222,6 +269,23 @@ def test_an_answer_that_cannot_be_printed_is_one_line(lines: int) -> None:
         )
     assert done.returncode == 2
     assert done.stderr == b"hotsplit: error: [Errno 28] No space left on device\n"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_where_standard_error_is_full_the_exit_code_says_it() -> None:
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run([sys.executable, "-m", "exporter", "inspect", "missing.gpuidx"], stderr=full, check=False)
+    assert done.returncode == 2
+
+
+@pytest.mark.skipif(os.name != "posix", reason="descriptors are closed by a POSIX shell")
+@pytest.mark.parametrize("closing", [">&-", "2>&-", ">&- 2>&-"])
+@pytest.mark.parametrize("command", ["catalogue", "catalogue --json", "inspect missing.gpuidx"])
+def test_a_closed_stream_is_written_to_nowhere(command: str, closing: str) -> None:
+    line = f"{shlex.quote(sys.executable)} -m exporter {command} {closing}"
+    done = subprocess.run(["/bin/sh", "-c", line], capture_output=True, check=False)
+    assert b"Traceback" not in done.stdout + done.stderr
+    assert done.returncode == (2 if command.startswith("inspect") else 0)
 
 
 def test_help_fits_paragraphs_and_keeps_examples(

@@ -101,4 +101,9 @@ def console() -> Console:
     """
     from rich.console import Console
 
-    return Console(highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else 200)
+    class Terminal(Console):
+        def on_broken_pipe(self) -> None:
+            """Leaves it to the command line what a reader that stops early (`head`) means; rich would exit with 1."""
+            raise BrokenPipeError
+
+    return Terminal(highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else 200)
