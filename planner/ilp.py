@@ -20,6 +20,7 @@ import enum
 import math
 import subprocess
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -205,6 +206,7 @@ def run(model: IlpModel, options: SolverOptions, *, gap: float, time_limit_s: fl
         solver = pulp.COIN_CMD(
             path=pulp.PULP_CBC_CMD.pulp_cbc_path, msg=False, gapRel=gap, gapAbs=0.0, timeLimit=time_limit_s
         )
+    started_s = time.monotonic()
     try:
         # CBC gets and gives its files here; what an interruption leaves behind goes with the folder.
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as solver.tmpDir:
@@ -215,6 +217,11 @@ def run(model: IlpModel, options: SolverOptions, *, gap: float, time_limit_s: fl
         _end_started(interruption.__traceback__)
         raise
     status = _STATUSES.get((problem.status, problem.sol_status), IlpStatus.ERROR)
+    if status is IlpStatus.INFEASIBLE and options.solver == "cbc" and time_limit_s is not None:
+        # Stopped while it prepares the problem, CBC (2.10.3) says "integer infeasible" of problems that are not. It is
+        # believed only if the limit was still far away.
+        elapsed_s = time.monotonic() - started_s
+        status = IlpStatus.INFEASIBLE if elapsed_s < time_limit_s / 2 else IlpStatus.NOTHING
     bound = _bound(problem, model, options, status, gap)
     if status not in {IlpStatus.OPTIMAL, IlpStatus.STOPPED}:
         return IlpAnswer(status, (), (), bound)

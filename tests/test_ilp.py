@@ -151,10 +151,38 @@ def test_the_status_comes_from_the_solution_status(
 
     monkeypatch.setattr(pulp.LpProblem, "solve", solve)
     model = exact_model(problem_of([[5, 3], [4, 4]], [10, 10], 20, thresholds=[2, 2]))
-    answer = run(model, SolverOptions(solver="cbc"), gap=0.0, time_limit_s=1.0)
+    answer = run(model, SolverOptions(solver="cbc"), gap=0.0, time_limit_s=1000.0)
     assert answer.status is expected
     assert (answer.on == (False, False)) == (expected in {IlpStatus.OPTIMAL, IlpStatus.STOPPED})
     assert (answer.bound is not None) == (expected is IlpStatus.OPTIMAL)
+
+
+@pytest.mark.parametrize(
+    ("solver", "time_limit_s", "elapsed_s", "expected"),
+    [
+        ("cbc", 2.0, 0.9, IlpStatus.INFEASIBLE),
+        ("cbc", 2.0, 1.0, IlpStatus.NOTHING),
+        ("cbc", 2.0, 2.1, IlpStatus.NOTHING),
+        ("cbc", None, 100.0, IlpStatus.INFEASIBLE),
+        ("highs", 2.0, 2.1, IlpStatus.INFEASIBLE),
+    ],
+)
+def test_cbc_is_not_believed_when_the_time_limit_may_have_made_it_say_infeasible(
+    solver: str, time_limit_s: float | None, elapsed_s: float, expected: IlpStatus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def solve(problem: pulp.LpProblem, _solver: object) -> int:
+        now_s.append(elapsed_s)
+        problem.status, problem.sol_status = pulp.LpStatusInfeasible, pulp.LpSolutionNoSolutionFound
+        info = SimpleNamespace(mip_node_count=-1, mip_dual_bound=0.0)
+        problem.solverModel = SimpleNamespace(getInfo=lambda: info)
+        return int(problem.status)
+
+    now_s = [0.0]
+    monkeypatch.setattr(pulp.LpProblem, "solve", solve)
+    monkeypatch.setattr(ilp, "time", SimpleNamespace(monotonic=lambda: now_s[-1]))
+    model = exact_model(problem_of([[5, 3]], [1], 1))
+    answer = run(model, SolverOptions(solver=solver), gap=0.0, time_limit_s=time_limit_s)
+    assert answer == ilp.IlpAnswer(expected, (), (), None)
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
