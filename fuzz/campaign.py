@@ -17,6 +17,7 @@ READERS = (
     "planner.header",
     "planner.plan",
     "planner.study",
+    "planner.study_file",
     "planner.torch_file",
 )
 

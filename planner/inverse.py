@@ -10,7 +10,8 @@ from typing import Any
 from planner.answers import Answer, CellPath
 from planner.budget import DEFAULT_CONTEXT_BYTES, ENGINE_MARGIN_BYTES
 from planner.errors import InputError
-from planner.study import Cell, Study, Targets
+from planner.study import Cell, Study
+from planner.study_file import Targets
 from planner.sweep import Workshop, ask_device
 from planner.units import GIB, MIB, format_bytes
 

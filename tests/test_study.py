@@ -6,7 +6,8 @@ import pytest
 
 from planner.catalogue import load_catalogue
 from planner.errors import FaultsError, InputError
-from planner.study import MOST_CELLS, Study, json_schema, load_study, study_of
+from planner.study import MOST_CELLS, Study, load_study, study_of
+from planner.study_file import json_schema
 from planner.units import parse_size
 
 GIB = 1 << 30

@@ -68,7 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
     from planner.errors import InputError
 
     if arguments.schema:
-        from planner.study import json_schema
+        from planner.study_file import json_schema
 
         common.print_json(json_schema())
         return 0
