@@ -4,6 +4,11 @@ python -m benchmarks                                   every case and phase
 python -m benchmarks --case 70b --phase solve select   some of them
 python -m benchmarks --processes --case opt-175b       whole processes only
 python -m benchmarks --json before.json                keep it; later --against before.json
+
+Three questions of their own have studies beside this:
+python -m benchmarks.placement      many shapes, budgets and thresholds beside the released formulation
+python -m benchmarks.header         vocabularies of 32,000 and 152,000 tokens beside gguf.GGUFReader
+python -m benchmarks.profile_text   how many tokens make a profile
 """
 
 from __future__ import annotations
@@ -81,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name in cases:
             bench = Bench(CASES[name], folder)
             if not options.processes:
-                rows += _phases(bench, options.phase or list(PHASES), repeat)
+                rows += _phases(bench, options.phase or list(PHASES), repeat, with_slow=not options.smoke)
             if options.processes or not (options.smoke or options.phase):
                 rows += _processes(bench, repeat)
     _print(rows, before)
@@ -90,19 +95,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _phases(bench: Bench, names: Sequence[str], repeat: int) -> Iterator[Row]:
+def _phases(bench: Bench, names: Sequence[str], repeat: int, *, with_slow: bool) -> Iterator[Row]:
     import torch
 
     for name in names:
         phase = PHASES[name]
         if phase.needs_cuda and not torch.cuda.is_available():
             continue
-        works = {name: phase.prepare(bench)} | {rival: prepare(bench) for rival, prepare in phase.rivals.items()}
-        timings = by_turns(works, repeat)
-        if not phase.rivals:
+        ours = phase.prepare(bench)
+        quick = [rival for rival in phase.rivals if rival not in phase.slow]
+        timings = by_turns({name: ours} | {rival: phase.rivals[rival](bench) for rival in quick}, repeat)
+        if not quick:
             yield Row(bench.case.name, name, timings[name])
-        for rival in phase.rivals:
+        for rival in quick:
             yield Row(bench.case.name, name, timings[name], rival, timings[rival])
+        for rival in phase.slow if with_slow else ():
+            beside = by_turns({name: ours, rival: phase.rivals[rival](bench)}, 1)
+            yield Row(bench.case.name, name, beside[name], rival, beside[rival])
 
 
 def _processes(bench: Bench, repeat: int) -> Iterator[Row]:

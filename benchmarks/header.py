@@ -1,6 +1,6 @@
 """Reading a model's header: Hotsplit's reader beside gguf.GGUFReader, on vocabularies of 32,000 and 152,000 tokens.
 
-    python benchmarks/header.py [--tokens 152000] [--repeat 5]
+    python -m benchmarks.header [--tokens 152000] [--repeat 5]
 
 Both read the same file, by turns, in one process; the best time of each counts. Memory is the peak of what Python
 allocated, taken in a run of its own because measuring it slows both down. The figures in docs/vram.md come from here.

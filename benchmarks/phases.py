@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from benchmarks.cases import Bench
+from benchmarks.released_formulation import RELEASED_GROUP, solve_with_cbc
 from exporter.index_format import IndexedLayer
 from exporter.pwri import write_index
 from exporter.select import Selector
@@ -42,11 +43,13 @@ class Phase:
     Attributes:
         prepare: returns what is timed.
         rivals: what to compare with, by name.
+        slow: the rivals that take half a minute, so one round is enough and a smoke run does without.
         needs_cuda: whether it is left out where torch finds no GPU.
     """
 
     prepare: Prepare
     rivals: dict[str, Prepare] = field(default_factory=dict)
+    slow: set[str] = field(default_factory=set)
     needs_cuda: bool = False
 
 
@@ -63,11 +66,13 @@ def phase(name: str, *, needs_cuda: bool = False) -> Callable[[P], P]:
     return register
 
 
-def beside(name: str, rival: str) -> Callable[[P], P]:
+def beside(name: str, rival: str, *, slow: bool = False) -> Callable[[P], P]:
     """Registers what a phase is compared with."""
 
     def register(prepare: P) -> P:
         PHASES[name].rivals[rival] = prepare
+        if slow:
+            PHASES[name].slow.add(rival)
         return prepare
 
     return register
@@ -113,6 +118,12 @@ def _numpy_sort(bench: Bench) -> Work:
 def _solve(bench: Bench) -> Work:
     problem = bench.problem(bench.planning.hotness)
     return lambda: solve(problem)
+
+
+@beside("solve", "released formulation, CBC", slow=True)
+def _released_formulation(bench: Bench) -> Work:
+    problem = bench.problem(bench.planning.hotness)
+    return lambda: solve_with_cbc(problem, RELEASED_GROUP)
 
 
 @phase("select")

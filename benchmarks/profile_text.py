@@ -1,6 +1,6 @@
 """How much text is enough: trains a small ReLU model on this Python's own library, then profiles it on more and more.
 
-    python benchmarks/profile_text.py [--steps N]
+    python -m benchmarks.profile_text [--steps N]
 
 The figures in docs/profile.md come from here. Training takes a few minutes on two cores; it is there because a random
 model has no hot neurons.

@@ -21,6 +21,8 @@ from planner.hotness import Floats, Ints
 from planner.problem import Problem
 
 LIMIT_S = 30
+# Neurons of a group in the helper as it is released.
+RELEASED_GROUP = 256
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ _ROOT = Path(__file__).resolve().parent.parent
 
 
 def test_it_prints_both_readers_and_the_ratio() -> None:
-    command = [sys.executable, str(_ROOT / "benchmarks" / "header.py"), "--tokens", "300", "--repeat", "1"]
-    environment = {**os.environ, "PYTHONPATH": str(_ROOT), "PYTHONIOENCODING": "utf-8"}
-    ran = subprocess.run(command, capture_output=True, encoding="utf-8", env=environment, check=True)
+    command = [sys.executable, "-m", "benchmarks.header", "--tokens", "300", "--repeat", "1"]
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8"}
+    ran = subprocess.run(command, capture_output=True, cwd=_ROOT, encoding="utf-8", env=environment, check=True)
     rows = [line.split(" | ") for line in ran.stdout.splitlines()[2:]]
     assert [row[1] for row in rows] == ["hotsplit", "gguf.GGUFReader", "ratio"]

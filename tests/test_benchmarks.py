@@ -42,6 +42,21 @@ def test_a_round_of_every_phase(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert commands["export"][:4] == [sys.executable, "-m", "exporter", "export"]
 
 
+def test_a_slow_rival_has_one_round_and_no_place_in_a_smoke_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rounds: list[str] = []
+    (rival,) = PHASES["solve"].slow
+    monkeypatch.setitem(PHASES["solve"].rivals, rival, lambda _bench: lambda: rounds.append("slow"))
+    arguments = ["--folder", str(tmp_path / "cases"), "--case", "7b", "--phase", "solve", "--repeat", "3"]
+    assert main(arguments) == 0
+    assert rounds == ["slow"]
+    assert rival in capsys.readouterr().out
+    assert main([*arguments, "--smoke"]) == 0
+    assert rounds == ["slow"]
+    assert rival not in capsys.readouterr().out
+
+
 def test_the_cases_are_in_the_catalogue() -> None:
     catalogue = load_catalogue()
     shapes = {name: catalogue.models[case.shape] for name, case in CASES.items()}
