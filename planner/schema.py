@@ -1,6 +1,6 @@
 """What configuration files may say, checked in one pass: every fault with its key path, its line and what was expected.
 
-The only module that knows how pydantic reports; `planner.study_file` and `planner.catalogue` declare their files with it.
+The only module that knows how pydantic reports; `planner.study_file` and `planner.catalogue` declare files with it.
 """
 
 from __future__ import annotations
