@@ -19,6 +19,7 @@ READERS = (
     "planner.study",
     "planner.study_file",
     "planner.torch_file",
+    "planner.torch_pickle",
 )
 
 

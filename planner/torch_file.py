@@ -2,10 +2,9 @@
 
 A `.pt` file is a zip archive of stored entries, `<name>/data.pkl` (a pickle that says how to rebuild the tensor) and
 `<name>/data/<key>` (its bytes), or, before PyTorch 1.6, a row of pickles followed by the bytes. A pickle is a program,
-and files come from strangers: here it is never run. `_PickleTerm` reads the two dozen opcodes that `torch.save` uses
-for a tensor into an inert term (names stay names, calls stay records of calls), and `_describe` accepts exactly the
-terms that PyTorch's own `torch._utils._rebuild_tensor*` would turn into a dense tensor. Sizes are compared with the
-bytes that are there before anything is read, so time and memory stay in proportion to the file.
+and files come from strangers: here it is never run. `planner.torch_pickle` reads it into an inert term, and `_describe`
+accepts exactly the terms that PyTorch's own `torch._utils._rebuild_tensor*` would turn into a dense tensor. Sizes are
+compared with the bytes that are there before anything is read, so time and memory stay in proportion to the file.
 
 Source: PyTorch 2.13, `torch/serialization.py` (`_save`, `_legacy_save`), `torch/_utils.py`, `torch/_tensor.py`.
 """
@@ -18,7 +17,6 @@ import os
 import stat
 import struct
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from planner.errors import InputError
+from planner.torch_pickle import EXPECTED, Call, External, Mapping, Name, PickleTerm, damaged
 
 MOST_FILE_BYTES = 1 << 28
 _MOST_PICKLE_BYTES = 1 << 16
@@ -35,7 +34,6 @@ _MOST_DIRECTORY_BYTES = 1 << 20
 # Four pickles, and the number of values behind them.
 _MOST_LEGACY_HEAD_BYTES = 4 * _MOST_PICKLE_BYTES + 64
 _LONGEST_ORDER = 20
-_EXPECTED = "expected one 1-D tensor written by torch.save"
 
 _ZIP_START = b"PK\x03\x04"
 # The first pickle of the older form is the number 0x1950a86a20f9469cfc6c (`torch.serialization.MAGIC_NUMBER`).
@@ -108,9 +106,9 @@ def read_vector(path: Path) -> npt.NDArray[Any]:
     """
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
-        raise InputError(f"is {'a folder' if stat.S_ISDIR(status.st_mode) else 'not a regular file'}; {_EXPECTED}")
+        raise InputError(f"is {'a folder' if stat.S_ISDIR(status.st_mode) else 'not a regular file'}; {EXPECTED}")
     if status.st_size > MOST_FILE_BYTES:
-        raise InputError(f"has {status.st_size} bytes; {_EXPECTED}, of at most {MOST_FILE_BYTES} bytes")
+        raise InputError(f"has {status.st_size} bytes; {EXPECTED}, of at most {MOST_FILE_BYTES} bytes")
     with _ThriftyFile(path) as file:
         start = file.read(len(_LEGACY_START))
         if start.startswith(_ZIP_START):
@@ -118,9 +116,9 @@ def read_vector(path: Path) -> npt.NDArray[Any]:
         if start == _LEGACY_START:
             return _read_legacy(file)
     if not start:
-        raise InputError(f"is empty; {_EXPECTED}")
+        raise InputError(f"is empty; {EXPECTED}")
     kind = "a bare pickle" if start[0] == 0x80 else "not a PyTorch file"
-    raise InputError(f"is {kind}; {_EXPECTED}")
+    raise InputError(f"is {kind}; {EXPECTED}")
 
 
 class _ThriftyFile(io.FileIO):
@@ -141,7 +139,7 @@ class _ThriftyFile(io.FileIO):
         left = os.fstat(self.fileno()).st_size - self.tell()
         wanted = left if size is None or size < 0 else min(size, left)
         if wanted > self.most:
-            raise InputError(f"is an archive of more than {_MOST_ENTRIES} entries; {_EXPECTED}")
+            raise InputError(f"is an archive of more than {_MOST_ENTRIES} entries; {EXPECTED}")
         pieces = []
         while wanted > 0 and (piece := super().read(wanted)):
             pieces.append(piece)
@@ -156,29 +154,29 @@ def _read_zip(file: _ThriftyFile) -> npt.NDArray[Any]:
             file.most = MOST_FILE_BYTES
             return _read_archive(archive)
     except zipfile.BadZipFile as error:
-        raise InputError(f"is truncated or damaged ({error}); {_EXPECTED}") from None
+        raise InputError(f"is truncated or damaged ({error}); {EXPECTED}") from None
     except (NotImplementedError, RuntimeError, EOFError, OverflowError, ValueError, struct.error) as error:
-        raise InputError(f"is not an archive that torch.save writes ({error}); {_EXPECTED}") from None
+        raise InputError(f"is not an archive that torch.save writes ({error}); {EXPECTED}") from None
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise
-        raise InputError(f"is truncated or damaged (an entry outside the file); {_EXPECTED}") from None
+        raise InputError(f"is truncated or damaged (an entry outside the file); {EXPECTED}") from None
 
 
 def _read_archive(archive: zipfile.ZipFile) -> npt.NDArray[Any]:
     names = archive.namelist()
     if len(names) > _MOST_ENTRIES:
-        raise InputError(f"is an archive of more than {_MOST_ENTRIES} entries; {_EXPECTED}")
+        raise InputError(f"is an archive of more than {_MOST_ENTRIES} entries; {EXPECTED}")
     if len(set(names)) != len(names):
-        raise InputError(f"holds two entries of the same name; {_EXPECTED}")
+        raise InputError(f"holds two entries of the same name; {EXPECTED}")
     pickles = [name for name in names if name == "data.pkl" or (name.endswith("/data.pkl") and name.count("/") == 1)]
     if len(pickles) != 1:
-        raise InputError(f"is an archive without a data.pkl; {_EXPECTED}")
+        raise InputError(f"is an archive without a data.pkl; {EXPECTED}")
     prefix = pickles[0][: -len("data.pkl")]
     pickled = _stored(archive, pickles[0])
     if pickled.file_size > _MOST_PICKLE_BYTES:
-        raise InputError(f"has a pickle of {pickled.file_size} bytes, too much for one tensor; {_EXPECTED}")
-    view = _describe(_PickleTerm(archive.read(pickled)).read())
+        raise InputError(f"has a pickle of {pickled.file_size} bytes, too much for one tensor; {EXPECTED}")
+    view = _describe(PickleTerm(archive.read(pickled)).read())
     order = "little"
     if prefix + "byteorder" in names:
         with archive.open(_stored(archive, prefix + "byteorder")) as entry:
@@ -197,7 +195,7 @@ def _stored(archive: zipfile.ZipFile, name: str) -> zipfile.ZipInfo:
     """Returns an entry; refuses compression, by which a small file could fill the memory."""
     entry = archive.getinfo(name)
     if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size:
-        raise InputError(f"has a compressed archive entry {name[:80]!r}, which torch.save never writes; {_EXPECTED}")
+        raise InputError(f"has a compressed archive entry {name[:80]!r}, which torch.save never writes; {EXPECTED}")
     return entry
 
 
@@ -213,17 +211,17 @@ def _read_legacy(file: _ThriftyFile) -> npt.NDArray[Any]:
     parts = []
     for _ in range(4):
         # Pickles of one tensor are short; a pickle that is cut off here is damaged or not one tensor's.
-        term = _PickleTerm(head[start : start + _MOST_PICKLE_BYTES])
+        term = PickleTerm(head[start : start + _MOST_PICKLE_BYTES])
         parts.append(term.read())
         start += term.position
     protocol, _, tensor, keys = parts
     if protocol != _LEGACY_PROTOCOL:
-        raise InputError(f"is of an unknown version of the older PyTorch format; {_EXPECTED}")
+        raise InputError(f"is of an unknown version of the older PyTorch format; {EXPECTED}")
     view = _describe(tensor)
     if keys != [view.storage_key]:
-        raise InputError(f"holds more than one tensor; {_EXPECTED}")
+        raise InputError(f"holds more than one tensor; {EXPECTED}")
     if len(head) < start + 8:
-        raise InputError(f"is truncated; {_EXPECTED}")
+        raise InputError(f"is truncated; {EXPECTED}")
     (elements,) = struct.unpack_from("<q", head, start)
     # Of a storage without a type, the number is of its bytes; in any case the bytes that follow must be as many.
     if elements not in (view.storage_elements, view.storage_bytes):
@@ -233,32 +231,6 @@ def _read_legacy(file: _ThriftyFile) -> npt.NDArray[Any]:
     file.seek(start)
     file.most = MOST_FILE_BYTES
     return view.values(file.read(), "<")
-
-
-class _Name(NamedTuple):
-    """A name that the pickle mentions, such as `torch FloatStorage`; never looked up, never imported."""
-
-    module: str
-    name: str
-
-
-class _Call(NamedTuple):
-    """A call that the pickle asks for; never made."""
-
-    function: object
-    arguments: object
-
-
-class _External(NamedTuple):
-    """A reference out of the pickle (a persistent id): to torch, a storage."""
-
-    identity: object
-
-
-class _Mapping(NamedTuple):
-    """A dict that the pickle builds: only whether it has items matters here."""
-
-    items: list[None]
 
 
 class _View(NamedTuple):
@@ -329,16 +301,16 @@ def _describe(term: object) -> _View:
         raise InputError(f"holds {_REFUSED_BUILDERS.get(builder, f'an unknown kind of tensor ({builder[:80]})')}")
     least, most = counts[builder]
     if not least <= len(arguments) <= most:
-        raise _damaged()
+        raise damaged()
     metadata = arguments[most - 1] if len(arguments) == most and most > 4 else None
-    if metadata is not None and not (isinstance(metadata, _Mapping) and not metadata.items):
+    if metadata is not None and not (isinstance(metadata, Mapping) and not metadata.items):
         raise InputError("holds a lazily negated or conjugated view; save tensor.clone() instead")
     storage, offset, size, stride = arguments[:4]
     dtype, key, elements = _storage(storage, arguments[6] if builder == "_rebuild_tensor_v3" else None)
     if not (isinstance(size, tuple) and isinstance(stride, tuple)):
-        raise _damaged()
+        raise damaged()
     if not all(_is_count(number) for number in (offset, elements, *size, *stride)) or len(size) != len(stride):
-        raise _damaged()
+        raise damaged()
     if len(size) != 1:
         shape = ", ".join(str(extent) for extent in size[:8]) + (", …" if len(size) > 8 else "")
         raise InputError(f"holds a tensor of shape [{shape}]; expected one dimension, one number for each neuron")
@@ -350,27 +322,27 @@ def _describe(term: object) -> _View:
 
 def _builder(term: object) -> tuple[str, tuple[Any, ...]]:
     """Returns which function of PyTorch the term calls, and with what."""
-    if not isinstance(term, _Call):
+    if not isinstance(term, Call):
         kinds = {
-            _Mapping: "a dict",
+            Mapping: "a dict",
             list: "a list",
             tuple: "a tuple",
             int: "a number",
             float: "a number",
             str: "a text",
         }
-        raise InputError(f"holds {kinds.get(type(term), 'no tensor')}; {_EXPECTED}")
+        raise InputError(f"holds {kinds.get(type(term), 'no tensor')}; {EXPECTED}")
     function, arguments = term
-    if not isinstance(function, _Name):
-        raise _damaged()
-    if function == _Name("collections", "OrderedDict"):
-        raise InputError(f"holds a dict; {_EXPECTED}")
+    if not isinstance(function, Name):
+        raise damaged()
+    if function == Name("collections", "OrderedDict"):
+        raise InputError(f"holds a dict; {EXPECTED}")
     if function.module not in ("torch._utils", "torch._tensor"):
         raise InputError(
-            f"is a pickle that calls {'.'.join(function)[:80]!r}, which is never run; {_EXPECTED}",
+            f"is a pickle that calls {'.'.join(function)[:80]!r}, which is never run; {EXPECTED}",
         )
     if not isinstance(arguments, tuple):
-        raise _damaged()
+        raise damaged()
     return function.name, arguments
 
 
@@ -381,22 +353,22 @@ def _storage(term: object, dtype: object) -> tuple[str, str, Any]:
         term: the persistent id `("storage", type, key, location, elements)`; the older form adds a sixth, unused part.
         dtype: the tensor's type where the storage is untyped, its elements then being bytes.
     """
-    identity = term.identity if isinstance(term, _External) else None
+    identity = term.identity if isinstance(term, External) else None
     if not isinstance(identity, tuple) or len(identity) not in (5, 6) or not isinstance(identity[0], str):
-        raise _damaged()
+        raise damaged()
     kind, storage_type, key, _, elements = identity[:5]
     if kind != "storage" or identity[5:] not in ((), (None,)):
-        raise _damaged()
-    if not isinstance(storage_type, _Name) or storage_type.module not in ("torch", "torch.cuda", "torch.storage"):
-        raise _damaged()
+        raise damaged()
+    if not isinstance(storage_type, Name) or storage_type.module not in ("torch", "torch.cuda", "torch.storage"):
+        raise damaged()
     if not isinstance(key, str) or not _is_count(elements):
-        raise _damaged()
+        raise damaged()
     if dtype is None:
         name = _STORAGE_DTYPES.get(storage_type.name, storage_type.name)
-    elif isinstance(dtype, _Name) and dtype.module == "torch":
+    elif isinstance(dtype, Name) and dtype.module == "torch":
         name = dtype.name
     else:
-        raise _damaged()
+        raise damaged()
     if name.startswith("complex"):
         raise InputError(f"holds complex numbers ({name}); expected activation counts")
     if name not in _NUMPY_CODES:
@@ -411,10 +383,6 @@ def _storage(term: object, dtype: object) -> tuple[str, str, Any]:
 
 def _is_count(number: object) -> bool:
     return type(number) is int and 0 <= number < 1 << 48
-
-
-def _damaged() -> InputError:
-    return InputError(f"has a pickle that torch.save does not write; {_EXPECTED}")
 
 
 def _exact(elements: npt.NDArray[Any], dtype: str) -> npt.NDArray[Any]:
@@ -460,183 +428,3 @@ def _float8_table(dtype: str) -> npt.NDArray[np.float32]:
     for place, number in special.items():
         values[place] = number
     return values
-
-
-class _PickleTerm:
-    """Reads one pickle as an inert term, with only the opcodes that describe a tensor.
-
-    Nothing is imported, called, hashed or compared, every opcode costs a bounded time, and a term takes memory in
-    proportion to the pickle's bytes.
-    """
-
-    def __init__(self, content: bytes) -> None:
-        self.position = 0
-        self._content = content
-        self._stack: list[Any] = []
-        self._marks: list[int] = []
-        self._memo: dict[int, Any] = {}
-
-    def read(self) -> object:
-        """Returns the term; `position` is then where the pickle ends.
-
-        Raises:
-            InputError: the pickle is damaged, or builds something that no tensor needs.
-        """
-        try:
-            while (code := self.take(1)[0]) != _STOP:
-                operation = _OPERATIONS.get(code)
-                if operation is None:
-                    raise InputError(f"is a pickle with an instruction no tensor needs ({_opcode(code)}); {_EXPECTED}")
-                operation(self)
-            return self._stack.pop()
-        except (IndexError, KeyError, UnicodeDecodeError):
-            raise _damaged() from None
-
-    def take(self, count: int) -> bytes:
-        """Returns the next `count` bytes."""
-        start = self.position
-        taken = self._content[start : start + count]
-        if len(taken) != count:
-            raise _damaged()
-        self.position = start + count
-        return taken
-
-    def number(self, count: int, *, signed: bool = False) -> int:
-        """Returns the next `count` bytes as a little-endian number."""
-        return int.from_bytes(self.take(count), "little", signed=signed)
-
-    def line(self) -> str:
-        """Returns the text up to the next line break, and steps over it."""
-        end = self._content.find(b"\n", self.position)
-        if end < 0:
-            raise _damaged()
-        text = self._content[self.position : end].decode("utf-8")
-        self.position = end + 1
-        return text
-
-    def push(self, term: object) -> None:
-        """Puts a term on the stack."""
-        self._stack.append(term)
-
-    def pop(self) -> Any:
-        """Takes the top of the stack."""
-        return self._stack.pop()
-
-    def mark(self) -> None:
-        """Remembers the stack's height."""
-        self._marks.append(len(self._stack))
-
-    def pop_to_mark(self) -> list[Any]:
-        """Takes what was put on the stack since the last mark."""
-        height = self._marks.pop()
-        if height > len(self._stack):
-            raise _damaged()
-        terms = self._stack[height:]
-        del self._stack[height:]
-        return terms
-
-    def push_tuple(self, count: int) -> None:
-        """Makes one tuple of the top `count` terms."""
-        if count > len(self._stack):
-            raise _damaged()
-        terms = tuple(self._stack[-count:])
-        del self._stack[-count:]
-        self._stack.append(terms)
-
-    def remember(self, place: int | None = None) -> None:
-        """Notes the top of the stack under a number of its own."""
-        self._memo[len(self._memo) if place is None else place] = self._stack[-1]
-
-    def recall(self, place: int) -> None:
-        """Puts a remembered term on the stack."""
-        self._stack.append(self._memo[place])
-
-    def name_from_stack(self) -> None:
-        """Makes a name of two texts."""
-        name, module = self.pop(), self.pop()
-        if not (isinstance(name, str) and isinstance(module, str)):
-            raise _damaged()
-        self.push(_Name(module, name))
-
-    def call(self) -> None:
-        """Records a call, without making it."""
-        arguments, function = self.pop(), self.pop()
-        self.push(_Call(function, arguments))
-
-    def extend_list(self, terms: list[Any]) -> None:
-        """Adds to the list on top of the stack."""
-        top = self._stack[-1]
-        if not isinstance(top, list):
-            raise _damaged()
-        top.extend(terms)
-
-    def set_item(self) -> None:
-        """Adds one item to the mapping below it."""
-        self.pop()
-        self.pop()
-        self._note_items()
-
-    def set_items(self) -> None:
-        """Adds the items since the last mark to the mapping below them."""
-        self.pop_to_mark()
-        self._note_items()
-
-    def set_attributes(self) -> None:
-        """Steps over attributes, such as the versions in a module's `state_dict`; no tensor's call survives it."""
-        self.pop()
-        top = self.pop()
-        self.push(_Call(top.function, None) if isinstance(top, _Call) else None)
-
-    def _note_items(self) -> None:
-        """Notes that the mapping on top of the stack has items, which is all that matters: no tensor needs any."""
-        top = self._stack[-1]
-        if isinstance(top, _Mapping):
-            top.items.append(None)
-        elif not (isinstance(top, _Call) and top.function == _Name("collections", "OrderedDict")):
-            raise _damaged()
-
-
-_STOP = 0x2E
-_OPERATIONS: dict[int, Callable[[_PickleTerm], object]] = {
-    0x80: lambda term: term.take(1),  # PROTO
-    0x95: lambda term: term.take(8),  # FRAME
-    0x28: _PickleTerm.mark,
-    0x63: lambda term: term.push(_Name(term.line(), term.line())),  # GLOBAL
-    0x93: _PickleTerm.name_from_stack,  # STACK_GLOBAL
-    0x71: lambda term: term.remember(term.number(1)),  # BINPUT
-    0x72: lambda term: term.remember(term.number(4)),  # LONG_BINPUT
-    0x94: _PickleTerm.remember,  # MEMOIZE
-    0x68: lambda term: term.recall(term.number(1)),  # BINGET
-    0x6A: lambda term: term.recall(term.number(4)),  # LONG_BINGET
-    0x58: lambda term: term.push(term.take(term.number(4)).decode("utf-8")),  # BINUNICODE
-    0x8C: lambda term: term.push(term.take(term.number(1)).decode("utf-8")),  # SHORT_BINUNICODE
-    0x4A: lambda term: term.push(term.number(4, signed=True)),  # BININT
-    0x4B: lambda term: term.push(term.number(1)),  # BININT1
-    0x4D: lambda term: term.push(term.number(2)),  # BININT2
-    0x8A: lambda term: term.push(term.number(term.number(1), signed=True)),  # LONG1
-    0x47: lambda term: term.push(struct.unpack(">d", term.take(8))[0]),  # BINFLOAT
-    0x88: lambda term: term.push(True),
-    0x89: lambda term: term.push(False),
-    0x4E: lambda term: term.push(None),
-    0x29: lambda term: term.push(()),
-    0x74: lambda term: term.push(tuple(term.pop_to_mark())),  # TUPLE
-    0x85: lambda term: term.push_tuple(1),
-    0x86: lambda term: term.push_tuple(2),
-    0x87: lambda term: term.push_tuple(3),
-    0x5D: lambda term: term.push([]),
-    0x61: lambda term: term.extend_list([term.pop()]),  # APPEND
-    0x65: lambda term: term.extend_list(term.pop_to_mark()),  # APPENDS
-    0x7D: lambda term: term.push(_Mapping([])),  # EMPTY_DICT
-    0x73: _PickleTerm.set_item,  # SETITEM
-    0x75: _PickleTerm.set_items,  # SETITEMS
-    0x62: _PickleTerm.set_attributes,  # BUILD
-    0x52: _PickleTerm.call,  # REDUCE
-    0x51: lambda term: term.push(_External(term.pop())),  # BINPERSID
-}
-
-
-def _opcode(code: int) -> str:
-    import pickletools
-
-    known = {ord(opcode.code): opcode.name for opcode in pickletools.opcodes}
-    return known.get(code, f"byte {code:#04x}")
