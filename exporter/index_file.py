@@ -65,7 +65,7 @@ class IndexFile:
             OSError: the file cannot be read.
         """
         self.path = path
-        self.header = read_header(path)
+        self.header = read_header(path, needs_data=True)
         if faults := [f"{path}: {line}" for line in layout_faults(self.header)]:
             raise FaultsError(faults)
         self.layers = tuple(_layers(self.header))

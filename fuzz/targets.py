@@ -76,7 +76,8 @@ def _read_model(path: Path) -> None:
 
     header = read_header(path)
     for tensor in header.tensors:
-        _check(0 <= tensor.n_bytes <= max(header.file_bytes, 0), f"{tensor.name[:80]!r} is larger than its file")
+        _check(tensor.n_bytes <= header.file_bytes or not header.has_data, f"{tensor.name[:80]!r} exceeds its file")
+        _check(tensor.n_bytes >= 0, f"{tensor.name[:80]!r} has a negative length")
         _check(math.prod(tensor.shape) >= 0, "a shape with a negative length")
     geometry = geometry_from_header(header)
     _check(len(geometry.n_ff) == geometry.n_layer == len(geometry.neuron_bytes), "layers do not agree")

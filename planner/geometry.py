@@ -161,6 +161,8 @@ def geometry_from_header(header: Header) -> Geometry:
     tokens = header.metadata.get(_TOKENS_KEY)
     if not isinstance(tokens, ArraySummary):
         keys.objections.append(f"key {_TOKENS_KEY!r} is missing or not an array; the engine needs the vocabulary")
+    if not header.has_data:
+        keys.objections.append("the file ends with its header, without tensor data; the engine cannot load it")
     keys.number("feed_forward_length")  # the shapes say it layer by layer; the engine wants the key all the same
     threshold = header.metadata.get(_SPARSE_THRESHOLD_KEY)
     return _Matcher(

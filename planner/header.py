@@ -114,6 +114,7 @@ class Header:
         alignment: of the tensor data, in bytes.
         data_offset: where tensor data starts, in bytes from the start of the file.
         file_bytes: length of the whole file.
+        has_data: whether tensor data follows; a header alone is enough to plan with.
         fingerprint: `sha256:` and the hash of the header's bytes and the file's length (eight bytes, little-endian).
     """
 
@@ -126,11 +127,16 @@ class Header:
     alignment: int
     data_offset: int
     file_bytes: int
+    has_data: bool
     fingerprint: str
 
 
-def read_header(path: Path) -> Header:
+def read_header(path: Path, *, needs_data: bool = False) -> Header:
     """Reads the header of the model or index file `path`; time and memory do not depend on the tensor data.
+
+    Args:
+        path: the file.
+        needs_data: refuse also a file that holds its header and nothing more.
 
     Raises:
         InputError: not a GGUF or PWRI file, cut short, contradicting itself, or beyond the limits above.
@@ -142,16 +148,17 @@ def read_header(path: Path) -> Header:
     if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
         raise InputError(f"{path}: not a regular file; expected a GGUF or PWRI file")
     with open(path, "rb", buffering=0) as file:
-        return _Reader(path, file, status.st_size).read()
+        return _Reader(path, file, status.st_size, needs_data=needs_data).read()
 
 
 class _Reader:
     """Walks one header from front to back through a window of a few hundred kilobytes, hashing what it passes."""
 
-    def __init__(self, path: Path, file: BinaryIO, file_bytes: int) -> None:
+    def __init__(self, path: Path, file: BinaryIO, file_bytes: int, *, needs_data: bool) -> None:
         self._path = path
         self._file = file
         self._file_bytes = file_bytes
+        self._needs_data = needs_data
         self._window = b""
         self._window_start = 0
         self._position = 0  # inside the window
@@ -168,7 +175,7 @@ class _Reader:
         tensors = self._tensors(n_tensors, magic, alignment)
         header_end = self._offset()
         data_offset = -(-header_end // alignment) * alignment
-        self._check_whole(tensors, data_offset)
+        has_data = self._has_data(tensors, data_offset)
         self._digest.update(self._window[: self._position])
         self._digest.update(_U64.pack(self._file_bytes))
         return Header(
@@ -181,6 +188,7 @@ class _Reader:
             alignment=alignment,
             data_offset=data_offset,
             file_bytes=self._file_bytes,
+            has_data=has_data,
             fingerprint=f"sha256:{self._digest.hexdigest()}",
         )
 
@@ -306,11 +314,13 @@ class _Reader:
             )
         return elements // ggml_type.block * ggml_type.type_bytes
 
-    def _check_whole(self, tensors: tuple[TensorInfo, ...], data_offset: int) -> None:
-        """Refuses a file whose tensor data is cut short, naming the tensor that needs the most length."""
+    def _has_data(self, tensors: tuple[TensorInfo, ...], data_offset: int) -> bool:
+        """Returns whether there is tensor data, and refuses some of it: names the tensor that needs the most length."""
         placed = [tensor for tensor in tensors if tensor.n_bytes]
         if not placed:
-            return
+            return True
+        if self._file_bytes <= data_offset and not self._needs_data:
+            return False
         last = max(placed, key=lambda tensor: tensor.offset + tensor.n_bytes)
         expected_bytes = data_offset + last.offset + last.n_bytes
         if expected_bytes > self._file_bytes:
@@ -318,6 +328,7 @@ class _Reader:
                 f"truncated: {expected_bytes} bytes expected (the end of tensor {last.name!r}), "
                 f"{self._file_bytes} found; download or convert it again"
             )
+        return True
 
     # Reading, all of it inside the file and inside the limit.
 

@@ -8,7 +8,7 @@ The program (PowerInfer, SOSP'24, section 6.3, its symbols on the right), over t
     threshold_min_l     x_l >= C_l * y_l                           communication,  sum_(e in N_l) a_GPU,e >= C_l * y_l
     threshold_max_l     x_l <= n_l * y_l                           communication,  sum_(e in N_l) a_GPU,e <= K * y_l
     catch_l_j           t_l <= slope_j * x_l + rest_j * y_l        impact is a concave curve: below its tangents
-    steps_l, short_min_l, short_max_l                              x_l is a multiple of the granularity, or n_l
+    steps_l, short_min_l                                           x_l is a multiple of the granularity, or n_l
 
 x_l hot neurons, y_l whether the layer is split, t_l what it catches. With every tangent and whole x_l the program is
 exact; with fewer tangents, or x_l that need not be whole, it is a relaxation, whose bound holds all the same.

@@ -324,6 +324,16 @@ def test_a_mixed_file_whose_down_rows_do_not_fill_blocks(tmp_path: Path) -> None
     assert geometry.neuron_bytes == (2 * 160 + 80 * 34 // 32, 3 * 160)
 
 
+def test_a_header_alone_weighs_what_the_whole_file_does(tmp_path: Path) -> None:
+    model = llama(matrix=Q4_0)
+    whole = _read(tmp_path / "m", model)
+    (tmp_path / "m").write_bytes(model.header())
+    alone = geometry_from_header(read_header(tmp_path / "m"))
+    assert (alone.dense, alone.ffn, alone.host_only_bytes) == (whole.dense, whole.ffn, whole.host_only_bytes)
+    assert whole.objections == ()
+    assert alone.objections == ("the file ends with its header, without tensor data; the engine cannot load it",)
+
+
 def test_what_does_not_change_the_account_is_an_objection(tmp_path: Path) -> None:
     model = llama(threshold=0.5).without("llama.context_length", "tokenizer.ggml.tokens")
     model.with_tensor("rope_freqs.weight", (8,), F32).with_key("llama.feed_forward_length", "u32", 95)

@@ -256,13 +256,29 @@ def test_a_vocabulary_of_152000_tokens_takes_no_memory_to_speak_of(tmp_path: Pat
             "tensor 'a' starts at 18446744073709551584 in the tensor data, more than any file has",
         ),
         (
-            _file(tensors=tensor("weights", (100,), 0, 0), n_tensors=1),
-            "truncated: 464 bytes expected (the end of tensor 'weights'), 63 found; download or convert it again",
+            _file(tensors=tensor("weights", (100,), 0, 0), n_tensors=1) + b"\0\0",
+            "truncated: 464 bytes expected (the end of tensor 'weights'), 65 found; download or convert it again",
         ),
     ],
 )
 def test_what_is_refused(tmp_path: Path, raw: bytes, message: str) -> None:
     assert _refused(tmp_path / "m", raw) == message
+
+
+@pytest.mark.parametrize("padding", [b"", b"\0"])
+def test_a_header_alone_is_read_unless_data_is_needed(tmp_path: Path, padding: bytes) -> None:
+    path = _write(tmp_path / "m", _file(tensors=tensor("weights", (100,), 0, 0), n_tensors=1) + padding)
+    header = read_header(path)
+    assert (header.has_data, header.data_offset, header.tensors[0].n_bytes) == (False, 64, 400)
+    with pytest.raises(InputError) as caught:
+        read_header(path, needs_data=True)
+    assert str(caught.value) == (
+        f"{path}: truncated: 464 bytes expected (the end of tensor 'weights'), {63 + len(padding)} found; "
+        "download or convert it again"
+    )
+    path.write_bytes(path.read_bytes().ljust(464, b"\0"))
+    assert read_header(path).has_data
+    assert read_header(path, needs_data=True).has_data
 
 
 def test_every_truncation_is_refused(tmp_path: Path) -> None:
@@ -344,7 +360,8 @@ def test_any_damage_gives_a_header_or_one_line(tmp_path_factory: pytest.TempPath
     else:
         assert isinstance(header, Header)
         for one in header.tensors:
-            assert one.n_bytes == 0 or header.data_offset + one.offset + one.n_bytes <= header.file_bytes
+            is_inside = header.data_offset + one.offset + one.n_bytes <= header.file_bytes
+            assert one.n_bytes == 0 or is_inside == header.has_data
     assert time.process_time() - started < 1.0
 
 

@@ -55,6 +55,21 @@ def test_every_fault_of_the_layout_is_told_at_once(tmp_path: Path) -> None:
     )
 
 
+def test_an_index_that_ends_with_its_header_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.gpuidx")
+    with IndexFile(path) as index:
+        whole_bytes, data_offset = index.header.file_bytes, index.header.data_offset
+        end = max(tensor.offset + tensor.n_bytes for tensor in index.header.tensors) + data_offset
+    assert whole_bytes > data_offset
+    path.write_bytes(path.read_bytes()[:data_offset])
+    with pytest.raises(InputError) as caught:
+        IndexFile(path)
+    assert str(caught.value) == (
+        f"{path}: truncated: {end} bytes expected (the end of tensor 'blk.2.gpu_bucket'), {data_offset} found; "
+        "download or convert it again"
+    )
+
+
 def test_a_file_that_shrinks_while_it_is_read(tmp_path: Path) -> None:
     path = write(tmp_path / "x.gpuidx")
     with IndexFile(path) as index:
