@@ -150,6 +150,14 @@ def run(arguments: argparse.Namespace) -> int:
     if not solution.solved_list:
         why = solution.infeasibility.text if solution.infeasibility is not None else solution.status.value
         raise NoAnswerError(f"no placement: {why}")
+    if space.geometry is not None and not any(solution.solved_list):
+        # An index without a neuron needs no byte, so the engine would take it for good, however much gets free.
+        least = -(-max(1, arguments.threshold) // space.granularity) * space.granularity
+        raise NoAnswerError(
+            f"no neuron fits: {least} of one layer, the fewest that may be on the GPU, take "
+            f"{least * min(neuron_bytes)} {'neurons' if arguments.vram_capacity is None else 'bytes'}, and there is "
+            f"room for {space.space}"
+        )
     plan = _plan(arguments, space, statistics, solution)
 
     from exporter.export import export_plan

@@ -186,14 +186,34 @@ def test_bytes_are_exact_and_the_rows_are_the_hottest(tmp_path: Path, vram_bytes
         write_model(model, 3)
         write_statistics(folder / "activation", 3)
     counts = write_statistics(folder / "activation", 3)
-    assert drop_in.main(call(model, vram_capacity=vram_bytes)) == 0
+    step_bytes = 32 * 3 * N_EMBD * 2
+    assert drop_in.main(call(model, vram_capacity=vram_bytes)) == (0 if vram_bytes >= step_bytes else 1)
+    if vram_bytes < step_bytes:
+        return
     index = index_of(model, vram_bytes)
     rows = hot_neurons(index)
     row_bytes = [rules.vram_bytes_of_slices(len(hot), N_FF, N_EMBD, [F16] * 3) for hot in rows]
     assert index.vram_required == sum(row_bytes) <= vram_bytes
-    step_bytes = 32 * 3 * N_EMBD * 2
     assert [len(hot) for hot in rows] == best_by_groups(counts, 32, vram_bytes // step_bytes)
     assert rows == [hottest(layer, len(hot)) for layer, hot in zip(counts, rows, strict=True)]
+
+
+def test_an_index_without_neurons_is_not_written(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # It would need no byte: the engine would take it at every start, however much VRAM gets free.
+    write_model(model, 3)
+    write_statistics(tmp_path / "activation", 3)
+    output = Path(f"{model}.generated.gpuidx")
+    step_bytes = 32 * 3 * N_EMBD * 2
+    for arguments, vram_bytes, least in (([], step_bytes - 1, 32), (["--threshold", "40"], 2 * step_bytes - 1, 64)):
+        assert drop_in.main(call(model, *arguments, vram_capacity=vram_bytes)) == 1
+        assert not output.exists()
+        assert capsys.readouterr().err == (
+            f"hotsplit: error: no neuron fits: {least} of one layer, the fewest that may be on the GPU, take "
+            f"{least // 32 * step_bytes} bytes, and there is room for {vram_bytes}\n"
+            "hotsplit: note: no GPU index was written; the engine goes on with every FFN neuron in host memory\n"
+        )
 
 
 def test_mixed_types_are_accounted_each_by_its_own(model: Path, tmp_path: Path) -> None:
@@ -326,8 +346,9 @@ def test_a_reserve_is_left_free(model: Path, tmp_path: Path, monkeypatch: pytest
     step_bytes = 32 * 3 * N_EMBD * 2
     assert index_of(model, 200_000).vram_required == (200_000 - 102_400) // step_bytes * step_bytes
     monkeypatch.setenv("HOTSPLIT_RESERVE", "1GiB")
-    assert drop_in.main(call(model, vram_capacity=200_000)) == 0
-    assert index_of(model, 0).vram_required == 0
+    before = Path(f"{model}.generated.gpuidx").read_bytes()
+    assert drop_in.main(call(model, vram_capacity=200_000)) == 1
+    assert Path(f"{model}.generated.gpuidx").read_bytes() == before
 
 
 def test_an_index_that_is_there_is_replaced(model: Path, tmp_path: Path) -> None:
