@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import os
+import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -146,6 +147,8 @@ def check_space(case: Case) -> Iterator[Finding]:
     budget = account.budget
     shown = f"the engine's budget is {format_bytes(account.budget_bytes)}"
     less = "close what else uses the GPU, or use a smaller model or quantisation"
+    if budget.source == "option":
+        less = "start the engine with a larger --vram-budget, or use a smaller model or quantisation"
     if budget.wraps:
         yield Finding(
             "space",
@@ -295,6 +298,8 @@ def check_helper(case: Case) -> Iterator[Finding]:
     where = f"{called.command} is {called.python}"
     if called.fault is not None:
         whose = "" if called.location is None else f" {called.helper.value} powerinfer at {called.location}:"
+        if called.helper in (Helper.UPSTREAM, Helper.FOREIGN):
+            install = f"hotsplit engine install --force ({install})"
         yield Finding("helper", _unless_served(case), f"{where};{whose} {called.fault}", install)
     elif called.helper is Helper.OURS:
         yield Finding("helper", Status.OK, f"{where} and runs Hotsplit ({called.location})")
@@ -333,17 +338,19 @@ def check_helper(case: Case) -> Iterator[Finding]:
 
 def check_index(case: Case) -> Iterator[Finding]:
     """An index that is already there: sound, of this model and these statistics, and small enough to be used."""
-    export = f"write it again: hotsplit export --model {case.model}"
+    export = f"write it again: {case.export_command}"
     if case.index is None:
         yield Finding(
             "index",
             Status.OK,
             f"{case.index_path.name} is not there yet; the engine will ask its helper for one",
-            f"or write it now: hotsplit export --model {case.model}",
+            f"or write it now: {case.export_command}",
         )
         return
     index = case.index.value
     if index is None:
+        if not case.index_path.is_file():  # a folder, or a link to nothing: nothing that writing could replace
+            export = f"remove {shlex.quote(str(case.index_path))}, then {export}"
         yield Finding("index", Status.PROBLEM, f"broken: {case.index.fault}", export)
         return
     lines = [*index.faults, *index.stale]

@@ -7,6 +7,7 @@ d3ebd7c unless another file is named.
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 
 INDEX_SUFFIX = ".generated.gpuidx"
 ACTIVATION_FOLDER = "activation"
+
+# What the engine takes where nobody says otherwise: -c and -b (common/common.h 51-52), and no --memory-f32.
+ENGINE_CONTEXT, ENGINE_KV_TYPE, ENGINE_BATCH = 512, "f16", 512
 
 T = TypeVar("T")
 
@@ -77,9 +81,9 @@ class Case:
         *,
         gpu_selector: str | None = None,
         vram_budget_bytes: int | None = None,
-        context: int = 512,
-        kv_type: str = "f16",
-        batch: int = 512,
+        context: int = ENGINE_CONTEXT,
+        kv_type: str = ENGINE_KV_TYPE,
+        batch: int = ENGINE_BATCH,
         cuda_context_bytes: int | None = None,
         reserve: ReserveOptions | None = None,
     ) -> None:
@@ -206,6 +210,40 @@ class Case:
         if account is None:
             return None
         return 0 if account.path is EnginePath.DENSE_INCOMPLETE else account.ffn_bytes + account.reserve_bytes
+
+    @cached_property
+    def export_command(self) -> str:
+        """What writes the index anew, as one types it: for this case's budget, and although there is one already."""
+        words = ["hotsplit", "export", "--model", str(self.model)]
+        if self.gpu_selector is not None:
+            words += ["--gpu", self.gpu_selector]
+        for option, n_bytes in (("--vram-budget", self.vram_budget_bytes), ("--cuda-context", self.cuda_context_bytes)):
+            if n_bytes is not None:
+                words += [option, f"{n_bytes}B"]
+        for option, value, usual in (
+            ("--context", self.context, ENGINE_CONTEXT),
+            ("--kv-type", self.kv_type, ENGINE_KV_TYPE),
+            ("--batch-size", self.batch, ENGINE_BATCH),
+        ):
+            if value != usual:
+                words += [option, str(value)]
+        if self.reserve is not None:
+            if self.reserve.total_bytes is not None:
+                words += ["--reserve", f"{self.reserve.total_bytes}B"]
+            for item, n_bytes in self.reserve.overrides.items():
+                words += ["--reserve", f"{item}={n_bytes}B"]
+        if self._index_is_guarded():
+            words.append("--force")
+        return shlex.join(words)
+
+    def _index_is_guarded(self) -> bool:
+        """Whether export leaves the existing index alone unless told."""
+        from exporter.existing import objection_to_replacing
+
+        try:
+            return objection_to_replacing(self.index_path) is not None
+        except OSError:
+            return False  # export says what is wrong with it, --force or not
 
     @cached_property
     def engine_python(self) -> EnginePython:

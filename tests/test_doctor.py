@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from tests.conftest import NvmlStandIn
 
 _ROOT = Path(__file__).resolve().parent.parent
-_GIB = 1 << 30
+_MIB, _GIB = 1 << 20, 1 << 30
 _LAYERS, _N_EMBD, _N_FF, _RANK, _VOCAB, _HEADS = 12, 64, 1024, 32, 48, 4
 _NEURON_BYTES = 3 * _N_EMBD * 2
 _FFN_BYTES = _LAYERS * _N_FF * _NEURON_BYTES
@@ -582,6 +582,47 @@ def test_the_engines_budget_not_ours_decides_what_is_too_large(folder: Path) -> 
 def test_a_stale_index_by_its_marks(folder: Path, mark: str, found: str) -> None:
     path = write_an_index(folder, marks={mark: f"sha256:{'0' * 64}"})
     assert index_findings(case_of(folder)) == [(Status.PROBLEM, f"{path}: {found}")]
+
+
+def test_the_remedy_for_an_index_is_the_command_that_cures_it(folder: Path) -> None:
+    path = write_an_index(folder, marks={MARK_MODEL: f"sha256:{'0' * 64}"})
+    budget_bytes = split_budget(folder)
+    options: dict[str, Any] = {
+        "gpu_selector": "1",
+        "cuda_context_bytes": 200 * _MIB,
+        "context": 256,
+        "kv_type": "f32",
+        "batch": 64,
+        "reserve": ReserveOptions({"scratch": 0, "work_buffers": 5}),
+    }
+    said = only(examine(case_of(folder, **options)))
+    begin = f"write it again: hotsplit export --model {folder / _MODEL}"
+    assert said.remedy == (
+        f"{begin} --gpu 1 --vram-budget {budget_bytes}B --cuda-context 209715200B --context 256 --kv-type f32 "
+        "--batch-size 64 --reserve scratch=0B --reserve work_buffers=5B"
+    )
+    said = only(examine(case_of(folder, reserve=ReserveOptions(total_bytes=7))))
+    assert said.remedy == f"{begin} --vram-budget {budget_bytes}B --reserve 7B"
+    # Export leaves a sound index alone that Hotsplit did not write, so its remedy has to say --force.
+    write_an_index(folder, coldest=True)
+    said = others_than_ok(examine(case_of(folder)))[0]
+    assert said.remedy == f"{begin} --vram-budget {budget_bytes}B --force"
+    path.write_bytes(b"")
+    assert only(examine(case_of(folder))).remedy == f"{begin} --vram-budget {budget_bytes}B"
+    path.unlink()
+    path.mkdir()
+    assert only(examine(case_of(folder))).remedy.startswith(f"remove {path}, then write it again: hotsplit export ")
+
+
+def test_the_remedy_for_a_small_stated_budget_is_a_larger_one(folder: Path) -> None:
+    said = only(examine(case_of(folder, vram_budget_bytes=_MIB)))
+    assert said.remedy == "start the engine with a larger --vram-budget, or use a smaller model or quantisation"
+
+
+def test_a_helper_of_somebody_elses_that_fails_is_in_the_way(folder: Path, machine: Callable[..., None]) -> None:
+    machine(python=replace(_OURS, helper=Helper.UPSTREAM, fault="ModuleNotFoundError: No module named 'cvxopt'"))
+    said = only(examine(case_of(folder)))
+    assert said.remedy == f"hotsplit engine install --force ({_INSTALL})"
 
 
 def test_a_stale_index_by_its_neurons(folder: Path) -> None:

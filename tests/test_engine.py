@@ -252,6 +252,12 @@ def test_status_says_what_the_engines_call_runs(run: Run, environment: Path, tmp
     told = json.loads(before.stdout)
     assert told["installed"] is False
     assert told["obstacle"] == f"{told['engine_python']} finds no powerinfer; run hotsplit engine install"
+    theirs = package(packages_of(environment))
+    told = json.loads(hotsplit(run, "status", "--json").stdout)
+    assert told["obstacle"] == (
+        f"{told['engine_python']} finds {theirs / '__init__.py'}; run hotsplit engine install --force"
+    )
+    shutil.rmtree(theirs)
     hotsplit(run, "install")
     after = hotsplit(run, "status", "--json")
     assert after.returncode == 0, after.stdout

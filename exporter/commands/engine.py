@@ -126,7 +126,7 @@ def _obstacle(here: Status) -> tuple[EnginePython, str | None]:
     if called.python is None:
         return called, f"there is no {ENGINE_COMMAND} on the PATH; {activate}"
     if not here.installed:
-        return called, f"{_of(called)}; run hotsplit engine install"
+        return called, f"{_of(called)}; run hotsplit engine install{' --force' if here.foreign is not None else ''}"
     if called.helper is not Helper.OURS:
         return called, f"{_of(called)}; {activate}, and not in a folder that has a powerinfer of its own"
     if called.fault is not None:
