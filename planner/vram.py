@@ -2,10 +2,9 @@
 
 The binding is the one of NVIDIA's package `nvidia-ml-py`. It is imported, and the library started and shut down again,
 only while a question is asked. GPUs are identified by UUID, because NVML's order, CUDA's order and the order in
-`CUDA_VISIBLE_DEVICES` are three different things.
+`CUDA_VISIBLE_DEVICES` are three different things (`planner.cuda_order`).
 
-Sources: NVIDIA's NVML API reference (`nvml.h`), the CUDA programming guide's page on environment variables
-(`CUDA_VISIBLE_DEVICES`, `CUDA_DEVICE_ORDER`), and the MIG user guide's section on CUDA device enumeration.
+Source: NVIDIA's NVML API reference (`nvml.h`).
 """
 
 from __future__ import annotations
@@ -20,7 +19,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from planner.cuda_order import Slot, cuda_order, visible
 from planner.errors import InputError
+from planner.gpu import Gpu, GpuFault, MemoryBasis
 from planner.host import HostMemory, host_memory
 from planner.text import listed
 from planner.units import GIB, format_bytes
@@ -47,78 +48,9 @@ _LEAST_VRAM_BYTES = GIB
 # pool has been seen on N1X; a name of this kind makes an answer that is smaller than MemAvailable untrustworthy.
 _UNIFIED_NAMES = re.compile(r"\b(GB10|N1X|Jetson|Tegra|Xavier|Orin|Thor|nvgpu)\b", re.IGNORECASE)
 
-_INDEX_ENTRY = re.compile(r"\+?0*([0-9]+)", re.ASCII)
-
 
 class NoGpuError(InputError):
     """No GPU's memory can be told, so a budget has to be given; `str()` says why and what to do."""
-
-
-class MemoryBasis(enum.Enum):
-    """Where a GPU's figures come from."""
-
-    NVML_V2 = "NVML v2"
-    NVML_V1 = "NVML v1"
-    MIG_DEVICES = "its MIG devices"
-    HOST_MEMORY = "host memory"
-
-
-@dataclass(frozen=True, slots=True)
-class Gpu:
-    """A GPU, or a MIG device (a slice of one), as NVML describes it now. Sizes are bytes.
-
-    Attributes:
-        index: NVML's number of the GPU, the one `nvidia-smi` shows; a MIG device has its parent's.
-        name: the product's name.
-        uuid: the identity, `GPU-…` or `MIG-…`.
-        total_bytes: all of its memory.
-        free_bytes: what is not in use now. The engine's own budget is less by its CUDA context and margin.
-        used_bytes: what NVML calls used; versions 1 and 2 disagree on whether it includes what the driver reserved.
-        basis: where the figures come from.
-        cuda_ordinal: its number inside a CUDA program started in this environment, 0 being the one that the engine
-            uses; None when such a program would not see it.
-        compute_capability: (major, minor), None when NVML does not tell.
-        pci_bus_id: such as `00000000:01:00.0`, None when NVML does not tell.
-        mig_enabled: the GPU is cut into MIG devices, its own figures are aggregates, and CUDA sees only the slices.
-        mig_parent: of a MIG device, the UUID of the GPU that it is a slice of.
-        mig_index: of a MIG device, its number within its parent.
-        mig_instance: of a MIG device, its (GPU instance, compute instance) numbers when NVML tells them.
-        notes: what a user should know about these figures or this choice, one line each.
-    """
-
-    index: int
-    name: str
-    uuid: str
-    total_bytes: int
-    free_bytes: int
-    used_bytes: int | None
-    basis: MemoryBasis
-    cuda_ordinal: int | None = None
-    compute_capability: tuple[int, int] | None = None
-    pci_bus_id: str | None = None
-    mig_enabled: bool = False
-    mig_parent: str | None = None
-    mig_index: int | None = None
-    mig_instance: tuple[int, int] | None = None
-    notes: tuple[str, ...] = ()
-
-    @property
-    def cuda_visible(self) -> bool:
-        """Whether a CUDA program started in this environment sees it."""
-        return self.cuda_ordinal is not None
-
-    @property
-    def label(self) -> str:
-        """Its number for people: `0`, or `0:1` for MIG device 1 of GPU 0."""
-        return str(self.index) if self.mig_index is None else f"{self.index}:{self.mig_index}"
-
-
-@dataclass(frozen=True, slots=True)
-class GpuFault:
-    """A GPU or MIG device that is there but cannot be read: its NVML number, and one line that says why."""
-
-    index: int
-    message: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,10 +128,10 @@ def survey(environment: Mapping[str, str] | None = None) -> Survey:
         except nvml.NVMLError as error:
             raise NoGpuError(_fault(error, "NVML cannot count the GPUs")) from None
         slots = [_read_slot(nvml, index) for index in range(count)]
-    order, order_known = _cuda_order(slots, environment.get("CUDA_DEVICE_ORDER"))
+    order, order_known = cuda_order(slots, environment.get("CUDA_DEVICE_ORDER"))
     setting = environment.get("CUDA_VISIBLE_DEVICES")
-    visible, by_uuid_only = _visible(order, setting)
-    ordinals = {uuid: ordinal for ordinal, uuid in enumerate(visible)}
+    seen, by_uuid_only = visible(order, setting)
+    ordinals = {uuid: ordinal for ordinal, uuid in enumerate(seen)}
     gpus = [gpu for slot in slots for gpu in ((slot.gpu,) if slot.gpu else ()) + slot.mig_devices]
     return Survey(
         gpus=tuple(replace(gpu, cuda_ordinal=ordinals.get(gpu.uuid)) for gpu in gpus),
@@ -283,95 +215,6 @@ def _uuids(gpus: Sequence[Gpu]) -> str:
     return listed([gpu.uuid for gpu in gpus if not gpu.mig_enabled])
 
 
-# ---- CUDA's view ----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class _Slot:
-    """One NVML index: a GPU (None when it cannot be read), its MIG devices, and what orders it in CUDA's eyes."""
-
-    index: int
-    gpu: Gpu | None
-    mig_devices: tuple[Gpu, ...] = ()
-    faults: tuple[GpuFault, ...] = ()
-    pci_address: tuple[int, int, int] | None = None
-    speed: int | None = None
-
-    @property
-    def cuda_uuid(self) -> str | None:
-        """The UUID of what CUDA enumerates here: the GPU, its first slice, or nothing."""
-        if self.gpu is None:
-            return None
-        if self.gpu.mig_enabled:
-            return self.mig_devices[0].uuid if self.mig_devices else None
-        return self.gpu.uuid
-
-
-def _cuda_order(slots: Sequence[_Slot], device_order: str | None) -> tuple[list[_Slot], bool]:
-    """Returns the slots as CUDA numbers them before `CUDA_VISIBLE_DEVICES`, and whether that is certain.
-
-    `CUDA_DEVICE_ORDER=PCI_BUS_ID` means ascending PCI address. The default, `FASTEST_FIRST`, is "a simple heuristic"
-    that NVIDIA does not describe: for GPUs of one kind it comes to the PCI order, otherwise cores times clock is a
-    guess and is called one.
-    """
-    if all(slot.pci_address for slot in slots):
-        by_address = sorted(slots, key=lambda slot: slot.pci_address or ())
-    else:
-        by_address = list(slots)
-    names = {slot.gpu.name for slot in slots if slot.gpu}
-    if device_order == "PCI_BUS_ID" or len(names) < 2:
-        return by_address, True
-    return sorted(by_address, key=lambda slot: -(slot.speed or 0)), False
-
-
-def _visible(order: Sequence[_Slot], setting: str | None) -> tuple[list[str], bool]:
-    """Returns the UUIDs that CUDA enumerates, in its order, and whether the setting named them all by UUID.
-
-    Each entry of `setting` is an index into `order` (read as `strtoul` does, so `1x` is 1) or the beginning of exactly
-    one UUID. The first entry that is neither ends the list; naming one device twice leaves none. CUDA enumerates a
-    single MIG device, and no whole GPU beside it.
-    """
-    by_uuid_only = setting is not None
-    if setting is None:
-        named = [slot.cuda_uuid for slot in order if slot.cuda_uuid]
-    else:
-        named = []
-        for entry in map(str.strip, setting.split(",")):
-            index = _INDEX_ENTRY.match(entry)
-            uuid = _uuid_at(order, index[1]) if index else _uuid_of(order, entry)
-            if uuid is None:
-                break
-            by_uuid_only = by_uuid_only and index is None
-            if uuid in named:
-                return [], by_uuid_only
-            named.append(uuid)
-    slices = [uuid for slot in order for uuid in (gpu.uuid for gpu in slot.mig_devices)]
-    first_slice = [uuid for uuid in named if uuid in slices][:1]
-    return first_slice or named, by_uuid_only
-
-
-def _uuid_at(order: Sequence[_Slot], digits: str) -> str | None:
-    return order[int(digits)].cuda_uuid if len(digits) < 10 and int(digits) < len(order) else None
-
-
-def _uuid_of(order: Sequence[_Slot], entry: str) -> str | None:
-    """Returns the UUID that CUDA enumerates for the UUID prefix or old MIG name `entry`; None unless exactly one."""
-    fitting: list[str | None] = []
-    for slot in order:
-        if slot.gpu is not None and entry.startswith("GPU-") and slot.gpu.uuid.startswith(entry):
-            fitting.append(slot.cuda_uuid)
-        if entry.startswith("MIG-"):
-            fitting += [
-                gpu.uuid for gpu in slot.mig_devices if gpu.uuid.startswith(entry) or entry == _old_mig_name(gpu)
-            ]
-    return fitting[0] if len(fitting) == 1 else None
-
-
-def _old_mig_name(gpu: Gpu) -> str | None:
-    """Returns `MIG-<GPU UUID>/<GPU instance>/<compute instance>`, how drivers before R470 named a MIG device."""
-    return None if gpu.mig_instance is None else "MIG-{}/{}/{}".format(gpu.mig_parent, *gpu.mig_instance)
-
-
 # ---- NVML -----------------------------------------------------------------------------------------------------------
 
 
@@ -450,7 +293,7 @@ def _told(nvml: Any, question: str, *arguments: Any) -> Any:
         return None
 
 
-def _read_slot(nvml: Any, index: int) -> _Slot:
+def _read_slot(nvml: Any, index: int) -> Slot:
     where = f"GPU {index}"
     try:
         handle = nvml.nvmlDeviceGetHandleByIndex(index)
@@ -477,9 +320,9 @@ def _read_slot(nvml: Any, index: int) -> _Slot:
             )
     except (nvml.NVMLError, NoGpuError) as error:
         message = f"{where}: {error}" if isinstance(error, NoGpuError) else _fault(error, where)
-        return _Slot(index, None, faults=(GpuFault(index, message),))
+        return Slot(index, None, faults=(GpuFault(index, message),))
     speed = cores * clock if cores and clock else None
-    return _Slot(index, gpu, mig_devices, faults, pci_address, speed)
+    return Slot(index, gpu, mig_devices, faults, pci_address, speed)
 
 
 def _read_mig_parent(nvml: Any, handle: Any, index: int) -> Gpu:
