@@ -1,7 +1,7 @@
 """A model folder to try things on: real shapes and real statistics, without the download.
 
 The model file has a real one's length and header, and a hole where the weights would be; the activation files are
-written by `torch.save` from published per-layer figures (`planner.curves`), hot neurons scattered as in real files.
+written by `torch.save` from published per-layer figures (`planner.fitted`), hot neurons scattered as in real files.
 Everything is determined by shape, quantisation and seed, to the byte.
 """
 

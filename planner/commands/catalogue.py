@@ -129,7 +129,7 @@ def _rows(catalogue: Catalogue, section: str) -> tuple[list[tuple[str, Any]], li
             ]
             for name, entry in catalogue.hosts.items()
         ]
-    from planner.curves import read_figures
+    from planner.figures import read_figures
 
     columns = [("statistics", "left"), ("layers", "right"), ("neurons", "right"), ("hot 80 %", "right")]
     rows = []
