@@ -7,7 +7,6 @@ what is promised here is what the engine does. Everything is an `int` of bytes; 
 from __future__ import annotations
 
 import enum
-import math
 from dataclasses import dataclass
 
 from planner.architectures import DENSE_LEVELS, Level
@@ -270,25 +269,6 @@ def kv_half_bytes(geometry: Geometry, context: int, kv_type: str) -> int:
     if not 0 <= context <= most:
         raise InputError(f"context is {context}; expected 0 to {most}, where the engine's count of cells overflows")
     return geometry.n_layer * context * geometry.n_embd_gqa * KV_TYPE_BYTES[kv_type]
-
-
-def upstream_capacity(n_ff: int, type_bytes: int, block: int, *, gated: bool, ffn_bytes: int) -> int:
-    """Returns the neurons that the engine asks its own helper for (`llama.cpp` 3112-3118), `--capacity`.
-
-    Kept as a regression of our reading of the engine and to serve its call; Hotsplit itself counts bytes. The slice
-    should be a row, which has n_embd numbers: with n_ff in its place and 4.5 for 3 matrices over 4 rows, the helper
-    uses 76 % of the bytes on models like LLaMA-70B.
-
-    Args:
-        n_ff: neurons of layer 0 (`ffn_up->ne[1]`).
-        type_bytes: bytes of one block of layer 0's `ffn_up`.
-        block: numbers in that block.
-        gated: whether there is a gate matrix.
-        ffn_bytes: what is left of the budget, V.
-    """
-    slice_bytes = n_ff * type_bytes // block
-    per_slice_bytes = int(slice_bytes * 4.5) if gated else slice_bytes * 2
-    return math.floor(float(ffn_bytes) / per_slice_bytes) * 4
 
 
 def _place_dense(dense: tuple[DenseTensor, ...], budget_bytes: int) -> tuple[DenseTensor, ...]:

@@ -86,15 +86,3 @@ TYPES_OF_MAGIC: Mapping[str, Mapping[int, GgmlType]] = MappingProxyType({"GGUF":
 TYPES_BY_NAME: Mapping[str, GgmlType] = MappingProxyType(
     {ggml_type.name: ggml_type for ggml_type in GGUF_TYPES.values()}
 )
-
-
-def type_named(name: str) -> GgmlType:
-    """Returns the type called `name`, in upper or lower case.
-
-    Raises:
-        InputError: there is none of that name; the message lists those there are.
-    """
-    try:
-        return TYPES_BY_NAME[name.upper()]
-    except KeyError:
-        raise InputError(f"tensor type {name[:80]!r} is not known; known are {', '.join(TYPES_BY_NAME)}") from None

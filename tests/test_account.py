@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from planner.account import Account, EnginePath, account_for, kv_half_bytes, upstream_capacity
+from planner.account import Account, EnginePath, account_for, kv_half_bytes
 from planner.architectures import Level
 from planner.budget import Budget, automatic_budget, stated_budget
 from planner.dimensions import Dimensions
@@ -16,7 +16,9 @@ from planner.errors import InputError
 from planner.geometry import Geometry, geometry_from_dimensions
 from planner.reserve import ReserveOptions
 from planner.units import GIB, MIB, engine_gib
+from tests.engine_rules import capacity_argument
 
+_F16 = 1  # its number in the type table
 _7B = geometry_from_dimensions(Dimensions("llama", 32, 4096, 11008, 32, 32000))
 _TINY = geometry_from_dimensions(Dimensions("llama", 2, 64, 96, 4, 40, predictor_rank=32))
 _NOTHING = ReserveOptions(total_bytes=0)
@@ -308,8 +310,8 @@ def test_what_is_refused(options: dict[str, int], message: str) -> None:
 def test_upstreams_capacity_in_the_log_that_documents_it() -> None:
     """ReLULLaMA-13B in F16: 429,432 neurons asked for, 429,312 in whole groups of 256, 12,577.50 MiB of them."""
     least_bytes = 429_432 // 4 * int(13824 * 2 * 4.5)
-    assert upstream_capacity(13824, 2, 1, gated=True, ffn_bytes=least_bytes) == 429_432
-    assert upstream_capacity(13824, 2, 1, gated=True, ffn_bytes=least_bytes - 1) == 429_428
+    assert capacity_argument(least_bytes, 13824, _F16, gated=True) == 429_432
+    assert capacity_argument(least_bytes - 1, 13824, _F16, gated=True) == 429_428
     grouped = 429_432 // 256 * 256
     assert grouped == 429_312
     neuron_bytes = geometry_from_dimensions(Dimensions("llama", 40, 5120, 13824, 40, 32000)).neuron_bytes[0]
@@ -330,7 +332,7 @@ def test_upstreams_capacity_in_the_log_that_documents_it() -> None:
 def test_how_much_upstreams_capacity_leaves_unused(dimensions: Dimensions, used_share: float) -> None:
     geometry = geometry_from_dimensions(dimensions)
     ffn_bytes = 6 * GIB
-    neurons = upstream_capacity(geometry.n_ff[0], 2, 1, gated=geometry.gated, ffn_bytes=ffn_bytes)
+    neurons = capacity_argument(ffn_bytes, geometry.n_ff[0], _F16, gated=geometry.gated)
     assert neurons * geometry.neuron_bytes[0] / ffn_bytes == pytest.approx(used_share, abs=6e-4)
 
 
