@@ -190,16 +190,9 @@ def account_for(
     placed = _place_dense(geometry.dense, budget.budget_bytes)
     dense_bytes = sum(tensor.n_bytes for tensor in placed)
     dense_whole = len(placed) == len(geometry.dense)
-    left_bytes = budget.budget_bytes - dense_bytes
-
-    # 3069: from the first output tensor on, the engine counts all layers as offloaded, and reserves the KV cache even
-    # when a later output tensor did not fit (3400).
-    halves = 0
-    if placed and placed[-1].level is Level.OUTPUT:
-        while halves < 2 and left_bytes >= half_bytes:
-            left_bytes -= half_bytes
-            halves += 1
+    halves = _kv_halves(placed, half_bytes, budget.budget_bytes - dense_bytes)
     kv_cache_bytes = halves * half_bytes
+    left_bytes = budget.budget_bytes - dense_bytes - kv_cache_bytes
     real_context = context or geometry.context_train or 0
     real_half_bytes = half_bytes if context else kv_half_bytes(geometry, real_context, kv_type)
     reserve = Reserve(
@@ -215,27 +208,17 @@ def account_for(
     room_bytes = left_bytes if dense_whole else 0
     ffn_bytes = _ffn_bytes(geometry, reserve, room_bytes, slack_bytes)
     items = reserve.items(ffn_bytes)
-    ffn_total_bytes = geometry.ffn_bytes
-    if not dense_whole:
-        path = EnginePath.DENSE_INCOMPLETE
-    elif ffn_bytes >= ffn_total_bytes:
-        path = EnginePath.ALL_ON_GPU
-    elif ffn_bytes >= min(geometry.neuron_bytes):
-        path = EnginePath.SPLIT
-    else:
-        path = EnginePath.DENSE_ONLY
-    missing_bytes = max(0, geometry.dense_bytes - budget.budget_bytes)
     return Account(
-        path=path,
+        path=_path(geometry, ffn_bytes) if dense_whole else EnginePath.DENSE_INCOMPLETE,
         budget=budget,
         budget_bytes=budget.budget_bytes,
         dense_bytes=dense_bytes,
         kv_cache_bytes=kv_cache_bytes,
         reserve_bytes=left_bytes - ffn_bytes,
         ffn_bytes=ffn_bytes,
-        missing_bytes=missing_bytes,
+        missing_bytes=max(0, geometry.dense_bytes - budget.budget_bytes),
         dense_total_bytes=geometry.dense_bytes,
-        ffn_total_bytes=ffn_total_bytes,
+        ffn_total_bytes=geometry.ffn_bytes,
         kv_half_bytes=half_bytes,
         v_on_gpu=halves >= 1,
         k_on_gpu=halves >= 2,
@@ -269,6 +252,24 @@ def kv_half_bytes(geometry: Geometry, context: int, kv_type: str) -> int:
     if not 0 <= context <= most:
         raise InputError(f"context is {context}; expected 0 to {most}, where the engine's count of cells overflows")
     return geometry.n_layer * context * geometry.n_embd_gqa * KV_TYPE_BYTES[kv_type]
+
+
+def _kv_halves(placed: tuple[DenseTensor, ...], half_bytes: int, left_bytes: int) -> int:
+    """Returns how many halves of the KV cache the engine puts on the GPU.
+
+    From the first output tensor on, it counts all layers as offloaded (3069), and reserves the cache even when a later
+    output tensor did not fit (3400).
+    """
+    if not placed or placed[-1].level is not Level.OUTPUT:
+        return 0
+    return 2 if left_bytes >= 2 * half_bytes else int(left_bytes >= half_bytes)
+
+
+def _path(geometry: Geometry, ffn_bytes: int) -> EnginePath:
+    """Returns what becomes of the neurons when they get `ffn_bytes`."""
+    if ffn_bytes >= geometry.ffn_bytes:
+        return EnginePath.ALL_ON_GPU
+    return EnginePath.SPLIT if ffn_bytes >= min(geometry.neuron_bytes) else EnginePath.DENSE_ONLY
 
 
 def _place_dense(dense: tuple[DenseTensor, ...], budget_bytes: int) -> tuple[DenseTensor, ...]:
