@@ -217,11 +217,7 @@ def _layers(bench: Bench) -> list[IndexedLayer]:
 
 
 def _selected(bench: Bench, device: str) -> list[np.ndarray]:
-    selector = Selector(device)
-    return [
-        selector.select(values, hot_neurons)
-        for values, hot_neurons in zip(bench.statistics.values, bench.solved_list, strict=True)
-    ]
+    return Selector(device).select_all(bench.statistics.values, bench.statistics.n_ff, bench.solved_list)
 
 
 def _as_gguf(bench: Bench) -> Path:

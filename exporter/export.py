@@ -130,10 +130,8 @@ def export_plan(
         for label, n_ff, hot_neurons in zip(statistics.labels, statistics.n_ff, plan.solved_list, strict=True)
     ]
     selector = Selector(device, note=note)
-    buckets = (
-        selector.select(values, layer.hot_neurons) for layer, values in zip(layers, statistics.values, strict=True)
-    )
     with _replacing(output, force=force) as staged_path:
+        buckets = selector.select_all(statistics.values, statistics.n_ff, plan.solved_list)
         fill_index(staged_path, layers, buckets, plan.vram_required_bytes, marks=_marks(plan))
 
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 import contextlib
 import functools
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
 
 from planner.errors import InputError
+from planner.parallel import in_shares
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -86,9 +87,29 @@ class Selector:
         self._note = note
         self.device = _resolve(device)
 
-    @_one_thread()
     def select(self, values: Values, k: int) -> Numbers:
         """Returns [k] int32, ascending: see `select_hottest`."""
+        with _one_thread():
+            return self._select(values, k)
+
+    def select_all(self, values: Sequence[Values], n_ff: Sequence[int], counts: Sequence[int]) -> list[Numbers]:
+        """Returns what `select` does for every layer; on the CPU its cores share the layers.
+
+        Args:
+            values: [n_ff] of each layer, asked for once.
+            n_ff: neurons of each layer.
+            counts: how many of each, k.
+        """
+
+        def select(layers: range) -> list[Numbers]:
+            return [self._select(values[layer], counts[layer]) for layer in layers]
+
+        with _one_thread():
+            if self.device.type != "cpu":
+                return select(range(len(counts)))
+            return [bucket for share in in_shares(select, n_ff) for bucket in share]
+
+    def _select(self, values: Values, k: int) -> Numbers:
         tensor = _checked(values, k)
         if k == 0:
             return np.empty(0, dtype=np.int32)

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from planner.errors import InputError
-from planner.parallel import in_threads
+from planner.parallel import in_shares
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -27,9 +27,6 @@ _STRIDE = 64
 
 # More than any model known: 128 million neurons counted in 64 bits.
 _MOST_MEMORY_BYTES = 1 << 30
-
-# Neurons that one thread sorts at a time; fewer take less time than sharing them out.
-_SHARE_NEURONS = 1 << 16
 
 _EXACT_BELOW = float(1 << 53)
 
@@ -98,7 +95,7 @@ class Hotness:
                 whole &= _rank(layer, values[layer], room, sums)
             return whole
 
-        exact = all(in_threads(rank, _shares(sizes)))
+        exact = all(in_shares(rank, sizes))
         totals = checkpoints[checkpoint_offsets[1:] - 1]
         total = float(totals.sum())
         if not np.isfinite(total):
@@ -185,17 +182,6 @@ class Hotness:
             tail = np.where(inside, self.impacts[index], 0).sum(axis=1, dtype=np.float64) if self.impacts.size else 0.0
             found[part] = self._checkpoints[self._checkpoint_offsets[which[part]] + block] + tail
         return found
-
-
-def _shares(sizes: Sequence[int]) -> list[range]:
-    """Returns the layers in runs that are worth a thread's while: a thousand small experts are one."""
-    shares, begin, neurons = list[range](), 0, 0
-    for layer, size in enumerate(sizes):
-        neurons += size
-        if neurons >= _SHARE_NEURONS or layer == len(sizes) - 1:
-            shares.append(range(begin, layer + 1))
-            begin, neurons = layer + 1, 0
-    return shares
 
 
 def _rank(layer: int, column: npt.NDArray[Any], impacts: npt.NDArray[Any], prefix: Floats) -> bool:

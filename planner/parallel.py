@@ -6,6 +6,9 @@ import os
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+# Numbers that one thread works on at a time; fewer take less time than sharing them out.
+_SHARE = 1 << 16
+
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
@@ -36,3 +39,22 @@ def in_threads(work: Callable[[_Item], _Result], items: Sequence[_Item]) -> list
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def in_shares(work: Callable[[range], _Result], sizes: Sequence[int]) -> list[_Result]:
+    """Returns the results of `work` for runs of items that are worth a thread's while, in order.
+
+    Args:
+        work: takes the positions of the items of a run.
+        sizes: numbers in each item, such as the neurons of each layer; a thousand small experts are one run.
+
+    Raises:
+        Exception: see `in_threads`.
+    """
+    shares, begin, numbers = list[range](), 0, 0
+    for position, size in enumerate(sizes):
+        numbers += size
+        if numbers >= _SHARE or position == len(sizes) - 1:
+            shares.append(range(begin, position + 1))
+            begin, numbers = position + 1, 0
+    return in_threads(work, shares)

@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from planner import parallel
-from planner.parallel import cores, in_threads
+from planner.parallel import cores, in_shares, in_threads
 
 
 @pytest.fixture
@@ -54,3 +54,17 @@ def test_the_first_fault_in_order_is_told() -> None:
 
     with pytest.raises(ValueError, match="the first"):
         in_threads(work, range(100))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "runs"),
+    [
+        ([], []),
+        ([5], [range(1)]),
+        ([1 << 16, 1 << 17, 3], [range(1), range(1, 2), range(2, 3)]),
+        ([1 << 15] * 5, [range(2), range(2, 4), range(4, 5)]),
+        ([0, 0, 0], [range(3)]),
+    ],
+)
+def test_small_items_are_shared_out_in_runs(sizes: list[int], runs: list[range]) -> None:
+    assert in_shares(lambda run: run, sizes) == runs

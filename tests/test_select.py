@@ -13,6 +13,7 @@ from hypothesis.extra import numpy as hnp
 
 from exporter import select
 from exporter.select import Selector, select_hottest
+from planner import parallel
 from planner.errors import InputError
 
 DTYPES = ["bool", "u1", "u2", "u4", "u8", "i1", "i2", "i4", "i8", "f2", "f4", "f8", ">i4", ">f8"]
@@ -162,6 +163,39 @@ def test_a_gpu_that_fails_hands_over_to_the_cpu_once(monkeypatch: pytest.MonkeyP
     assert notes == [f"the GPU could not select neurons ({reason}); the CPU does it, with the same result"]
 
 
+@pytest.mark.parametrize("n_cores", [1, 3])
+def test_all_layers_at_once_are_the_layers_one_by_one(monkeypatch: pytest.MonkeyPatch, n_cores: int) -> None:
+    monkeypatch.setattr(parallel, "cores", lambda: n_cores)
+    generator = np.random.default_rng(11)
+    # More than one thread's share, with ties, and small experts.
+    n_ff = [70_000, 3, 8, 66_000, 10]
+    values = [generator.integers(0, 50, size) for size in n_ff]
+    counts = [30_000, 0, 8, 1, 5]
+    found = Selector("cpu").select_all(values, n_ff, counts)
+    for bucket, column, count in zip(found, values, counts, strict=True):
+        hottest = sorted(range(column.size), key=lambda neuron: (-int(column[neuron]), neuron))[:count]
+        assert bucket.tolist() == sorted(hottest)
+
+
+def test_a_gpu_that_fails_in_the_middle_of_a_model_hands_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = select._select
+
+    def failing_on_the_second(tensor: torch.Tensor, k: int) -> Any:
+        if tensor.device.type != "cpu" and k == 2:
+            raise RuntimeError("device lost")
+        return honest(values_of[k], k)
+
+    values_of = {k: torch.tensor([5, 1, 7, 7]) for k in (1, 2, 3)}
+    monkeypatch.setattr(select, "_select", failing_on_the_second)
+    notes: list[str] = []
+    selector = Selector("cpu", note=notes.append)
+    selector.device = torch.device("meta")
+    columns = [values_of[k].numpy() for k in (1, 2, 3)]
+    found = selector.select_all(columns, [4, 4, 4], [1, 2, 3])
+    assert [bucket.tolist() for bucket in found] == [[2], [2, 3], [0, 2, 3]]
+    assert len(notes) == 1
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", ["bool", "u1", "u2", "u4", "u8", "i1", "i2", "i4", "i8", "f2", "f4", "f8"])
 def test_cuda_selects_what_the_cpu_selects(dtype: str) -> None:
@@ -181,6 +215,7 @@ def test_torch_has_as_many_threads_as_before() -> None:
     torch.set_num_threads(2)
     try:
         select_hottest(np.arange(10), 3)
+        Selector("cpu").select_all([np.arange(70_000)] * 3, [70_000] * 3, [5] * 3)
         with pytest.raises(InputError):
             select_hottest(np.array([np.nan]), 1)
         assert torch.get_num_threads() == 2
