@@ -51,7 +51,7 @@ test: lint
 test-oldest:
 	$(PYTHON) -m venv $(OLDEST)
 	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-oldest.txt \
-		--editable '.[bench,plot,profile]' 'hypothesis>=6.170' 'pytest>=9.2'
+		--editable '.[bench,plot,profile]' 'hypothesis>=6.168' 'pytest>=9.2'
 	$(OLDEST)/bin/python -m pytest
 
 fuzz: $(DEVELOPMENT)
