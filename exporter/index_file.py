@@ -34,7 +34,9 @@ if TYPE_CHECKING:
 
 # The widest FFN known has under 10^5 neurons; 64 MiB for a mask bounds what one tensor of a hostile file can cost.
 MOST_NEURONS = 1 << 24
-MOST_INDEX_BYTES = 1 << 34
+# Four times the index of the largest mixture of experts known, 126 million neurons. A file of holes is as long as it
+# likes for nothing, and takes as long to check as one of data.
+MOST_INDEX_BYTES = 1 << 32
 
 # Each key's type, and whether an index must have it. (The engine refuses a `split.vram_capacity` of any other type.)
 _KEYS = {

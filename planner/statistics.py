@@ -26,6 +26,8 @@ from planner.torch_file import read_vector
 MOST_KEPT_BYTES = 256 << 20
 # Beyond any layer; an index of wider ones could not be read back (`exporter.index_file`).
 MOST_NEURONS = 1 << 24
+# A line each; nobody reads more of them.
+_MOST_STRANGERS = 8
 
 _FILE_NAME = re.compile(r"activation_([0-9]{1,9})(?:_([0-9]{1,9}))?\.pt", re.ASCII)
 _NAMING = "expected activation_0.pt, activation_1.pt, … or, for experts, activation_0_0.pt, activation_0_1.pt, …"
@@ -200,8 +202,13 @@ def fingerprint_of(labels: Sequence[str], values: Iterable[npt.NDArray[Any]]) ->
 
 
 def strangers(statistics: Statistics) -> list[str]:
-    """Returns a line for each name in the folder that was ignored."""
-    return [f"{statistics.source}: {name} is not an activation_<L>.pt file, ignored" for name in statistics.ignored]
+    """Returns a line for each name in the folder that was ignored; for many, of the first and of how many more."""
+    ignored = statistics.ignored
+    shown = ignored if len(ignored) <= _MOST_STRANGERS else ignored[: _MOST_STRANGERS - 1]
+    lines = [f"{statistics.source}: {name} is not an activation_<L>.pt file, ignored" for name in shown]
+    if len(shown) < len(ignored):
+        lines.append(f"{statistics.source}: {len(ignored) - len(shown)} more names are ignored, too")
+    return lines
 
 
 def per_entry(of_layers: Sequence[int], labels: Sequence[str]) -> tuple[int, ...]:

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from exporter.existing import objection_to_replacing
-from exporter.index_file import IndexFile
+from exporter.index_file import MOST_NEURONS, IndexFile
 from exporter.index_format import MARK_MODEL, IndexedLayer
-from exporter.pwri import write_index
+from exporter.pwri import _header, write_index
 from planner.errors import FaultsError, InputError
 
 LAYERS = [IndexedLayer("0", 5, 2), IndexedLayer("1", 40, 0), IndexedLayer("2", 3, 3)]
@@ -53,6 +53,19 @@ def test_every_fault_of_the_layout_is_told_at_once(tmp_path: Path) -> None:
         f"{path}: keys: found 'split.vram_capacitz', which no index has",
         f"{path}: tensor 2: found 'blk.3.gpu_idx', expected 'blk.1.gpu_idx'; the engine goes by position",
     )
+
+
+def test_a_file_of_holes_that_is_longer_than_any_index_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.gpuidx"
+    layers = [IndexedLayer(str(layer), MOST_NEURONS, 0) for layer in range(65)]
+    with open(path, "wb") as file:
+        file.writelines(_header(layers, 0, {}, "PWRI"))
+        file.write(bytes(-file.tell() % 32))
+        file.truncate(file.tell() + 65 * 4 * MOST_NEURONS)
+    file_bytes = path.stat().st_size
+    with pytest.raises(InputError) as caught:
+        IndexFile(path)
+    assert str(caught.value) == f"{path}: data: the file has {file_bytes} bytes, more than any index (4294967296)"
 
 
 def test_an_index_that_ends_with_its_header_is_refused(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hypothesis_numpy
 
 from planner.errors import InputError
-from planner.statistics import fingerprint_of, read_statistics, statistics_from_values
+from planner.statistics import fingerprint_of, read_statistics, statistics_from_values, strangers
 
 
 @pytest.fixture
@@ -62,6 +62,20 @@ def test_stray_files_are_ignored_and_named(folder: Path) -> None:
         "activation_x.pt",
         "folder",
     )
+
+
+@pytest.mark.parametrize(("count", "lines"), [(0, 0), (8, 8), (9, 8), (500, 8)])
+def test_many_strangers_take_few_lines(folder: Path, count: int, lines: int) -> None:
+    save(folder, "activation_0.pt")
+    for number in range(count):
+        (folder / f"stray{number:03}").touch()
+    told = strangers(read_statistics(folder))
+    assert len(told) == lines
+    assert told[:7] == [
+        f"{folder}: stray{number:03} is not an activation_<L>.pt file, ignored" for number in range(min(count, 7))
+    ]
+    if count > 8:
+        assert told[7] == f"{folder}: {count - 7} more names are ignored, too"
 
 
 def test_numbers_may_be_padded_but_not_doubled(folder: Path) -> None:
