@@ -95,8 +95,8 @@ def test_what_the_engine_will_do_in_sentences() -> None:
 
 
 def test_a_wrapped_budget_is_explained() -> None:
-    said = sentences(account_for(_7B, automatic_budget(0)))
-    assert said[-1] == (
+    # And nothing else is said: the engine would not leave anything on the host, it would go on until CUDA refuses.
+    assert sentences(account_for(_7B, automatic_budget(0))) == (
         "Less than 256 MiB would be free: the engine's own subtraction wraps around there, and it would run out of "
-        "memory. Free VRAM, or give --vram-budget."
+        "memory. Free VRAM, or give --vram-budget.",
     )

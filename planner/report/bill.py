@@ -66,6 +66,12 @@ def projection(account: Account) -> str:
 
 def sentences(account: Account) -> tuple[str, ...]:
     """Returns what the engine will do, in sentences for people."""
+    if account.budget.wraps:
+        # What the account says of paths is not what such an engine does: it takes the GPU for boundless.
+        return (
+            "Less than 256 MiB would be free: the engine's own subtraction wraps around there, and it would run out of "
+            "memory. Free VRAM, or give --vram-budget.",
+        )
     said = [f"The engine will have {account.path.words}."]
     if account.missing_bytes:
         said.append(
@@ -75,9 +81,4 @@ def sentences(account: Account) -> tuple[str, ...]:
     if not (account.v_on_gpu and account.k_on_gpu) and account.context:
         where = "K half of the KV cache stays" if account.v_on_gpu else "KV cache stays"
         said.append(f"The {where} in host memory.")
-    if account.budget.wraps:
-        said.append(
-            "Less than 256 MiB would be free: the engine's own subtraction wraps around there, and it would run out of "
-            "memory. Free VRAM, or give --vram-budget."
-        )
     return tuple(said)
