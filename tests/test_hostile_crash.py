@@ -137,18 +137,28 @@ def test_an_export_killed_at_any_line_leaves_the_old_index_or_the_new_one(model:
     assert partial_files(model.parent) == []
 
 
-def test_exports_to_one_name_at_once_all_succeed(model: Path, plan: Path) -> None:
-    output = model.with_name("x.gpuidx")
+def test_exports_to_one_name_at_once_all_succeed(
+    model: Path, plan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output, other = model.with_name("x.gpuidx"), tmp_path / "other.json"
+    fewer = ("--granularity", "96", "--vram-budget", "1GiB", "--reserve", "1GiB")
+    assert hotsplit(capsys, "plan", "--model", model, *fewer, "--output", other).exit_code == 0
+    indexes = []
+    for each in (plan, other):
+        alone = tmp_path / f"{each.stem}.gpuidx"
+        assert hotsplit(capsys, "export", "--plan", each, "--output", alone).exit_code == 0
+        indexes.append(alone.read_bytes())
+    assert indexes[0] != indexes[1]
     runs = [
         subprocess.Popen(
-            [*COMMAND, "export", "--plan", plan, "--output", output], cwd=ROOT, stderr=subprocess.PIPE,
+            [*COMMAND, "export", "--plan", each, "--output", output], cwd=ROOT, stderr=subprocess.PIPE,
             stdout=subprocess.DEVNULL, text=True,
         )
-        for _ in range(3)
+        for each in (plan, other, plan, other)
     ]  # fmt: skip
     complaints = [run.communicate(timeout=120)[1] for run in runs]
-    assert [run.returncode for run in runs] == [0, 0, 0], complaints
-    subprocess.run([*COMMAND, "verify", output, "--model", model, "--plan", plan], cwd=ROOT, check=True)
+    assert [run.returncode for run in runs] == [0, 0, 0, 0], complaints
+    assert output.read_bytes() in indexes
     assert partial_files(model.parent) == []
 
 

@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 import torch
 
+from exporter.index_format import MARK_ACTIVATIONS, MARK_MODEL, IndexedLayer, Magic
+from exporter.pwri import write_index
 from tests import model_files
 from tests.commands import hotsplit
 
@@ -68,8 +70,8 @@ COMMANDS = [
     ("diff", "INDEX", "INDEX"),
     ("diff", "INDEX", "INDEX", "--json"),
     ("diff", "INDEX", "MODEL"),
-    ("doctor", "MODEL"),
-    ("doctor", "MODEL", "--json"),
+    ("doctor", "--model", "MODEL"),
+    ("doctor", "--model", "MODEL", "--json"),
     ("demo", "FOLDER"),
     ("export", "--plan", "MODEL"),
     ("plan", "--model", "MISSING", "--vram-budget", "1GiB"),
@@ -91,11 +93,77 @@ def test_no_name_steers_the_terminal(
     assert done.exit_code in {0, 1, 2}
     assert "Traceback" not in done.err
     assert done.out or done.err
+    # What does not even run would show no name.
+    assert done.err.startswith("usage:") == arguments[-1].endswith("\x1b[2J")
     check_harmless(done.out + done.err)
     if "--json" in arguments and done.exit_code == 0:
         assert STEERING in json.dumps(json.loads(done.out), ensure_ascii=False).replace("\\u001b", "\x1b").replace(
             "\\u0007", "\x07"
         )
+
+
+MODEL_SPOILS = [
+    lambda model: model.with_key(f"key{STEERING}", "string", STEERING),
+    lambda model: model.with_key(f"key{STEERING}", "string", STEERING).with_key(f"llama{STEERING}", "u32", 1),
+    lambda model: model.with_key("general.architecture", "string", f"llama{STEERING}"),
+    lambda model: model.with_key("llama.block_count", "string", STEERING),
+    lambda model: model.with_tensor(f"tensor{STEERING}", (32,), 0),
+    lambda model: model.with_tensor(f"blk.0.ffn_up.weight{STEERING}", (33,), 2),
+    lambda model: model.with_tensor(f"twice{STEERING}", (32,), 0).with_key(f"general.alignment{STEERING}", "u32", 3),
+]
+
+
+@pytest.mark.parametrize("spoil", range(len(MODEL_SPOILS)))
+def test_no_name_inside_a_model_steers_the_terminal(
+    tmp_path: Path, spoil: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = write_model(tmp_path / "m.powerinfer.gguf")
+    MODEL_SPOILS[spoil](model_files.llama(n_layer=N_LAYER, n_ff=N_FF)).write(model)
+    for arguments in (
+        ("plan", "--model", model, "--vram-budget", "1GiB"),
+        ("plan", "--model", model, "--vram-budget", "1GiB", "--json"),
+        ("fit", "--model", model),
+        ("doctor", "--model", model),
+        ("doctor", "--model", model, "--json"),
+        ("inspect", model),
+        ("verify", model),
+    ):
+        done = hotsplit(capsys, *arguments)
+        assert done.exit_code in {0, 1, 2}
+        assert done.out or done.err
+        assert not done.err.startswith("usage:")
+        check_harmless(done.out + done.err)
+
+
+@pytest.mark.parametrize("magic", ["PWRI", "GGUF"])
+def test_no_name_inside_an_index_steers_the_terminal(
+    tmp_path: Path, magic: Magic, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sound, index = tmp_path / "sound.gpuidx", tmp_path / "x.gpuidx"
+    bucket = np.array([1], dtype=np.int32)
+    write_index(sound, [IndexedLayer("0", 4, 1)], [bucket], 1)
+    shown = 0
+    for marks, label in (
+        ({MARK_MODEL: STEERING, MARK_ACTIVATIONS: STEERING * 900}, "0"),
+        ({f"hotsplit.{STEERING}": STEERING}, "0"),
+        ({}, STEERING),
+    ):
+        write_index(index, [IndexedLayer(label, 4, 1)], [bucket], 1, marks=marks, magic=magic)
+        for arguments in (
+            ("inspect", index),
+            ("inspect", index, "--json"),
+            ("verify", index),
+            ("verify", index, "--json"),
+            ("diff", sound, index),
+            ("diff", index, sound, "--json"),
+            ("convert", index, tmp_path / "out.gguf"),
+        ):
+            done = hotsplit(capsys, *arguments)
+            assert done.exit_code in {0, 1, 2}
+            assert not done.err.startswith("usage:")
+            check_harmless(done.out + done.err)
+            shown += "\\x1b[2J" in done.out + done.err
+    assert shown > 4
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names of any bytes are Linux's")
@@ -242,27 +310,44 @@ ALONE = """
 import sys
 def hook(event, arguments):
     if event.startswith("socket.") and event not in {"socket.__new__", "socket.gethostname"}:
-        raise SystemExit(f"network: {event} {arguments}")
+        print(f"network: {event} {arguments}", file=sys.stderr, flush=True)
+        raise SystemExit(99)
 sys.addaudithook(hook)
 from exporter.__main__ import main
-sys.exit(main())
+for line in sys.stdin:
+    arguments = line.rstrip("\\n").split("\\t")
+    try:
+        print("exit code", main(arguments), *arguments[:1], file=sys.stderr)
+    except SystemExit as leaving:
+        print("exit code", leaving.code, *arguments[:1], file=sys.stderr)
 """
 
 
 def test_no_command_opens_a_connection(tmp_path: Path) -> None:
     model = write_model(tmp_path / "m.powerinfer.gguf")
-    index = f"{model}.generated.gpuidx"
+    index, plan = f"{model}.generated.gpuidx", tmp_path / "plan.json"
     calls: tuple[tuple[str | Path, ...], ...] = (
-        ("export", "--model", model, "--vram-budget", "1GiB"),
-        ("verify", index, "--model", model, "--activations", tmp_path / "activation"),
-        ("fit", "--model", model, "--vram-budget", "1GiB"),
-        ("whatif", ROOT / "configs" / "pick-a-gpu-for-70b.yaml", "--html", tmp_path / "page.html"),
-        ("doctor", model),
+        ("demo", tmp_path / "demo"),
         ("devices",),
+        ("fit", "--model", model, "--vram-budget", "1GiB"),
+        ("plan", "--model", model, "--vram-budget", "1GiB", "--output", plan),
+        ("export", "--plan", plan),
+        ("inspect", index),
+        ("verify", index, "--model", model, "--activations", tmp_path / "activation", "--plan", plan),
+        ("diff", index, index),
+        ("convert", index, tmp_path / "x.gguf"),
+        ("catalogue",),
+        ("whatif", ROOT / "configs" / "pick-a-gpu-for-70b.yaml", "--html", tmp_path / "page.html"),
+        ("completion", "bash"),
+        ("doctor", "--model", model),
     )
-    for arguments in calls:
-        done = subprocess.run(
-            [sys.executable, "-c", ALONE, *arguments], cwd=ROOT, capture_output=True, text=True, check=False
-        )
-        assert "network:" not in done.stderr, done.stderr
-        assert "Traceback" not in done.stderr, done.stderr
+    done = subprocess.run(
+        [sys.executable, "-c", ALONE],
+        input="".join("\t".join(map(str, arguments)) + "\n" for arguments in calls),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    codes = [line for line in done.stderr.splitlines() if line.startswith("exit code ")]
+    assert codes == [f"exit code {int(name == 'doctor')} {name}" for name, *_ in calls], done.stderr
