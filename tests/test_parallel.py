@@ -56,6 +56,19 @@ def test_the_first_fault_in_order_is_told() -> None:
         in_threads(work, range(100))
 
 
+def test_many_cores_are_not_all_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parallel, "cores", lambda: 64)
+    seen: set[int] = set()
+    few = threading.Barrier(4, timeout=30)
+
+    def work(_item: int) -> None:
+        seen.add(threading.get_ident())
+        few.wait()
+
+    in_threads(work, range(8))
+    assert len(seen) == 4
+
+
 @pytest.mark.parametrize(
     ("sizes", "runs"),
     [
