@@ -19,6 +19,9 @@ from planner.errors import InputError
 ROOT = Path(__file__).resolve().parent.parent
 UPSTREAM = {"__init__.py": "", "__main__.py": "print('upstream')\n", "solver.py": "", "export_split.py": ""}
 
+# Where an environment made by `venv` keeps things; Python 3.10 has no name of its own for that.
+SCHEME = "venv" if "venv" in sysconfig.get_scheme_names() else "nt" if os.name == "nt" else "posix_prefix"
+
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
@@ -50,7 +53,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def packages_of(prefix: Path) -> Path:
-    return Path(sysconfig.get_path("purelib", "venv", {"base": str(prefix), "platbase": str(prefix)}))
+    return Path(sysconfig.get_path("purelib", SCHEME, {"base": str(prefix), "platbase": str(prefix)}))
 
 
 @pytest.fixture
@@ -58,7 +61,7 @@ def run(environment: Path, tmp_path: Path) -> Run:
     """Returns a way to run a command in the environment, as one that is active, in an empty folder."""
     shutil.rmtree(packages_of(environment) / engine.PACKAGE, ignore_errors=True)
     shutil.rmtree(packages_of(environment) / engine.KEPT_ASIDE, ignore_errors=True)
-    scripts = Path(sysconfig.get_path("scripts", "venv", {"base": str(environment), "platbase": str(environment)}))
+    scripts = Path(sysconfig.get_path("scripts", SCHEME, {"base": str(environment), "platbase": str(environment)}))
 
     def run_in(*command: str, shell: str | None = None) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
