@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from planner.objectives import OBJECTIVES, Values
 from planner.plan import Plan
 from planner.statistics import per_entry
 
@@ -69,18 +70,31 @@ def _of_the_catch(plan: Plan, statistics: Statistics) -> Iterator[str]:
     """Yields what a plan says its neurons catch and they do not; its counts must fit the statistics."""
     if plan.solver is None and plan.hit_rate is None:
         return
-    caught = total = 0.0
-    for hot_neurons, values in zip(plan.solved_list, statistics.values, strict=True):
-        if hot_neurons:
-            hottest = np.partition(values, len(values) - hot_neurons)[len(values) - hot_neurons :]
-            caught += float(hottest.sum(dtype=np.float64))
-        total += float(values.sum(dtype=np.float64))
+    caught, total = _caught(plan.solved_list, statistics.values)
     hit_rate = caught / total if total else 0.0
+    maximised = plan.solver.maximises if plan.solver is not None else None
+    if maximised is not None and maximised not in OBJECTIVES:
+        yield f"solver.maximises: found {maximised[:80]!r}, expected one of {', '.join(OBJECTIVES)}"
+        return
+    if maximised is not None and plan.model is not None:
+        impacts = OBJECTIVES[maximised].impacts(statistics.values, plan.model.neuron_bytes)
+        caught, _ = _caught(plan.solved_list, impacts)
     if plan.solver is not None and not math.isclose(plan.solver.objective, caught, rel_tol=_OBJECTIVE_TOLERANCE):
         objective = plan.solver.objective
         yield f"solver.objective: found {objective}, but the hot neurons catch {caught} in {statistics.source}"
     if plan.hit_rate is not None and abs(plan.hit_rate - hit_rate) > _HIT_RATE_TOLERANCE:
         yield f"hit_rate: found {plan.hit_rate}, but the hot neurons catch {hit_rate} of {statistics.source}"
+
+
+def _caught(solved_list: Sequence[int], impacts: Values) -> tuple[float, float]:
+    """Returns what the hot neurons of all layers catch, and what there is in all."""
+    caught = total = 0.0
+    for hot_neurons, values in zip(solved_list, impacts, strict=True):
+        if hot_neurons:
+            hottest = np.partition(values, len(values) - hot_neurons)[len(values) - hot_neurons :]
+            caught += float(hottest.sum(dtype=np.float64))
+        total += float(values.sum(dtype=np.float64))
+    return caught, total
 
 
 def _with_model(plan: Plan, geometry: Geometry, labels: Sequence[str]) -> Iterator[str]:

@@ -69,6 +69,7 @@ class Proof:
     upper_bound: float
     relative_gap: float
     total: float
+    unit: str = "activations"
 
 
 @dataclass(frozen=True, slots=True)

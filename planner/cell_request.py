@@ -56,6 +56,7 @@ def cell_request(study: Study, name: str | None) -> PlanRequest:
         host_bytes=placement.host_left_bytes,
         threshold=threshold_rule(cell, gpu),
         granularity=cell.solver.granularity,
+        objective=cell.solver.objective,
         solver=SolverOptions(
             solver=cell.solver.solver,
             time_limit_s=cell.solver.time_limit,

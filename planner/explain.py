@@ -42,7 +42,13 @@ def explain(
         proof=proof,
         solver=solver,
         text=_words(
-            binding, share, switched_off, any_hot=bool(neurons.any()), proof=proof, solver=solver, confirmed=confirmed
+            binding,
+            f"{share:.2%} of all {problem.unit}",
+            switched_off,
+            any_hot=bool(neurons.any()),
+            proof=proof,
+            solver=solver,
+            confirmed=confirmed,
         ),
     )
 
@@ -91,7 +97,7 @@ def _binding(problem: Problem, curves: Curves, neurons: Ints, switched_off: tupl
 
 def _words(
     binding: str,
-    share: float,
+    share: str,
     switched_off: tuple[int, ...],
     *,
     any_hot: bool,
@@ -103,8 +109,8 @@ def _words(
     words = {
         "nothing": "nothing binds: every neuron fits in VRAM",
         "threshold": f"thresholds bind: {thresholds}",
-        "vram": f"VRAM binds: 1 GiB more would catch about {share:.2%} of all activations",
-        "vram and host": f"VRAM and host memory bind: 1 GiB more VRAM would catch about {share:.2%} of all activations",
+        "vram": f"VRAM binds: 1 GiB more would catch about {share}",
+        "vram and host": f"VRAM and host memory bind: 1 GiB more VRAM would catch about {share}",
     }[binding]
     if switched_off:
         layers = "layer" if len(switched_off) == 1 else "layers"

@@ -7,6 +7,7 @@ its activation frequency, v_i = f_i (PowerInfer, SOSP'24, section 6.3).
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -165,6 +166,10 @@ class Hotness:
             Shape (layers,), activations.
         """
         return self.caught_in(np.arange(self.n_layer), counts)
+
+    def hit_rate(self, counts: npt.ArrayLike) -> float:
+        """Returns the share of the total that the hottest counts[l] neurons of each layer catch, 0 of nothing."""
+        return math.fsum(self.caught(counts)) / self.total if self.total > 0 else 0.0
 
     def caught_in(self, layers: npt.ArrayLike, counts: npt.ArrayLike) -> Floats:
         """Returns F_l(x) for pairs of a layer and a count; both arguments have shape (pairs,), so has the answer."""

@@ -27,7 +27,7 @@ _MOST_FILE_BYTES = 8 << 20
 _MOST_BYTES = 1 << 63
 # The objective is a sum of up to tens of millions of float64 terms, printed and read back.
 _FLOAT_TOLERANCE = 1e-9
-_LEFT_OUT_WHEN_EMPTY = ("labels", "granularity")
+_LEFT_OUT_WHEN_EMPTY = ("labels", "granularity", "maximises")
 
 T = TypeVar("T")
 
@@ -85,7 +85,8 @@ class PlannedBudget:
 class SolverReport:
     """The answer's own proof: no placement catches more than `upper_bound`; this one catches `objective`.
 
-    Both are in units of the statistics (activations); `relative_gap` is (upper_bound − objective) / upper_bound.
+    Both are in units of what was maximised (`maximises`, a name of `planner.objectives`, None for activations);
+    `relative_gap` is (upper_bound − objective) / upper_bound.
     With `granularity` the proof is about placements in whole groups of so many neurons; 1, or None where a plan does
     not say, is about all placements.
     """
@@ -96,6 +97,7 @@ class SolverReport:
     upper_bound: float
     relative_gap: float
     granularity: int | None = None
+    maximises: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -381,6 +383,7 @@ def _read_solver(read: _Reader) -> SolverReport:
         upper_bound=read.number("upper_bound"),
         relative_gap=read.number("relative_gap"),
         granularity=read.optional_integer("granularity"),
+        maximises=read.optional_text("maximises"),
     )
 
 

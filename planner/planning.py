@@ -13,6 +13,7 @@ from planner.errors import InputError, NoAnswerError
 from planner.geometry import Geometry, geometry_from_header
 from planner.header import read_header
 from planner.hotness import Hotness
+from planner.objectives import DEFAULT, known_objective
 from planner.plan import Plan, PlannedActivations, PlannedBudget, PlannedModel, SolverReport
 from planner.problem import Problem, Solution, SolverOptions, split_threshold
 from planner.reserve import ReserveOptions
@@ -113,6 +114,7 @@ class PlanRequest:
         threshold: the communication constraint.
         granularity: neurons come in groups of this; None for the smallest that the engine computes wholly.
         solver: how to solve.
+        objective: what to maximise, a name of `planner.objectives`.
     """
 
     model: Path
@@ -129,6 +131,7 @@ class PlanRequest:
     threshold: ThresholdRule = field(default_factory=ThresholdRule)
     granularity: int | None = None
     solver: SolverOptions = field(default_factory=SolverOptions)
+    objective: str = DEFAULT
 
     @property
     def activations_folder(self) -> Path:
@@ -141,6 +144,8 @@ class Planning:
     """A plan and everything that it was made from, for those who explain or act on it.
 
     Attributes:
+        hotness: the statistics, sorted; what was maximised is in the problem's own.
+        problem: what was solved.
         neuron_bytes: of each entry of the statistics, layer or expert.
         granularity: the group size that neurons were placed in.
         caught: activations that the hot neurons of each layer catch.
@@ -152,6 +157,7 @@ class Planning:
     account: Account
     statistics: Statistics
     hotness: Hotness
+    problem: Problem
     solution: Solution
     neuron_bytes: tuple[int, ...]
     granularity: int
@@ -186,13 +192,15 @@ def make_plan(request: PlanRequest) -> Planning:
     hotness = Hotness.from_values(statistics.values)
     neuron_bytes = per_entry(geometry.neuron_bytes, statistics.labels)
     granularity = engine_granularity(geometry) if request.granularity is None else request.granularity
+    objective = known_objective(request.objective)
     problem = Problem(
-        hotness=hotness,
+        hotness=objective.hotness(hotness, statistics.values, neuron_bytes),
         neuron_bytes=neuron_bytes,
         ffn_bytes=account.ffn_bytes,
         host_bytes=request.host_bytes,
         thresholds=request.threshold.for_layers(neuron_bytes, hotness.n_ff),
         granularity=granularity,
+        unit=objective.unit,
     )
     solution = solve(problem, request.solver)
     _check_answered(solution)
@@ -202,10 +210,11 @@ def make_plan(request: PlanRequest) -> Planning:
         account=account,
         statistics=statistics,
         hotness=hotness,
+        problem=problem,
         solution=solution,
         neuron_bytes=neuron_bytes,
         granularity=granularity,
-        plan=_plan(request, geometry, account, statistics, problem, solution),
+        plan=_plan(request, geometry, account, statistics, problem, solution, hotness),
         caught=tuple(hotness.caught(solution.solved_list).tolist()),
         notes=(*notes, *_notes(geometry, account, statistics, solution)),
     )
@@ -279,6 +288,7 @@ def _plan(
     statistics: Statistics,
     problem: Problem,
     solution: Solution,
+    hotness: Hotness,
 ) -> Plan:
     return Plan(
         solved_list=solution.solved_list,
@@ -310,8 +320,9 @@ def _plan(
             upper_bound=solution.upper_bound,
             relative_gap=solution.relative_gap,
             granularity=problem.granularity,
+            maximises=None if request.objective == DEFAULT else request.objective,
         ),
-        hit_rate=solution.hit_rate,
+        hit_rate=hotness.hit_rate(solution.solved_list),
     )
 
 

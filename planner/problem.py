@@ -63,6 +63,7 @@ class Problem:
         thresholds: C_l, the fewest hot neurons a split layer may have (0 and 1 allow everything); None for no
             thresholds. A layer whose C_l is more than its n_ff stays off.
         granularity: hot neurons come in multiples of this, or are all n_ff of the layer.
+        unit: what the impacts in `hotness` count, for people.
 
     Raises:
         InputError: the lengths disagree or a number is out of range.
@@ -74,6 +75,7 @@ class Problem:
     host_bytes: int | None = None
     thresholds: tuple[int, ...] | None = None
     granularity: int = 1
+    unit: str = "activations"
 
     def __post_init__(self) -> None:
         layers = self.hotness.n_layer

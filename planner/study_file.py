@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
 from planner.catalogue import (
     Catalogue,
@@ -15,6 +15,7 @@ from planner.catalogue import (
     Share,
     StatisticsChoice,
 )
+from planner.objectives import DEFAULT, OBJECTIVES
 from planner.quantisation import QUANTISATIONS
 from planner.reserve import ReserveOptions
 from planner.schema import (
@@ -125,6 +126,15 @@ class HostChoice(Table):
         return self
 
 
+def _objective(value: object) -> object:
+    if value not in tuple(OBJECTIVES):
+        raise wanted(f"an objective: {', '.join(OBJECTIVES)}")
+    return value
+
+
+_Objective = Annotated[str, BeforeValidator(_objective), WithJsonSchema({"enum": list(OBJECTIVES), "type": "string"})]
+
+
 class SolverChoice(Table):
     """How to place the hot neurons."""
 
@@ -132,6 +142,7 @@ class SolverChoice(Table):
     solver: Literal["highs", "cbc"] = "highs"
     time_limit: Annotated[Number, Field(gt=0, le=86_400)] | None = Field(default=None, description="seconds")
     relative_gap: Annotated[Number, Field(ge=0, lt=1)] = 1e-6
+    objective: _Objective = Field(default=DEFAULT, description="what the hot neurons catch as much as possible of")
     granularity: Annotated[Whole, Field(ge=1, le=1 << 20)] | None = Field(
         default=None, description="neurons come in groups of this; the smallest that the engine computes if not given"
     )
@@ -158,6 +169,8 @@ class SolverChoice(Table):
         if self.name is not None:
             return self.name
         settings: list[str] = [self.solver]
+        if self.objective != DEFAULT:
+            settings.append(self.objective)
         if self.granularity is not None:
             settings.append(f"groups of {self.granularity}")
         if self.threshold is not None:

@@ -27,6 +27,7 @@ from planner.header import read_header
 from planner.host import HostMemory, host_memory
 from planner.hotness import Hotness
 from planner.interrupt import deaf_children
+from planner.objectives import OBJECTIVES
 from planner.parallel import cores
 from planner.planning import ACTIVATIONS_FOLDER, ThresholdRule
 from planner.problem import Problem, Solution, SolverOptions, SolverStatus
@@ -214,6 +215,7 @@ class Workshop:
         self._statistics: dict[tuple[Model, tuple[int, ...]], tuple[Statistics, Hotness]] = {}
         self._placements: dict[object, Placement] = {}
         self._solutions: dict[object, Solution] = {}
+        self._ranked: dict[object, Hotness] = {}
 
     def geometry(self, cell: Cell) -> Geometry:
         """Returns the geometry of the cell's model."""
@@ -230,6 +232,16 @@ class Workshop:
             statistics = _read_statistics(cell.model, n_ff, self._catalogue)
             self._statistics[key] = (statistics, Hotness.from_values(statistics.values))
         return self._statistics[key]
+
+    def ranked(self, cell: Cell) -> Hotness:
+        """Returns what the cell's objective makes of its statistics, sorted."""
+        statistics, hotness = self.statistics(cell)
+        neuron_bytes = per_entry(self.geometry(cell).neuron_bytes, statistics.labels)
+        key = (id(hotness), neuron_bytes, cell.solver.objective)
+        if key not in self._ranked:
+            objective = OBJECTIVES[cell.solver.objective]
+            self._ranked[key] = objective.hotness(hotness, statistics.values, neuron_bytes)
+        return self._ranked[key]
 
     def place(self, cell: Cell) -> Placement:
         """Returns the account and the placement of a cell."""
@@ -278,8 +290,8 @@ class Workshop:
             bytes=_bytes(placement, solution),
             n_ff=placement.hotness.n_ff,
             solved_list=() if solution is None else solution.solved_list,
-            hit_rate=None if solution is None else solution.hit_rate,
-            proof=None if solution is None else _proof(cell, solution, placement.hotness),
+            hit_rate=None if solution is None else placement.hotness.hit_rate(solution.solved_list),
+            proof=None if solution is None else _proof(cell, solution, self.ranked(cell)),
             speed=speed,
             next_gib=None if solution is None else self._next_gib(cell, gpu, placement, solution, speed),
             targets=(),
@@ -338,7 +350,7 @@ class Workshop:
         granularity = cell.solver.granularity or engine_granularity(placement.geometry)
         thresholds = threshold_rule(cell, gpu).for_layers(placement.neuron_bytes, placement.hotness.n_ff)
         problem = Problem(
-            hotness=placement.hotness,
+            hotness=self.ranked(cell),
             neuron_bytes=placement.neuron_bytes,
             ffn_bytes=min(ffn_bytes, placement.account.ffn_total_bytes),
             host_bytes=placement.host_left_bytes,
@@ -376,7 +388,8 @@ class Workshop:
             return NextGib(0.0, None if speed is None else 0.0)
         faster, _ = _speed(cell, gpu, placement, more)
         gained = None if speed is None or faster is None else faster.tokens_per_s - speed.tokens_per_s
-        return NextGib(more.hit_rate - solution.hit_rate, gained)
+        hotness = placement.hotness
+        return NextGib(hotness.hit_rate(more.solved_list) - hotness.hit_rate(solution.solved_list), gained)
 
     def _basis(self, cell: Cell, gpu: GpuCase, placement: Placement) -> Iterator[tuple[str, str]]:
         statistics, _ = self.statistics(cell)
@@ -517,6 +530,7 @@ def _proof(cell: Cell, solution: Solution, hotness: Hotness) -> Proof:
         upper_bound=solution.upper_bound,
         relative_gap=solution.relative_gap,
         total=hotness.total,
+        unit=OBJECTIVES[cell.solver.objective].unit,
     )
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from planner.commands import common
 from planner.errors import InputError
+from planner.objectives import DEFAULT, OBJECTIVES
 
 if TYPE_CHECKING:
     from planner.planning import Planning, PlanRequest
@@ -24,6 +25,7 @@ _UNSAID: dict[str, object] = {
     "batch_size": ENGINE_BATCH,
     "kv_type": "f16",
     "solver": "highs",
+    "objective": DEFAULT,
 }
 
 
@@ -109,6 +111,13 @@ def add_budget_options(parser: argparse.ArgumentParser) -> None:
 def add_solver_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options of the placement program and of its solver."""
     group = parser.add_argument_group("the placement")
+    group.add_argument(
+        "--objective",
+        choices=tuple(OBJECTIVES),
+        default=_UNSAID["objective"],
+        help="what the hot neurons catch as much as possible of: activations, as in the paper, or bytes that the host "
+        "need not read, which differs where layers are quantised differently (default: %(default)s)",
+    )
     group.add_argument(
         "--host-memory",
         type=common.size_option,
@@ -234,6 +243,7 @@ def _fields_from(arguments: argparse.Namespace) -> dict[str, Any]:
             host_gb_per_s=arguments.host_bandwidth,
         ),
         "granularity": arguments.granularity,
+        "objective": arguments.objective,
         "solver": SolverOptions(solver=arguments.solver, time_limit_s=arguments.time_limit),
     }
 

@@ -115,8 +115,9 @@ def _summary(planning: Planning) -> Iterator[tuple[str, str]]:
     yield "filled", f"{used:.2%} of the FFN's bytes ({format_bytes(account.ffn_bytes - plan.vram_required_bytes)} left)"
     yield (
         "proof",
-        f"{solution.status.value}: no placement{groups} catches more than {solution.upper_bound:,.0f} activations, "
-        f"this one catches {solution.objective:,.0f} (relative gap {solution.relative_gap:.1e}{_cut_short(planning)})",
+        f"{solution.status.value}: no placement{groups} catches more than {solution.upper_bound:,.0f} "
+        f"{planning.problem.unit}, this one catches {solution.objective:,.0f} "
+        f"(relative gap {solution.relative_gap:.1e}{_cut_short(planning)})",
     )
     if solution.explanation is not None:
         yield "why", solution.explanation.text

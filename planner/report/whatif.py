@@ -233,7 +233,7 @@ def _hit_rate_text(answer: Answer) -> str:
         return "none"
     return (
         f"{answer.hit_rate:.4%}; {proof.status}: no placement catches more than {proof.upper_bound:,.0f} of "
-        f"{proof.total:,.0f} activations, this one {proof.caught:,.0f} (relative gap {proof.relative_gap:.1e})"
+        f"{proof.total:,.0f} {proof.unit}, this one {proof.caught:,.0f} (relative gap {proof.relative_gap:.1e})"
     )
 
 
