@@ -253,6 +253,15 @@ def check_statistics(case: Case) -> Iterator[Finding]:
             "get the model's own statistics (published beside it), or measure them: hotsplit profile",
         )
         return
+    if any("." in label for label in statistics.labels):
+        yield Finding(
+            "statistics",
+            Status.PROBLEM,
+            f"{statistics.source}: statistics of experts (activation_<L>_<E>.pt), which PowerInfer does not read; only "
+            "the fork for mixtures of experts does",
+            "start that fork, or put activation_<L>.pt there",
+        )
+        return
     silent = [label for label, values in zip(statistics.labels, statistics.values, strict=True) if not values.any()]
     if silent:
         yield Finding(

@@ -614,6 +614,19 @@ def test_the_remedy_for_an_index_is_the_command_that_cures_it(folder: Path) -> N
     assert only(examine(case_of(folder))).remedy.startswith(f"remove {path}, then write it again: hotsplit export ")
 
 
+def test_statistics_of_experts_are_not_for_this_engine(folder: Path) -> None:
+    for layer in range(_LAYERS):
+        path = folder / "activation" / f"activation_{layer}.pt"
+        shutil.copy(path, path.with_name(f"activation_{layer}_0.pt"))
+        path.rename(path.with_name(f"activation_{layer}_1.pt"))
+    said = only(examine(case_of(folder)))
+    assert (said.check, said.status) == ("statistics", Status.PROBLEM)
+    assert said.found == (
+        f"{folder / 'activation'}: statistics of experts (activation_<L>_<E>.pt), which PowerInfer does not read; only "
+        "the fork for mixtures of experts does"
+    )
+
+
 def test_the_remedy_for_a_small_stated_budget_is_a_larger_one(folder: Path) -> None:
     said = only(examine(case_of(folder, vram_budget_bytes=_MIB)))
     assert said.remedy == "start the engine with a larger --vram-budget, or use a smaller model or quantisation"
