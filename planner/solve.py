@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -25,7 +25,7 @@ from planner.settle import settle
 from planner.tangents import Tangents
 
 if TYPE_CHECKING:
-    from planner.ilp import IlpAnswer
+    from planner.ilp import IlpAnswer, IlpLayer
 
 # Problems with no more steps than this are posed to the solver step by step: the exact ILP.
 _WHOLE_AT_MOST = 600
@@ -37,7 +37,8 @@ _MOST_ROUNDS = 12
 _MOST_NODES = 100
 # An answer better by less than this share is the same one, rounded differently.
 _SAME = 1e-12
-# The solver confirms an answer when its bound is no farther from it than this share.
+# The solver confirms an answer when its bound is no farther from it than this share, or than the hottest step, which
+# it may take in part.
 _AGREES = 1e-4
 # With a gap this small the solver, which works with tolerances, has nothing to add: it is asked only to confirm.
 _DECIDED = 1e-8
@@ -122,9 +123,10 @@ def solve(problem: Problem, options: SolverOptions | None = None) -> Solution:
     """
     options = options or SolverOptions()
     deadline = math.inf if options.time_limit_s is None else time.monotonic() + options.time_limit_s
-    if problem.least_bytes > problem.ffn_bytes:
-        return _none(SolverStatus.INFEASIBLE, host_too_small(problem))
     search = _Search(problem, curves_of(problem), options, deadline)
+    if problem.least_bytes > problem.ffn_bytes:
+        search.none_possible = True
+        return _solution(search)
     tangents = Tangents(search.curves)
     if search.curves.first.any():
         _choose_layers(search)
@@ -218,20 +220,8 @@ def _pose(search: _Search, tangents: Tangents, *, whole: bool) -> IlpAnswer | No
 
     curves, options = search.curves, search.options
     gated = curves.first > 0
-    low, high = curves.neurons(curves.first), curves.neurons(curves.steps)
     model = ilp.IlpModel(
-        layers=[
-            ilp.IlpLayer(
-                layer=layer,
-                weight=int(curves.weight[layer]),
-                n_ff=int(curves.n_ff[layer]),
-                low=int(low[layer]),
-                high=int(high[layer]),
-                split=bool(gated[layer]),
-                tangents=lines,
-            )
-            for layer, lines in zip(tangents.layers, tangents.lines(), strict=True)
-        ],
+        layers=_ilp_layers(curves, tangents.layers, tangents.lines()),
         capacity=curves.capacity,
         floor=curves.floor,
         other_units=int(curves.n_ff @ curves.weight),
@@ -260,11 +250,37 @@ def _pose(search: _Search, tangents: Tangents, *, whole: bool) -> IlpAnswer | No
         if answer.bound < search.caught - abs(search.caught) * _SAME:
             search.confirmed = False
         elif decided:
-            search.confirmed &= answer.bound - search.caught <= abs(answer.bound) * _AGREES
+            search.confirmed &= answer.bound - search.caught <= max(abs(answer.bound) * _AGREES, _hottest_step(curves))
         elif lifted(curves, answer.bound, abs(answer.bound)) < search.bound:
             search.bound = max(search.caught, lifted(curves, answer.bound, abs(answer.bound)))
             search.proof = "solver"
     return answer if answer.on else None
+
+
+def _hottest_step(curves: Curves) -> float:
+    """Returns the activations of the hottest step of all."""
+    return float(curves.density[curves.start[curves.steps > 0]].max(initial=0)) * curves.granularity
+
+
+def _ilp_layers(
+    curves: Curves, layers: Sequence[int], tangents: Iterable[Sequence[tuple[float, float]]]
+) -> list[IlpLayer]:
+    """Returns layers as the solver's program has them, with the tangents of each."""
+    from planner import ilp
+
+    low, high = curves.neurons(curves.first), curves.neurons(curves.steps)
+    return [
+        ilp.IlpLayer(
+            layer=layer,
+            weight=int(curves.weight[layer]),
+            n_ff=int(curves.n_ff[layer]),
+            low=int(low[layer]),
+            high=int(high[layer]),
+            split=bool(curves.first[layer] > 0),
+            tangents=lines,
+        )
+        for layer, lines in zip(layers, tangents, strict=True)
+    ]
 
 
 def _take(search: _Search, tangents: Tangents, answer: IlpAnswer, *, whole: bool) -> None:
@@ -292,28 +308,24 @@ def _most_on(curves: Curves, gated: Bools) -> int | None:
 
 
 def _unreached(search: _Search) -> Infeasibility:
-    """Finds the most bytes that any list may use, for a problem whose host limit nothing reaches."""
+    """Explains what is missing, from the most bytes that any list may use: groups and thresholds leave some unused."""
+    problem, curves = search.problem, search.curves
+    most_hot_bytes, proven = (0, True) if not curves.steps.any() else _heaviest(search)
+    if most_hot_bytes == min(problem.ffn_bytes, problem.total_bytes):
+        return host_too_small(problem)
+    return host_not_reached(problem, most_hot_bytes, proven=proven)
+
+
+def _heaviest(search: _Search) -> tuple[int, bool]:
+    """Returns the most bytes that any allowed list uses of the VRAM, and whether that is proven."""
     curves = search.curves
-    if not curves.steps.any():
-        return host_not_reached(search.problem, 0, proven=True)
     from planner import ilp
 
     gated = curves.first > 0
-    low, high = curves.neurons(curves.first), curves.neurons(curves.steps)
     layers = np.flatnonzero(curves.steps).tolist()
     model = ilp.IlpModel(
-        layers=[
-            ilp.IlpLayer(
-                layer=layer,
-                weight=int(curves.weight[layer]),
-                n_ff=int(curves.n_ff[layer]),
-                low=int(low[layer]),
-                high=int(high[layer]),
-                split=bool(gated[layer]),
-                tangents=[(float(curves.weight[layer]), 0.0)],
-            )
-            for layer in layers
-        ],
+        # Maximises the weight itself.
+        layers=_ilp_layers(curves, layers, [[(float(curves.weight[layer]), 0.0)] for layer in layers]),
         capacity=curves.capacity,
         floor=0,
         other_units=int(curves.n_ff @ curves.weight),
@@ -324,7 +336,7 @@ def _unreached(search: _Search) -> Infeasibility:
     )
     answer = ilp.run(model, search.options, gap=0.0, time_limit_s=search.left_s() or 10.0)
     used = sum(int(curves.weight[layer]) * hot for layer, hot in zip(layers, answer.hot, strict=False))
-    return host_not_reached(search.problem, used * curves.unit_bytes, proven=answer.status is ilp.IlpStatus.OPTIMAL)
+    return used * curves.unit_bytes, answer.status is ilp.IlpStatus.OPTIMAL
 
 
 def _none(status: SolverStatus, why: Infeasibility | None) -> Solution:

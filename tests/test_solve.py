@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from planner import ilp
 from planner import solve as module
 from planner.ilp import IlpAnswer, IlpModel, IlpStatus
-from planner.problem import SOLVERS, Problem, SolverOptions, SolverStatus
+from planner.problem import SOLVERS, Problem, Solution, SolverOptions, SolverStatus
 from planner.solve import solve
 from tests.placements import best_of_all, caught_by, problem_of, skewed, small_problems
 
@@ -153,11 +153,55 @@ def test_host_and_vram_together_too_small() -> None:
     solution = solve(problem_of([[1, 2], [3]], [10, 10], 5, host_bytes=20))
     assert solution.status is SolverStatus.INFEASIBLE
     assert solution.infeasibility is not None
-    assert (solution.infeasibility.constraint, solution.infeasibility.short_bytes) == ("host", 5)
+    assert (solution.infeasibility.constraint, solution.infeasibility.short_bytes) == ("host", 10)
+    assert solution.infeasibility.text == (
+        "host memory is 10 bytes short: thresholds and granularity let at most 0 bytes of 5 bytes VRAM be used, "
+        "and the host takes 20 bytes of 30 bytes"
+    )
+    solution = solve(problem_of([[1, 2], [3]], [10, 10], 10, host_bytes=15))
+    assert solution.infeasibility is not None
     assert solution.infeasibility.text == (
         "host memory is 5 bytes short: the neurons of all layers are 30 bytes, "
-        "of which VRAM takes 5 bytes and the host 20 bytes"
+        "of which VRAM takes 10 bytes and the host 15 bytes"
     )
+
+
+@given(
+    sizes=st.lists(st.sampled_from([3, 4, 10]), min_size=1, max_size=3),
+    budget=st.integers(0, 120),
+    host=st.integers(0, 60),
+    threshold=st.integers(0, 5),
+    granularity=st.sampled_from([1, 2, 3]),
+)
+def test_what_is_short_is_what_is_missing(
+    sizes: list[int], budget: int, host: int, threshold: int, granularity: int
+) -> None:
+    values = [[5, 4, 3, 2][: 4 - layer] for layer in range(len(sizes))]
+
+    def ask(host_bytes: int) -> Solution:
+        thresholds = [threshold] * len(sizes)
+        return solve(
+            problem_of(values, sizes, budget, host_bytes=host_bytes, thresholds=thresholds, granularity=granularity)
+        )
+
+    missing = ask(host).infeasibility
+    if missing is not None:
+        assert missing.short_bytes > 0
+        assert ask(host + missing.short_bytes).infeasibility is None
+        assert ask(host + missing.short_bytes - 1).infeasibility is not None
+
+
+def test_the_solver_confirms_an_answer_that_catches_nothing_and_one_in_large_groups() -> None:
+    values = [list(range(1000)) for _ in range(4)]
+    for problem in (
+        problem_of(values, [13824] * 4, 0),
+        problem_of(values, [13824] * 4, 10_000, granularity=32),
+        problem_of(values, [13824] * 4, 1_000_000, thresholds=[300] * 4),
+        problem_of(values, [13824] * 4, 20_000_000, granularity=300),
+    ):
+        explanation = solve(problem).explanation
+        assert explanation is not None
+        assert explanation.text.endswith("; proven by the price of a byte and confirmed by HiGHS")
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
