@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from planner.experts import per_entry
 from planner.objectives import OBJECTIVES, Values
 from planner.plan import Plan
-from planner.statistics import per_entry
 
 if TYPE_CHECKING:
     from planner.geometry import Geometry

@@ -16,7 +16,7 @@ from exporter.agreement import disagreements
 from exporter.index_file import IndexFile
 from exporter.index_format import MARK_ACTIVATIONS, MARK_MODEL, IndexedLayer
 from planner.errors import FaultsError, InputError
-from planner.statistics import per_entry
+from planner.experts import per_entry
 
 if TYPE_CHECKING:
     import numpy.typing as npt

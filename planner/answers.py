@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from planner.account import EnginePath
-from planner.budget import ENGINE_MARGIN_BYTES
 from planner.speed import SpeedEstimate
 
 
@@ -43,7 +42,8 @@ class Bytes:
         reserve: kept back for what the engine takes uncharged.
         ffn: VRAM there is for neurons.
         hot: VRAM that the hot neurons take.
-        vram: VRAM in use: dense, cache, hot neurons and what is expected uncharged.
+        vram: VRAM in use: dense, cache, hot neurons, what is expected uncharged, and CUDA's context.
+        free: VRAM free before the engine starts; None when only a budget is known.
         host: host memory in use: cold neurons, dense tensors and cache left there, embeddings.
         missing: budget missing until the dense part is whole, or host memory missing; 0 when nothing is.
     """
@@ -55,6 +55,7 @@ class Bytes:
     ffn: int
     hot: int
     vram: int
+    free: int | None
     host: int
     missing: int
 
@@ -152,13 +153,8 @@ class Answer:
 
     @property
     def short_bytes(self) -> int:
-        """VRAM that is expected to be in use, CUDA's context included, beyond what is free; 0 when a budget is stated.
-
-        What is free is the budget, the margin that the engine keeps (`llama.cpp` 196-197) and the context.
-        """
-        if self.vram_bytes is None:
-            return 0
-        return max(0, self.bytes.vram - self.bytes.budget - ENGINE_MARGIN_BYTES)
+        """VRAM that is expected to be in use beyond what is free; 0 when a budget is stated."""
+        return 0 if self.bytes.free is None else max(0, self.bytes.vram - self.bytes.free)
 
     @property
     def verdict(self) -> str:

@@ -98,6 +98,7 @@ class Geometry:
         sparse_threshold: `powerinfer.sparse_threshold`, or None.
         fingerprint: `sha256:…` of the header, or of the declared dimensions.
         objections: why the engine would refuse to load or to split this model; empty when it would not.
+        embedding_bytes: of `host_only_bytes`, the token embedding.
     """
 
     source: str
@@ -119,6 +120,7 @@ class Geometry:
     sparse_threshold: float | None
     fingerprint: str
     objections: tuple[str, ...] = ()
+    embedding_bytes: int = 0
 
     @property
     def n_embd_gqa(self) -> int:
@@ -287,13 +289,14 @@ class _Matcher:
         # Creation order is standalone tensors first; `output` is looked at before the layers, charged after them.
         lengths = shared_lengths(self._n_embd, self._n_embd_gqa, n_vocab, self._context_train or 0)
         queues: dict[Level, list[DenseTensor]] = {level: [] for level in DENSE_LEVELS}
-        host_only_bytes = 0
+        host_only_bytes = embedding_bytes = 0
         n_ff: list[int] = []
         ffn: list[tuple[FfnMatrix, ...]] = []
         for rule in self._architecture.standalone:
             tensor = self._standalone(rule, lengths)
             if rule.level is Level.HOST:
                 host_only_bytes += tensor.n_bytes
+                embedding_bytes += tensor.n_bytes if rule.name == "token_embd.weight" else 0
             else:
                 queues[rule.level].append(_dense(tensor, rule.level, None))
         for layer in range(self._n_layer):
@@ -335,6 +338,7 @@ class _Matcher:
             sparse_threshold=sparse_threshold,
             fingerprint=fingerprint,
             objections=tuple(self._objections),
+            embedding_bytes=embedding_bytes,
         )
 
     def _standalone(self, rule: TensorRule, lengths: Mapping[str, int]) -> TensorInfo:

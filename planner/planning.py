@@ -10,6 +10,7 @@ from planner.account import DEFAULT_BATCH, DEFAULT_CONTEXT, Account, EnginePath,
 from planner.budget import DEFAULT_CONTEXT_BASIS, DEFAULT_CONTEXT_BYTES, Budget, automatic_budget, stated_budget
 from planner.engine_limits import engine_granularity, unknown_ffn_types
 from planner.errors import InputError, NoAnswerError
+from planner.experts import per_entry, with_experts
 from planner.geometry import Geometry, geometry_from_header
 from planner.header import read_header
 from planner.hotness import Hotness
@@ -18,7 +19,7 @@ from planner.plan import Plan, PlannedActivations, PlannedBudget, PlannedModel, 
 from planner.problem import Problem, Solution, SolverOptions, split_threshold
 from planner.reserve import ReserveOptions
 from planner.solve import solve
-from planner.statistics import Statistics, per_entry, read_statistics, strangers
+from planner.statistics import Statistics, read_statistics, strangers
 from planner.units import format_bytes
 
 ACTIVATIONS_FOLDER = "activation"
@@ -179,16 +180,12 @@ def make_plan(request: PlanRequest) -> Planning:
     budget, notes = request.budget, tuple[str, ...]()
     if budget is None:
         budget, notes = find_budget(request.gpu, request.vram_budget_bytes, request.cuda_context_bytes)
-    account = account_for(
-        geometry,
-        budget,
-        context=request.context,
-        kv_type=request.kv_type,
-        batch=request.batch,
-        reserve_options=request.reserve,
-    )
+    account = _account(request, geometry, budget)
     check_dense_part_fits(account, source=str(request.model))
     statistics = read_statistics(request.activations_folder, n_layer=geometry.n_layer, n_ff=geometry.n_ff)
+    whole = with_experts(geometry, statistics.labels, statistics.n_ff)
+    if whole is not geometry:
+        account = _account(request, whole, budget)
     hotness = Hotness.from_values(statistics.values)
     neuron_bytes = per_entry(geometry.neuron_bytes, statistics.labels)
     granularity = engine_granularity(geometry) if request.granularity is None else request.granularity
@@ -217,6 +214,17 @@ def make_plan(request: PlanRequest) -> Planning:
         plan=_plan(request, geometry, account, statistics, problem, solution, hotness),
         caught=tuple(hotness.caught(solution.solved_list).tolist()),
         notes=(*notes, *_notes(geometry, account, statistics, solution)),
+    )
+
+
+def _account(request: PlanRequest, geometry: Geometry, budget: Budget) -> Account:
+    return account_for(
+        geometry,
+        budget,
+        context=request.context,
+        kv_type=request.kv_type,
+        batch=request.batch,
+        reserve_options=request.reserve,
     )
 
 
@@ -262,6 +270,14 @@ def check_dense_part_fits(account: Account, *, source: str) -> None:
         DensePartError: how many bytes are missing, and what to do about it.
     """
     if account.path is EnginePath.DENSE_INCOMPLETE:
+        if account.budget.wraps:
+            free_bytes = account.budget.free_bytes or 0
+            raise DensePartError(
+                f"{source}: the GPU has {free_bytes} bytes ({format_bytes(free_bytes)}) free, which leaves less than "
+                "the engine's margin of 256 MiB beside CUDA's context: its subtraction wraps around there, and it would "
+                "take the GPU for boundless and run out of memory; free VRAM, or give --vram-budget to both",
+                account,
+            )
         raise DensePartError(
             f"{source}: the dense part needs {account.dense_total_bytes} bytes, the budget is {account.budget_bytes}: "
             f"{account.missing_bytes} bytes ({format_bytes(account.missing_bytes)}) are missing, and the engine then "
@@ -333,7 +349,12 @@ def _notes(geometry: Geometry, account: Account, statistics: Statistics, solutio
     if account.path is EnginePath.ALL_ON_GPU:
         notes.append("the whole model fits this budget, so a split into hot and cold neurons brings nothing")
     elif not any(solution.solved_list):
-        notes.append("no neuron is on the GPU: what is left for the FFN holds no group of neurons; see --explain")
+        held = solution.explanation is not None and bool(solution.explanation.switched_off)
+        notes.append(
+            "no neuron is on the GPU: no layer has room for as many as its threshold asks for; lower the threshold"
+            if held
+            else "no neuron is on the GPU: what is left for the FFN holds no group of neurons; see --explain"
+        )
     if account.kv_half_bytes and not account.k_on_gpu:
         kept = "its K half stays" if account.v_on_gpu else "it stays"
         notes.append(f"the KV cache does not fit: {kept} in host memory; lower --context to change that")

@@ -211,19 +211,6 @@ def strangers(statistics: Statistics) -> list[str]:
     return lines
 
 
-def per_entry(of_layers: Sequence[int], labels: Sequence[str]) -> tuple[int, ...]:
-    """Returns a model's figures for each entry of an index: an expert (`layer.expert`) has its layer's figure.
-
-    Args:
-        of_layers: one figure a layer.
-        labels: the entries; without experts, or when they do not count the same layers, `of_layers` is returned as is.
-    """
-    layers = [int(label.partition(".")[0]) for label in labels if "." in label]
-    if not layers or layers[-1] + 1 != len(of_layers):
-        return tuple(of_layers)
-    return tuple(of_layers[layer] for layer in layers)
-
-
 def _exact_form(counts: npt.NDArray[Any]) -> str:
     most = counts.max(initial=0).item()
     if counts.dtype.kind == "f" and (most >= 2.0**64 or not np.array_equal(counts, np.trunc(counts))):

@@ -22,6 +22,7 @@ from planner.catalogue import Catalogue
 from planner.engine_limits import engine_granularity, unknown_ffn_types
 from planner.entries import dimensions_of, published_statistics
 from planner.errors import InputError
+from planner.experts import with_experts
 from planner.geometry import Geometry, geometry_from_dimensions, geometry_from_header
 from planner.header import read_header
 from planner.host import HostMemory, host_memory
@@ -33,7 +34,7 @@ from planner.planning import ACTIVATIONS_FOLDER, ThresholdRule
 from planner.problem import Problem, Solution, SolverOptions, SolverStatus
 from planner.solve import solve
 from planner.speed import Bandwidths, SpeedEstimate, Work, estimate
-from planner.statistics import Statistics, per_entry, read_statistics
+from planner.statistics import Statistics, read_statistics
 from planner.study import Cell, GpuCase, Model
 from planner.units import GIB, format_bytes
 from planner.vram import Gpu, choose_gpu
@@ -236,7 +237,7 @@ class Workshop:
     def ranked(self, cell: Cell) -> Hotness:
         """Returns what the cell's objective makes of its statistics, sorted."""
         statistics, hotness = self.statistics(cell)
-        neuron_bytes = per_entry(self.geometry(cell).neuron_bytes, statistics.labels)
+        neuron_bytes = with_experts(self.geometry(cell), statistics.labels, hotness.n_ff).neuron_bytes
         key = (id(hotness), neuron_bytes, cell.solver.objective)
         if key not in self._ranked:
             objective = OBJECTIVES[cell.solver.objective]
@@ -323,9 +324,8 @@ class Workshop:
         return cell.host.memory_bytes
 
     def _place(self, cell: Cell, gpu: GpuCase, host_memory_bytes: int | None) -> Placement:
-        geometry = self.geometry(cell)
         statistics, hotness = self.statistics(cell)
-        neuron_bytes = per_entry(geometry.neuron_bytes, statistics.labels)
+        geometry = with_experts(self.geometry(cell), statistics.labels, hotness.n_ff)
         account = account_for(
             geometry, budget_of(gpu), context=cell.context, kv_type=cell.kv_type, reserve_options=cell.reserve
         )
@@ -335,7 +335,7 @@ class Workshop:
         if host_memory_bytes is not None:
             host_left_bytes = host_memory_bytes - dense_host_bytes - kv_host_bytes - geometry.host_only_bytes
         placement = Placement(
-            geometry, account, hotness, neuron_bytes, None, host_left_bytes, dense_host_bytes, kv_host_bytes
+            geometry, account, hotness, geometry.neuron_bytes, None, host_left_bytes, dense_host_bytes, kv_host_bytes
         )
         if host_left_bytes is not None and host_left_bytes < 0:
             return placement
@@ -480,7 +480,7 @@ def _speed(
         return None, "no speed: the GPU's bandwidth is not known; give it in the study (gpus: bandwidth)"
     geometry, account = placement.geometry, placement.account
     reuses_embedding = ARCHITECTURES[geometry.architecture].reuses_embedding
-    embedding_bytes = geometry.host_only_bytes if reuses_embedding else 0
+    embedding_bytes = geometry.embedding_bytes if reuses_embedding else 0
     work = Work(
         n_embd=geometry.n_embd,
         dense_gpu_bytes=account.dense_bytes,
@@ -511,15 +511,17 @@ def _bytes(placement: Placement, solution: Solution | None) -> Bytes:
         ffn=account.ffn_bytes,
         hot=hot_bytes,
         vram=_vram_bytes(account, solution),
+        free=account.budget.free_bytes,
         host=cold_bytes + placement.dense_host_bytes + placement.kv_host_bytes + placement.geometry.host_only_bytes,
         missing=missing_bytes,
     )
 
 
 def _vram_bytes(account: Account, solution: Solution | None) -> int:
-    """Returns what is expected to be in use: what is charged and placed, and what is not charged."""
+    """Returns what is expected to be in use: what is charged and placed, what is not charged, and CUDA's context."""
     hot_bytes = 0 if solution is None else solution.used_bytes
-    return account.dense_bytes + account.kv_cache_bytes + hot_bytes + account.uncharged_bytes
+    charged_bytes = account.dense_bytes + account.kv_cache_bytes + hot_bytes
+    return account.budget.context_bytes + charged_bytes + account.uncharged_bytes
 
 
 def _proof(cell: Cell, solution: Solution, hotness: Hotness) -> Proof:
@@ -546,8 +548,8 @@ def _notes(placement: Placement, solution: Solution | None, why_no_speed: str | 
         yield "half of the KV cache is in host memory" if account.v_on_gpu else "the KV cache is in host memory"
     if account.budget.wraps:
         yield "less than 256 MiB would be free: the engine's own subtraction wraps around; give --vram-budget"
-    if account.budget.free_bytes is not None and _vram_bytes(account, solution) > account.budget.free_bytes:
-        over_bytes = _vram_bytes(account, solution) - account.budget.free_bytes
+    over_bytes = _vram_bytes(account, solution) - (account.budget.free_bytes or 0)
+    if account.budget.free_bytes is not None and over_bytes > 0:
         yield f"the engine is expected to run out of VRAM: {format_bytes(over_bytes)} more in use than are free"
     if why_no_speed is not None:
         yield why_no_speed

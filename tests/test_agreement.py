@@ -10,7 +10,7 @@ import pytest
 from exporter.agreement import disagreements
 from planner.geometry import Geometry
 from planner.plan import Plan, PlannedActivations, PlannedModel, SolverReport
-from planner.statistics import Statistics, fingerprint_of, per_entry
+from planner.statistics import Statistics, fingerprint_of
 
 
 def statistics_of(lengths: list[int], labels: tuple[str, ...] | None = None) -> Statistics:
@@ -163,10 +163,6 @@ def test_a_plan_by_hand_may_ask_for_more_bytes_than_the_neurons_take() -> None:
 
 def test_experts_have_their_layer_s_figures() -> None:
     labels = ("0.0", "0.1", "1.0", "1.1")
-    assert per_entry((10, 20), labels) == (10, 10, 20, 20)
-    assert per_entry((10, 20, 30, 40), labels) == (10, 20, 30, 40)
-    assert per_entry((10, 20), ("0", "1")) == (10, 20)
-    assert per_entry((10, 20), ()) == (10, 20)
     statistics = statistics_of([4, 4, 5, 5], labels)
     assert disagreements(Plan((1, 1, 1, 2), 80), statistics=statistics, geometry=GEOMETRY) == []
     assert disagreements(Plan((1, 1, 1, 1), 59), statistics=statistics, geometry=GEOMETRY) == [

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from planner.budget import ENGINE_MARGIN_BYTES
+from planner.budget import ENGINE_MARGIN_BYTES, automatic_budget
 from planner.errors import InputError, NoAnswerError
 from planner.planning import PlanRequest, ThresholdRule, make_plan
 from planner.problem import SolverOptions
 from planner.reserve import ReserveOptions
-from planner.units import GIB
+from planner.units import GIB, MIB
 from planner.vram import Gpu, MemoryBasis
 from tests import model_files
 
@@ -99,6 +99,26 @@ def test_where_no_neuron_fits_the_plan_is_empty_and_that_is_said(model: Path) ->
     assert planning.plan.solved_list == (0,) * N_LAYER
     assert (
         "no neuron is on the GPU: what is left for the FFN holds no group of neurons; see --explain" in planning.notes
+    )
+
+
+def test_where_the_threshold_keeps_every_layer_off_that_is_said(model: Path) -> None:
+    planning = make_plan(request(model, 19 * NEURON_BYTES, threshold=ThresholdRule(neurons=20)))
+    assert planning.plan.solved_list == (0,) * N_LAYER
+    assert (
+        "no neuron is on the GPU: no layer has room for as many as its threshold asks for; lower the threshold"
+        in planning.notes
+    )
+
+
+def test_a_gpu_that_is_nearly_full_is_more_than_a_budget_of_nothing(model: Path) -> None:
+    budget = automatic_budget(300 * MIB, context_bytes=100 * MIB)
+    with pytest.raises(NoAnswerError) as caught:
+        make_plan(dataclasses.replace(request(model, 0), vram_budget_bytes=None, budget=budget))
+    assert str(caught.value) == (
+        f"{model}: the GPU has 314572800 bytes (300.0 MiB) free, which leaves less than the engine's margin of 256 MiB "
+        "beside CUDA's context: its subtraction wraps around there, and it would take the GPU for boundless and run "
+        "out of memory; free VRAM, or give --vram-budget to both"
     )
 
 

@@ -42,6 +42,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(arguments: argparse.Namespace) -> int:
     """Prints the answers; that a model does not fit is one of them, so the exit code is 0."""
+    from planner.experts import with_experts
     from planner.fit import Settings, largest_context
     from planner.geometry import geometry_from_header
     from planner.header import read_header
@@ -58,7 +59,10 @@ def run(arguments: argparse.Namespace) -> int:
     )
     if arguments.cuda_context is not None:
         settings = replace(settings, context_bytes=arguments.cuda_context)
-    demands = _demands(arguments, geometry, settings)
+    statistics = _statistics(arguments, geometry)
+    if statistics is not None:
+        geometry = with_experts(geometry, statistics.labels, statistics.n_ff)
+    demands = _demands(statistics, geometry, settings)
     account: Account | None = None
     context: int | None = None
     budget = _budget(arguments)
@@ -89,7 +93,7 @@ def _budget(arguments: argparse.Namespace) -> Any:
     return budget
 
 
-def _demands(arguments: argparse.Namespace, geometry: Geometry, settings: Settings) -> list[tuple[str, str, Demand]]:
+def _demands(statistics: Statistics | None, geometry: Geometry, settings: Settings) -> list[tuple[str, str, Demand]]:
     """Returns key, words and answer of every aim, from the smallest to the largest."""
     from planner.engine_limits import engine_granularity
     from planner.fit import SHARES, cache_demand, dense_demand, ffn_demand, least_ffn_bytes
@@ -98,22 +102,16 @@ def _demands(arguments: argparse.Namespace, geometry: Geometry, settings: Settin
         ("dense", "anything at all: the dense part, KV cache on the host", dense_demand(geometry, settings)),
         ("dense_and_kv_cache", "dense part and KV cache", cache_demand(geometry, settings)),
     ]
-    statistics = _statistics(arguments, geometry)
-    everything_bytes = geometry.ffn_bytes
     if statistics is not None:
         from planner.hotness import Hotness
-        from planner.statistics import per_entry
 
         hotness = Hotness.from_values(statistics.values)
-        neuron_bytes = per_entry(geometry.neuron_bytes, statistics.labels)
-        # Experts are neurons beside those of the layer that the header describes.
-        everything_bytes = sum(size * n_ff for size, n_ff in zip(neuron_bytes, hotness.n_ff, strict=True))
         granularity = engine_granularity(geometry)
-        least_bytes = least_ffn_bytes(hotness, neuron_bytes, SHARES, granularity=granularity)
+        least_bytes = least_ffn_bytes(hotness, geometry.neuron_bytes, SHARES, granularity=granularity)
         for share, wanted_bytes in zip(SHARES, least_bytes, strict=True):
             demand = ffn_demand(geometry, settings, wanted_bytes)
             demands.append((f"activations_{share * 100:.0f}", f"{share:.0%} of all activations", demand))
-    demands.append(("everything", "everything", ffn_demand(geometry, settings, everything_bytes)))
+    demands.append(("everything", "everything", ffn_demand(geometry, settings, geometry.ffn_bytes)))
     return demands
 
 
