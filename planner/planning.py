@@ -274,8 +274,8 @@ def check_dense_part_fits(account: Account, *, source: str) -> None:
             free_bytes = account.budget.free_bytes or 0
             raise DensePartError(
                 f"{source}: the GPU has {free_bytes} bytes ({format_bytes(free_bytes)}) free, which leaves less than "
-                "the engine's margin of 256 MiB beside CUDA's context: its subtraction wraps around there, and it would "
-                "take the GPU for boundless and run out of memory; free VRAM, or give --vram-budget to both",
+                "the engine's margin of 256 MiB beside CUDA's context: its subtraction wraps around there, and it "
+                "would take the GPU for boundless and run out of memory; free VRAM, or give --vram-budget to both",
                 account,
             )
         raise DensePartError(
