@@ -206,9 +206,13 @@ def _rank(layer: int, column: npt.NDArray[Any], impacts: npt.NDArray[Any], prefi
     """
     if not column.size:
         return True
-    ranked = _narrowed(column)
-    # numpy sorts types of one and two bytes fastest by radix, which it calls stable; all others by its default.
-    ranked.sort(kind="stable" if ranked.dtype.itemsize <= 2 and ranked.dtype.kind in "ui" else None)
+    if (column[1:] <= column[:-1]).all():
+        # Statistics made from published figures come from hot to cold.
+        ranked = column[::-1]
+    else:
+        ranked = _narrowed(column)
+        # numpy sorts types of one and two bytes fastest by radix, which it calls stable; all others by its default.
+        ranked.sort(kind="stable" if ranked.dtype.itemsize <= 2 and ranked.dtype.kind in "ui" else None)
     impacts[:] = ranked[::-1]
     # NaN sorts behind everything, so after the reversal the first value speaks for all of them.
     if not np.isfinite(impacts[0]) or impacts[-1] < 0:
