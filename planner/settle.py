@@ -35,7 +35,11 @@ from planner.price import (
 # What one enumeration may hold; beyond it the answer stands with the gap it has.
 _MOST_CANDIDATES = 1_000_000
 _MOST_WITHOUT_PROOF = 50_000
+_MOST_WHEN_LATE = 2_000
 _MOST_CHOICES = 4096
+# Where many sizes leave a gap of more than this share, the listing is tried once more with this many times as much.
+_WANTED_GAP = 1e-7
+_WIDER = 6
 
 # The first tau is this part of the gap (squared when there are more than a few sequences), each next one larger.
 _ROUNDS = 64
@@ -127,9 +131,10 @@ def _settled(
     few = np.unique(curves.weight[within.low < within.high]).size <= _FEW
     tau = needed / (_ROUNDS if few else _ROUNDS**2) if math.isfinite(caught) else heaviest
     known = -1.0
+    most, wider = _MOST_WITHOUT_PROOF, _MOST_WITHOUT_PROOF * _WIDER
     while needed > known and not expired():
         tau = min(max(tau, EPSILON * relaxed), needed)
-        complete, found = _best_listed(curves, within, at, tau)
+        complete, found = _best_listed(curves, within, at, tau, most=most, expired=expired)
         value = -math.inf if found is None else curves.caught(found)
         improved = value > caught
         if found is not None and improved:
@@ -140,7 +145,9 @@ def _settled(
             known = tau
             tau *= _GROWTH if few else 4.0
         elif not improved or needed >= tau:
-            break
+            if most == wider or needed <= _WANTED_GAP * relaxed:
+                break
+            most = wider
     if needed <= known or needed < 0:
         bound = caught if curves.exact or math.isinf(caught) else lifted(curves, caught, abs(caught))
     elif known > 0:
@@ -151,7 +158,9 @@ def _settled(
     return Settled(best, caught, max(bound, caught), at.price)
 
 
-def _best_listed(curves: Curves, within: Range, at: Cut, tau: float) -> tuple[bool, Ints | None]:
+def _best_listed(
+    curves: Curves, within: Range, at: Cut, tau: float, *, most: int, expired: Callable[[], bool]
+) -> tuple[bool, Ints | None]:
     """Lists all choices that lose at most `tau` against the price and returns the best that holds both constraints.
 
     The sequences are listed in two halves, each on its own, and only the best matches between them are looked at
@@ -175,7 +184,10 @@ def _best_listed(curves: Curves, within: Range, at: Cut, tau: float) -> tuple[bo
         half = 0 if not lighter_is_better or sizes[0] <= sizes[1] else 1
         halves[half].append(each)
         sizes[half] += math.log(each.weights.size)
-    listed = [_listed(half, at.price, most_loss, lighter_is_better=lighter_is_better) for half in halves]
+    listed = [
+        _listed(half, at.price, most_loss, lighter_is_better=lighter_is_better, most=most, expired=expired)
+        for half in halves
+    ]
     complete = complete and all(each.complete for each in listed)
     one, other = listed
     match = np.searchsorted(other.weights, room - one.weights, side="right") - 1
@@ -208,20 +220,32 @@ class _List:
     complete: bool
 
 
-def _listed(sequences: list[_Sequence], price: float, most_loss: float, *, lighter_is_better: bool) -> _List:
-    """Lists all choices of some sequences that lose at most so much together, without those that others dominate."""
+def _listed(
+    sequences: list[_Sequence],
+    price: float,
+    most_loss: float,
+    *,
+    lighter_is_better: bool,
+    most: int,
+    expired: Callable[[], bool],
+) -> _List:
+    """Lists all choices of some sequences that lose at most so much together, without those that others dominate.
+
+    Beyond what one enumeration may hold, or when the time is over, it goes on with the `most` that lose least.
+    """
     weights = np.zeros(1, dtype=np.int64)
     values = np.zeros(1, dtype=np.float64)
     history: list[tuple[Ints, Ints]] = []
     complete = True
     for each in sequences:
         source = np.arange(weights.size)
-        if weights.size * each.weights.size > _MOST_CANDIDATES:
+        late = expired()
+        if late or weights.size * each.weights.size > _MOST_CANDIDATES:
             complete = False
         if not complete:
             # Keep what loses least; the answer stays an answer, only the proof is lost.
             least = np.argsort(price * weights - values, kind="stable")
-            source = np.sort(least[: max(1, _MOST_WITHOUT_PROOF // each.weights.size)])
+            source = np.sort(least[: max(1, (_MOST_WHEN_LATE if late else most) // each.weights.size)])
         heavy = (weights[source][:, None] + each.weights[None, :]).reshape(-1)
         worth = (values[source][:, None] + each.values[None, :]).reshape(-1)
         possible = np.flatnonzero(price * heavy - worth <= most_loss)

@@ -110,3 +110,39 @@ def test_when_the_time_is_over_the_answer_comes_with_its_gap() -> None:
     assert late.positions is not None
     assert late.caught <= done.caught == done.bound <= late.bound
     assert problem.faults_of(curves.neurons(late.positions).tolist()) == []
+
+
+def _many_sizes(seed: int) -> Problem:
+    values = [np.random.default_rng([seed, layer]).random(512) ** 3 for layer in range(24)]
+    sizes = list(range(1001, 1025))
+    return problem_of([each.tolist() for each in values], sizes, int(0.2 * 512 * sum(sizes)))
+
+
+@pytest.mark.parametrize("seed", [0, 2])
+def test_where_many_sizes_leave_a_gap_more_is_listed(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+    curves = curves_of(_many_sizes(seed))
+    monkeypatch.setattr(module, "_MOST_CANDIDATES", 2000)
+    monkeypatch.setattr(module, "_MOST_WITHOUT_PROOF", 100)
+    gaps = []
+    for wider in (1, 20):
+        monkeypatch.setattr(module, "_WIDER", wider)
+        found = settle(curves, whole_range(curves))
+        gaps.append(found.bound - found.caught)
+    assert 0 < gaps[1] < gaps[0]
+
+
+def test_time_that_is_over_in_the_middle_of_a_listing_leaves_an_answer() -> None:
+    problem = _many_sizes(1)
+    curves = curves_of(problem)
+    asked = 0
+
+    def expired() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked > 3
+
+    found = settle(curves, whole_range(curves), expired)
+    exact = settle(curves, whole_range(curves))
+    assert found.positions is not None
+    assert problem.faults_of(curves.neurons(found.positions).tolist()) == []
+    assert found.caught <= exact.caught <= exact.bound <= found.bound * (1 + 1e-12)
