@@ -95,6 +95,11 @@ def _run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> in
         _complain(f"{error.filename}: {error.strerror}" if error.filename else str(error))
         _drop(sys.stdout)
         return BAD_INPUT
+    except ImportError as error:
+        # torch's libraries that find no room, or a package that is only half installed.
+        reason = (str(error).splitlines() or ["ImportError"])[0]
+        _complain(f"a library cannot be loaded: {reason}; free memory, or install hotsplit again")
+        return BAD_INPUT
     except MemoryError:
         _complain("out of memory; close other programs or use a machine with more")
         return BAD_INPUT

@@ -62,6 +62,12 @@ def test_the_answer_of_a_command_is_the_exit_code(exit_code: int) -> None:
             "hotsplit: error: m.gguf: No such file or directory\n",
         ),
         (OSError("odd"), 2, "hotsplit: error: odd\n"),
+        (
+            ImportError("libtorch_cpu.so: failed to map segment from shared object\nand more"),
+            2,
+            "hotsplit: error: a library cannot be loaded: libtorch_cpu.so: failed to map segment from shared object; "
+            "free memory, or install hotsplit again\n",
+        ),
         (MemoryError(), 2, "hotsplit: error: out of memory; close other programs or use a machine with more\n"),
         (KeyboardInterrupt(), 130, "hotsplit: error: interrupted; no file is left half-written\n"),
         (InputError("name \x1b[2J"), 2, "hotsplit: error: name \\x1b[2J\n"),
