@@ -13,6 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# The suite draws the same examples every time, on fast machines and slow ones, so a run that fails is one that was
+# broken; `HYPOTHESIS_PROFILE=explore make test` draws others.
+settings.register_profile("same", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("explore", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 _ROOT = Path(__file__).resolve().parent.parent
 _SOURCE = Path(__file__).with_name("nvml_stand_in.c")
