@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 # Each thread holds a copy of what it works on, and soon they only wait for memory.
@@ -43,41 +42,6 @@ def in_threads(work: Callable[[_Item], _Result], items: Sequence[_Item]) -> list
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-
-
-@contextlib.contextmanager
-def one_behind() -> Iterator[Callable[[Callable[[], object], int], None]]:
-    """Yields a function that does work in another thread, in order, while the caller goes on to the next.
-
-    It takes what to do and how many numbers that works on; few are worked on at once. At most one piece of work waits
-    behind the caller, so what it needs is not piled up.
-
-    Raises:
-        Exception: what a piece of work raised, when the next one is given or at the end.
-    """
-    if cores() == 1:
-
-        def do_now(work: Callable[[], object], _numbers: int) -> None:
-            work()
-
-        yield do_now
-        return
-    from concurrent.futures import Future, ThreadPoolExecutor
-
-    with ThreadPoolExecutor(1) as pool:
-        running: list[Future[object]] = []
-
-        def do(work: Callable[[], object], numbers: int) -> None:
-            while running:
-                running.pop().result()
-            if numbers < _SHARE // 8:
-                work()
-            else:
-                running.append(pool.submit(work))
-
-        yield do
-        while running:
-            running.pop().result()
 
 
 def in_shares(work: Callable[[range], _Result], sizes: Sequence[int]) -> list[_Result]:

@@ -7,7 +7,6 @@ gives layers the statistics of other layers (PowerInfer issue 247).
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import itertools
 import re
@@ -20,7 +19,6 @@ import numpy as np
 import numpy.typing as npt
 
 from planner.errors import InputError
-from planner.parallel import one_behind
 from planner.text import listed
 from planner.torch_file import read_vector
 
@@ -194,19 +192,13 @@ def fingerprint_of(labels: Sequence[str], values: Iterable[npt.NDArray[Any]]) ->
         values: shape [n_ff] each, finite, at least 0.
     """
     digest = hashlib.sha256(b"hotsplit.statistics 1\n")
-    with one_behind() as do:
-        # Each is hashed while the next one is read.
-        for label, counts in zip(labels, values, strict=True):
-            do(functools.partial(_add_to, digest, label, counts), counts.size)
+    for label, counts in zip(labels, values, strict=True):
+        form = _exact_form(counts)
+        digest.update(f"{label} {form} {counts.size}\n".encode())
+        # Adding 0 turns the float -0.0, which equals 0, into the one zero that is hashed.
+        canonical = counts.astype(f"<{form}") if form != "f8" else counts.astype("<f8") + 0.0
+        digest.update(canonical.data)
     return f"sha256:{digest.hexdigest()}"
-
-
-def _add_to(digest: hashlib._Hash, label: str, counts: npt.NDArray[Any]) -> None:
-    form = _exact_form(counts)
-    digest.update(f"{label} {form} {counts.size}\n".encode())
-    # Adding 0 turns the float -0.0, which equals 0, into the one zero that is hashed.
-    canonical = counts.astype(f"<{form}") if form != "f8" else counts.astype("<f8") + 0.0
-    digest.update(canonical.data)
 
 
 def strangers(statistics: Statistics) -> list[str]:

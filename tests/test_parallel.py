@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from planner import parallel
-from planner.parallel import cores, in_shares, in_threads, one_behind
+from planner.parallel import cores, in_shares, in_threads
 
 
 @pytest.fixture
@@ -81,38 +81,3 @@ def test_many_cores_are_not_all_needed(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_small_items_are_shared_out_in_runs(sizes: list[int], runs: list[range]) -> None:
     assert in_shares(lambda run: run, sizes) == runs
-
-
-@pytest.mark.parametrize("n_cores", [1, 2])
-@pytest.mark.parametrize("numbers", [1, 1 << 20])
-def test_work_behind_is_done_in_order(monkeypatch: pytest.MonkeyPatch, n_cores: int, numbers: int) -> None:
-    monkeypatch.setattr(parallel, "cores", lambda: n_cores)
-    done: list[int] = []
-    with one_behind() as do:
-        for item in range(50):
-            do(lambda item=item: done.append(item), numbers if item % 3 else 1)  # type: ignore[misc]
-            # No more than the last one is still to come.
-            assert len(done) >= item
-    assert done == list(range(50))
-
-
-@pytest.mark.usefixtures("two_cores")
-def test_work_behind_goes_on_beside_the_caller() -> None:
-    both = threading.Barrier(2, timeout=30)
-    with one_behind() as do:
-        do(both.wait, 1 << 20)
-        both.wait()
-
-
-@pytest.mark.parametrize("n_cores", [1, 2])
-def test_a_fault_behind_is_told(monkeypatch: pytest.MonkeyPatch, n_cores: int) -> None:
-    monkeypatch.setattr(parallel, "cores", lambda: n_cores)
-
-    def fails() -> None:
-        raise ValueError("behind")
-
-    with pytest.raises(ValueError, match="behind"), one_behind() as do:
-        do(fails, 1 << 20)
-    with pytest.raises(KeyError, match="ahead"), one_behind() as do:
-        do(lambda: None, 1 << 20)
-        raise KeyError("ahead")
