@@ -268,7 +268,7 @@ def _fault(error: Exception, where: str | None = None) -> str:
 def _nvml() -> Iterator[Any]:
     """Yields the `pynvml` module with the library started, and shuts it down."""
     with warnings.catch_warnings():
-        # The deprecated PyPI project `pynvml` installs a hook that warns at every import, also of the real binding.
+        # The deprecated distribution `pynvml` installs a hook that warns at every import, also of the real binding.
         warnings.simplefilter("ignore", FutureWarning)
         try:
             import pynvml
