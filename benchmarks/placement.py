@@ -23,6 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmarks import released_formulation as released
+from benchmarks.drawn import skewed
 from planner.hotness import Hotness
 from planner.problem import SOLVERS, Problem, SolverOptions
 from planner.report.tables import number, table, text
@@ -33,7 +34,6 @@ MOE = (60 * 256, 2048)
 BUDGETS = (5, 10, 30, 60)
 THRESHOLDS = (0, 512, 4096)
 NEURON_BYTES = {"uniform": (13824,), "mixed": (13824, 17280, 20160)}
-TOKENS = 100_000
 
 RIVALS: dict[str, Callable[[Problem], released.PlainAnswer]] = {
     "glpk-256": lambda problem: released.solve_with_glpk(problem, 256),
@@ -68,23 +68,12 @@ class Measured:
     total: float
 
 
-def statistics(layers: int, n_ff: int) -> list[np.ndarray]:
-    """Draws activation counts, shape (n_ff,) int32 for each layer; the same for the same shape."""
-    random = np.random.default_rng([layers, n_ff])
-    values = []
-    for _ in range(layers):
-        slope, share = random.uniform(0.6, 1.6), random.uniform(0.002, 0.02)
-        often = np.minimum(1.0, (np.arange(1, n_ff + 1) / n_ff) ** -slope * share)
-        values.append(random.permutation(random.binomial(TOKENS, often)).astype(np.int32))
-    return values
-
-
 def measured(
     shapes: Sequence[tuple[int, int]], options: argparse.Namespace, rivals: Sequence[str]
 ) -> Iterator[Measured]:
     """Solves every problem that was asked for."""
     for layers, n_ff in shapes:
-        values = statistics(layers, n_ff)
+        values = skewed(layers, n_ff, seed=[layers, n_ff])
         hotness = Hotness.from_values(values)
         for kind in options.bytes:
             cycle = NEURON_BYTES[kind]

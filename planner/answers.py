@@ -59,6 +59,11 @@ class Bytes:
     host: int
     missing: int
 
+    @property
+    def short(self) -> int:
+        """VRAM in use beyond what is free; 0 when that is not known."""
+        return 0 if self.free is None else max(0, self.vram - self.free)
+
 
 @dataclass(frozen=True, slots=True)
 class Proof:
@@ -154,7 +159,7 @@ class Answer:
     @property
     def short_bytes(self) -> int:
         """VRAM that is expected to be in use beyond what is free; 0 when a budget is stated."""
-        return 0 if self.bytes.free is None else max(0, self.bytes.vram - self.bytes.free)
+        return self.bytes.short
 
     @property
     def verdict(self) -> str:

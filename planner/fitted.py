@@ -141,7 +141,8 @@ def _best_weights(frames: Sequence[_Frame]) -> list[float]:
 
     Two numbers of a curve are free: the count at the first knot after the maximum, `turning`, which moves the Gini
     coefficient and stands between two means as the weight says, and how the first segment divides into a spike and a
-    slope, which moves the standard deviation (see `_spiked`). All weights of all layers are tried at once.
+    slope, which moves the standard deviation (see `_spiked`). All weights of all layers are tried at once, in arrays
+    whose last digits may differ from machine to machine; the curve chosen is made without them (`_Frame.segments`).
     """
 
     def column(numbers: Iterable[float]) -> Numbers:

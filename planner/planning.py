@@ -10,7 +10,7 @@ from planner.account import DEFAULT_BATCH, DEFAULT_CONTEXT, Account, EnginePath,
 from planner.budget import DEFAULT_CONTEXT_BASIS, DEFAULT_CONTEXT_BYTES, Budget, automatic_budget, stated_budget
 from planner.engine_limits import engine_granularity, unknown_ffn_types
 from planner.errors import InputError, NoAnswerError
-from planner.experts import per_entry, with_experts
+from planner.experts import with_experts
 from planner.geometry import Geometry, geometry_from_header
 from planner.header import read_header
 from planner.hotness import Hotness
@@ -187,7 +187,7 @@ def make_plan(request: PlanRequest) -> Planning:
     if whole is not geometry:
         account = _account(request, whole, budget)
     hotness = Hotness.from_values(statistics.values)
-    neuron_bytes = per_entry(geometry.neuron_bytes, statistics.labels)
+    neuron_bytes = whole.neuron_bytes
     granularity = engine_granularity(geometry) if request.granularity is None else request.granularity
     objective = known_objective(request.objective)
     problem = Problem(

@@ -213,6 +213,7 @@ class Workshop:
         self._catalogue = catalogue
         self._device = device
         self._geometries: dict[tuple[Model, str | None], Geometry] = {}
+        self._whole_geometries: dict[tuple[Model, str | None], Geometry] = {}
         self._statistics: dict[tuple[Model, tuple[int, ...]], tuple[Statistics, Hotness]] = {}
         self._placements: dict[object, Placement] = {}
         self._solutions: dict[object, Solution] = {}
@@ -234,10 +235,18 @@ class Workshop:
             self._statistics[key] = (statistics, Hotness.from_values(statistics.values))
         return self._statistics[key]
 
+    def whole_geometry(self, cell: Cell) -> Geometry:
+        """Returns the geometry with all experts that the cell's statistics know."""
+        key = (cell.model, cell.quantisation)
+        if key not in self._whole_geometries:
+            statistics, hotness = self.statistics(cell)
+            self._whole_geometries[key] = with_experts(self.geometry(cell), statistics.labels, hotness.n_ff)
+        return self._whole_geometries[key]
+
     def ranked(self, cell: Cell) -> Hotness:
         """Returns what the cell's objective makes of its statistics, sorted."""
         statistics, hotness = self.statistics(cell)
-        neuron_bytes = with_experts(self.geometry(cell), statistics.labels, hotness.n_ff).neuron_bytes
+        neuron_bytes = self.whole_geometry(cell).neuron_bytes
         key = (id(hotness), neuron_bytes, cell.solver.objective)
         if key not in self._ranked:
             objective = OBJECTIVES[cell.solver.objective]
@@ -275,6 +284,7 @@ class Workshop:
         gpu = self.gpu(cell)
         solution = placement.solution
         speed, why_no_speed = _speed(cell, gpu, placement, solution)
+        sizes = _bytes(placement, solution)
         answer = Answer(
             name=cell.name,
             scenario=cell.scenario,
@@ -288,7 +298,7 @@ class Workshop:
             vram_bytes=gpu.vram_bytes if gpu.vram_bytes is not None else gpu.free_bytes,
             price=gpu.price,
             path=CellPath.DOES_NOT_FIT if solution is None else CellPath(placement.account.path.value),
-            bytes=_bytes(placement, solution),
+            bytes=sizes,
             n_ff=placement.hotness.n_ff,
             solved_list=() if solution is None else solution.solved_list,
             hit_rate=None if solution is None else placement.hotness.hit_rate(solution.solved_list),
@@ -297,7 +307,7 @@ class Workshop:
             next_gib=None if solution is None else self._next_gib(cell, gpu, placement, solution, speed),
             targets=(),
             basis=tuple(self._basis(cell, gpu, placement)),
-            notes=tuple(_notes(placement, solution, why_no_speed)),
+            notes=tuple(_notes(placement, solution, sizes, why_no_speed)),
         )
         return replace(answer, targets=tuple(_target_results(cell, answer)))
 
@@ -324,8 +334,8 @@ class Workshop:
         return cell.host.memory_bytes
 
     def _place(self, cell: Cell, gpu: GpuCase, host_memory_bytes: int | None) -> Placement:
-        statistics, hotness = self.statistics(cell)
-        geometry = with_experts(self.geometry(cell), statistics.labels, hotness.n_ff)
+        _, hotness = self.statistics(cell)
+        geometry = self.whole_geometry(cell)
         account = account_for(
             geometry, budget_of(gpu), context=cell.context, kv_type=cell.kv_type, reserve_options=cell.reserve
         )
@@ -500,6 +510,7 @@ def _bytes(placement: Placement, solution: Solution | None) -> Bytes:
     account = placement.account
     hot_bytes = 0 if solution is None else solution.used_bytes
     cold_bytes = account.ffn_total_bytes - hot_bytes
+    charged_bytes = account.dense_bytes + account.kv_cache_bytes + hot_bytes
     missing_bytes = account.missing_bytes
     if solution is None and placement.host_left_bytes is not None:
         missing_bytes = max(0, cold_bytes - min(account.ffn_bytes, account.ffn_total_bytes) - placement.host_left_bytes)
@@ -510,18 +521,11 @@ def _bytes(placement: Placement, solution: Solution | None) -> Bytes:
         reserve=account.reserve_bytes,
         ffn=account.ffn_bytes,
         hot=hot_bytes,
-        vram=_vram_bytes(account, solution),
+        vram=account.budget.context_bytes + charged_bytes + account.uncharged_bytes,
         free=account.budget.free_bytes,
         host=cold_bytes + placement.dense_host_bytes + placement.kv_host_bytes + placement.geometry.host_only_bytes,
         missing=missing_bytes,
     )
-
-
-def _vram_bytes(account: Account, solution: Solution | None) -> int:
-    """Returns what is expected to be in use: what is charged and placed, what is not charged, and CUDA's context."""
-    hot_bytes = 0 if solution is None else solution.used_bytes
-    charged_bytes = account.dense_bytes + account.kv_cache_bytes + hot_bytes
-    return account.budget.context_bytes + charged_bytes + account.uncharged_bytes
 
 
 def _proof(cell: Cell, solution: Solution, hotness: Hotness) -> Proof:
@@ -536,7 +540,7 @@ def _proof(cell: Cell, solution: Solution, hotness: Hotness) -> Proof:
     )
 
 
-def _notes(placement: Placement, solution: Solution | None, why_no_speed: str | None) -> Iterator[str]:
+def _notes(placement: Placement, solution: Solution | None, sizes: Bytes, why_no_speed: str | None) -> Iterator[str]:
     account = placement.account
     if solution is None:
         yield "the host cannot hold what the GPU does not"
@@ -548,9 +552,8 @@ def _notes(placement: Placement, solution: Solution | None, why_no_speed: str | 
         yield "half of the KV cache is in host memory" if account.v_on_gpu else "the KV cache is in host memory"
     if account.budget.wraps:
         yield "less than 256 MiB would be free: the engine's own subtraction wraps around; give --vram-budget"
-    over_bytes = _vram_bytes(account, solution) - (account.budget.free_bytes or 0)
-    if account.budget.free_bytes is not None and over_bytes > 0:
-        yield f"the engine is expected to run out of VRAM: {format_bytes(over_bytes)} more in use than are free"
+    if sizes.short:
+        yield f"the engine is expected to run out of VRAM: {format_bytes(sizes.short)} more in use than are free"
     if why_no_speed is not None:
         yield why_no_speed
     yield from placement.geometry.objections

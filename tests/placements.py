@@ -79,14 +79,3 @@ def caught_by(problem: Problem, chosen: Sequence[int]) -> float:
 def best_of_all(problem: Problem) -> float | None:
     """Returns the most that any allowed list catches; None when there is none."""
     return max((caught_by(problem, chosen) for chosen in allowed_lists(problem)), default=None)
-
-
-def skewed(layers: int, n_ff: int, *, seed: int = 0, tokens: int = 100_000) -> list[np.ndarray]:
-    """Returns counts as profiling gives them: a few hot neurons, a long cold tail, every layer with its own slope."""
-    random = np.random.default_rng(seed)
-    values = []
-    for _ in range(layers):
-        slope, share = random.uniform(0.6, 1.6), random.uniform(0.002, 0.02)
-        often = np.minimum(1.0, (np.arange(1, n_ff + 1) / n_ff) ** -slope * share)
-        values.append(random.permutation(random.binomial(tokens, often)).astype(np.int32))
-    return values

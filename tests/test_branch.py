@@ -7,11 +7,12 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 
+from benchmarks.drawn import skewed
 from planner.branch import Branching
 from planner.price import Curves, curves_of, cut, range_of, whole_range
 from planner.problem import Problem
 from planner.settle import settle
-from tests.placements import best_of_all, problem_of, skewed, small_problems
+from tests.placements import best_of_all, problem_of, small_problems
 
 
 class Best:

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 
+from benchmarks.drawn import skewed
 from planner.explain import explain, host_not_reached, host_too_small, next_share
 from planner.price import curves_of
 from planner.problem import Explanation, Problem, SolverOptions
 from planner.solve import solve
-from tests.placements import problem_of, skewed, small_problems
+from tests.placements import problem_of, small_problems
 
 
 def explained(problem: Problem, *, confirm: bool = False) -> Explanation:

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.drawn import skewed
 from planner.price import count_from, curves_of, cut, dual_bound, filled, gains, whole_range
 from planner.problem import Problem
-from tests.placements import allowed_lists, best_of_all, caught_by, problem_of, skewed, small_problems
+from tests.placements import allowed_lists, best_of_all, caught_by, problem_of, small_problems
 
 
 @given(small_problems(), st.floats(0, 2000))

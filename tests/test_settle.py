@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
+from benchmarks.drawn import skewed
 from planner import settle as module
 from planner.price import curves_of, range_of, whole_range
 from planner.problem import Problem
 from planner.settle import settle
-from tests.placements import best_of_all, problem_of, skewed, small_problems
+from tests.placements import best_of_all, problem_of, small_problems
 
 
 @settings(max_examples=300)

@@ -8,12 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.drawn import skewed
 from planner import ilp
 from planner import solve as module
 from planner.ilp import IlpAnswer, IlpModel, IlpStatus
 from planner.problem import SOLVERS, Problem, Solution, SolverOptions, SolverStatus
 from planner.solve import solve
-from tests.placements import best_of_all, caught_by, problem_of, skewed, small_problems
+from tests.placements import best_of_all, caught_by, problem_of, small_problems
 
 QUICK = SolverOptions(confirm=False)
 
