@@ -5,15 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from itertools import zip_longest
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from planner.experts import per_entry
 from planner.objectives import OBJECTIVES, Values
+from planner.parallel import in_shares
 from planner.plan import Plan
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+
     from planner.geometry import Geometry
     from planner.statistics import Statistics
 
@@ -70,7 +73,7 @@ def _of_the_catch(plan: Plan, statistics: Statistics) -> Iterator[str]:
     """Yields what a plan says its neurons catch and they do not; its counts must fit the statistics."""
     if plan.solver is None and plan.hit_rate is None:
         return
-    caught, total = _caught(plan.solved_list, statistics.values)
+    caught, total = _caught(plan.solved_list, statistics.values, statistics.n_ff)
     hit_rate = caught / total if total else 0.0
     maximised = plan.solver.maximises if plan.solver is not None else None
     if maximised is not None and maximised not in OBJECTIVES:
@@ -78,7 +81,7 @@ def _of_the_catch(plan: Plan, statistics: Statistics) -> Iterator[str]:
         return
     if maximised is not None and plan.model is not None:
         impacts = OBJECTIVES[maximised].impacts(statistics.values, plan.model.neuron_bytes)
-        caught, _ = _caught(plan.solved_list, impacts)
+        caught, _ = _caught(plan.solved_list, impacts, statistics.n_ff)
     if plan.solver is not None and not math.isclose(plan.solver.objective, caught, rel_tol=_OBJECTIVE_TOLERANCE):
         objective = plan.solver.objective
         yield f"solver.objective: found {objective}, but the hot neurons catch {caught} in {statistics.source}"
@@ -86,15 +89,21 @@ def _of_the_catch(plan: Plan, statistics: Statistics) -> Iterator[str]:
         yield f"hit_rate: found {plan.hit_rate}, but the hot neurons catch {hit_rate} of {statistics.source}"
 
 
-def _caught(solved_list: Sequence[int], impacts: Values) -> tuple[float, float]:
+def _caught(solved_list: Sequence[int], impacts: Values, n_ff: Sequence[int]) -> tuple[float, float]:
     """Returns what the hot neurons of all layers catch, and what there is in all."""
-    caught = total = 0.0
-    for hot_neurons, values in zip(solved_list, impacts, strict=True):
-        if hot_neurons:
-            hottest = np.partition(values, len(values) - hot_neurons)[len(values) - hot_neurons :]
-            caught += float(hottest.sum(dtype=np.float64))
-        total += float(values.sum(dtype=np.float64))
-    return caught, total
+
+    def add_up(layers: range) -> list[tuple[float, float]]:
+        return [_caught_of(impacts[layer], solved_list[layer]) for layer in layers]
+
+    sums = [each for share in in_shares(add_up, n_ff) for each in share]
+    return math.fsum(caught for caught, _ in sums), math.fsum(total for _, total in sums)
+
+
+def _caught_of(values: npt.NDArray[Any], hot_neurons: int) -> tuple[float, float]:
+    hottest = (
+        np.partition(values, len(values) - hot_neurons)[len(values) - hot_neurons :] if hot_neurons else values[:0]
+    )
+    return float(hottest.sum(dtype=np.float64)), float(values.sum(dtype=np.float64))
 
 
 def _with_model(plan: Plan, geometry: Geometry, labels: Sequence[str]) -> Iterator[str]:
