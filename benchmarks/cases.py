@@ -11,6 +11,7 @@ from exporter.demo import write_demo
 from exporter.export import export_plan
 from planner.account import account_for
 from planner.budget import stated_budget
+from planner.engine_defaults import ACTIVATIONS_FOLDER
 from planner.geometry import Geometry, geometry_from_header
 from planner.header import read_header
 from planner.hotness import Hotness
@@ -56,7 +57,7 @@ class Bench:
         self.case = case
         self.folder = folder / case.name
         self.plan_path = self.folder / "plan.json"
-        self.activations = self.folder / "activation"
+        self.activations = self.folder / ACTIVATIONS_FOLDER
 
     @functools.cached_property
     def model(self) -> Path:

@@ -92,13 +92,12 @@ def _gguf_reader(bench: Bench) -> Work:
 
 @phase("read statistics")
 def _read_statistics(bench: Bench) -> Work:
-    folder = bench.model.parent / "activation"
-    return lambda: read_statistics(folder)
+    return lambda: read_statistics(bench.activations)
 
 
 @beside("read statistics", "torch.load")
 def _torch_load(bench: Bench) -> Work:
-    paths = sorted((bench.model.parent / "activation").glob("*.pt"))
+    paths = sorted(bench.activations.glob("*.pt"))
     return lambda: [torch.load(path, weights_only=True) for path in paths]
 
 

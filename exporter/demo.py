@@ -22,6 +22,7 @@ from exporter.vocabulary import stand_in
 from planner.architectures import ARCHITECTURES
 from planner.catalogue import Catalogue, ModelEntry, load_catalogue
 from planner.dimensions import tensors_of
+from planner.engine_defaults import ACTIVATIONS_FOLDER
 from planner.entries import dimensions_of, published_statistics
 from planner.errors import InputError
 from planner.files import write_whole
@@ -106,7 +107,7 @@ def write_demo(
     statistics = published_statistics(entry.statistics, catalogue, each_n_ff, source=f"shape {shape}")
     suffix = "" if quantisation.upper() == "F16" else f".{quantisation.lower()}"
     model = folder / f"{shape}{suffix}.powerinfer.gguf"
-    activations = folder / "activation"
+    activations = folder / ACTIVATIONS_FOLDER
     _check_folder(folder, activations, entry.n_layer, force)
 
     activations.mkdir(parents=True, exist_ok=True)

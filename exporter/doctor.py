@@ -12,8 +12,9 @@ import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from exporter.doctor_case import ACTIVATION_FOLDER, Case
+from exporter.doctor_case import Case
 from exporter.engine_python import Helper, unsafe_characters
+from planner.engine_defaults import ACTIVATIONS_FOLDER
 from planner.engine_limits import LEAST_NEURONS, ROW_STEP, unknown_ffn_types
 from planner.text import listed
 from planner.units import format_bytes
@@ -226,7 +227,7 @@ def check_folder(case: Case) -> Iterator[Finding]:
             "folder",
             _unless_served(case),
             f"{folder}: {wrong}; the engine looks for statistics there and nowhere else",
-            f"put activation_<L>.pt into a folder named {ACTIVATION_FOLDER} beside the model",
+            f"put activation_<L>.pt into a folder named {ACTIVATIONS_FOLDER} beside the model",
         )
         return
     if not os.access(case.index_path.parent, os.W_OK):

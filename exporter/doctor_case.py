@@ -15,6 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from exporter.engine_python import EnginePython, ask_engine_python
+from planner.engine_defaults import (
+    ACTIVATIONS_FOLDER,
+    DEFAULT_BATCH,
+    DEFAULT_CONTEXT,
+    DEFAULT_KV_TYPE,
+    INDEX_SUFFIX,
+)
 from planner.engine_limits import Q4_0_NEURON_STEP, neuron_step
 from planner.errors import HotsplitError
 
@@ -26,12 +33,6 @@ if TYPE_CHECKING:
     from planner.reserve import ReserveOptions
     from planner.statistics import Statistics
     from planner.vram import Gpu
-
-INDEX_SUFFIX = ".generated.gpuidx"
-ACTIVATION_FOLDER = "activation"
-
-# What the engine takes where nobody says otherwise: -c and -b (common/common.h 51-52), and no --memory-f32.
-ENGINE_CONTEXT, ENGINE_KV_TYPE, ENGINE_BATCH = 512, "f16", 512
 
 T = TypeVar("T")
 
@@ -81,9 +82,9 @@ class Case:
         *,
         gpu_selector: str | None = None,
         vram_budget_bytes: int | None = None,
-        context: int = ENGINE_CONTEXT,
-        kv_type: str = ENGINE_KV_TYPE,
-        batch: int = ENGINE_BATCH,
+        context: int = DEFAULT_CONTEXT,
+        kv_type: str = DEFAULT_KV_TYPE,
+        batch: int = DEFAULT_BATCH,
         cuda_context_bytes: int | None = None,
         reserve: ReserveOptions | None = None,
     ) -> None:
@@ -99,7 +100,7 @@ class Case:
     @property
     def activation_folder(self) -> Path:
         """Where the engine looks for statistics: beside the model as named, links not followed (3090-3106)."""
-        return self.model.parent / ACTIVATION_FOLDER
+        return self.model.parent / ACTIVATIONS_FOLDER
 
     @property
     def index_path(self) -> Path:
@@ -221,9 +222,9 @@ class Case:
             if n_bytes is not None:
                 words += [option, f"{n_bytes}B"]
         for option, value, usual in (
-            ("--context", self.context, ENGINE_CONTEXT),
-            ("--kv-type", self.kv_type, ENGINE_KV_TYPE),
-            ("--batch-size", self.batch, ENGINE_BATCH),
+            ("--context", self.context, DEFAULT_CONTEXT),
+            ("--kv-type", self.kv_type, DEFAULT_KV_TYPE),
+            ("--batch-size", self.batch, DEFAULT_BATCH),
         ):
             if value != usual:
                 words += [option, str(value)]

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from planner.cli import run_command
 from planner.commands import common
+from planner.engine_defaults import INDEX_SUFFIX
 from planner.errors import InputError, NoAnswerError
 from planner.text import printable
 from planner.units import format_bytes, parse_size
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from planner.problem import Problem, Solution
     from planner.statistics import Statistics
 
-INDEX_SUFFIX = ".generated.gpuidx"
 RESERVE_VARIABLE = "HOTSPLIT_RESERVE"
 
 _TIME_LIMIT_S = 30.0

@@ -11,13 +11,11 @@ from dataclasses import dataclass
 
 from planner.architectures import DENSE_LEVELS, Level
 from planner.budget import ENGINE_MARGIN_BYTES, Budget
+from planner.engine_defaults import DEFAULT_BATCH, DEFAULT_CONTEXT, DEFAULT_KV_TYPE
 from planner.errors import InputError
 from planner.geometry import DenseTensor, Geometry
 from planner.reserve import Reserve, ReserveItem, ReserveOptions
 
-# The defaults of the engine's command line (common.h 51-52, 105).
-DEFAULT_CONTEXT = 512
-DEFAULT_BATCH = 512
 KV_TYPE_BYTES = {"f16": 2, "f32": 4}
 
 _LEVEL_LABELS = {
@@ -167,7 +165,7 @@ def account_for(
     budget: Budget,
     *,
     context: int = DEFAULT_CONTEXT,
-    kv_type: str = "f16",
+    kv_type: str = DEFAULT_KV_TYPE,
     batch: int = DEFAULT_BATCH,
     reserve_options: ReserveOptions | None = None,
 ) -> Account:

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from planner.account import DEFAULT_BATCH, Account, EnginePath, account_for, kv_half_bytes
+from planner.account import Account, EnginePath, account_for, kv_half_bytes
 from planner.budget import DEFAULT_CONTEXT_BYTES, ENGINE_MARGIN_BYTES, Budget
+from planner.engine_defaults import DEFAULT_BATCH, DEFAULT_KV_TYPE
 from planner.errors import InputError
 from planner.geometry import Geometry
 from planner.hotness import Floats, Hotness, Ints
@@ -47,7 +48,7 @@ class Settings:
     """What an account depends on besides model and budget; see `planner.account.account_for`."""
 
     context: int
-    kv_type: str = "f16"
+    kv_type: str = DEFAULT_KV_TYPE
     batch: int = DEFAULT_BATCH
     reserve_options: ReserveOptions | None = None
     context_bytes: int = DEFAULT_CONTEXT_BYTES

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from planner.account import DEFAULT_BATCH, DEFAULT_CONTEXT, Account, EnginePath, account_for
+from planner.account import Account, EnginePath, account_for
 from planner.budget import DEFAULT_CONTEXT_BASIS, DEFAULT_CONTEXT_BYTES, Budget, automatic_budget, stated_budget
+from planner.engine_defaults import ACTIVATIONS_FOLDER, DEFAULT_BATCH, DEFAULT_CONTEXT, DEFAULT_KV_TYPE
 from planner.engine_limits import engine_granularity, unknown_ffn_types
 from planner.errors import InputError, NoAnswerError
 from planner.experts import with_experts
@@ -21,8 +22,6 @@ from planner.reserve import ReserveOptions
 from planner.solve import solve
 from planner.statistics import Statistics, read_statistics, strangers
 from planner.units import format_bytes
-
-ACTIVATIONS_FOLDER = "activation"
 
 
 class DensePartError(NoAnswerError):
@@ -125,7 +124,7 @@ class PlanRequest:
     cuda_context_bytes: int | None = None
     budget: Budget | None = None
     context: int = DEFAULT_CONTEXT
-    kv_type: str = "f16"
+    kv_type: str = DEFAULT_KV_TYPE
     batch: int = DEFAULT_BATCH
     reserve: ReserveOptions = field(default_factory=ReserveOptions)
     host_bytes: int | None = None

@@ -15,6 +15,7 @@ from planner.catalogue import (
     Share,
     StatisticsChoice,
 )
+from planner.engine_defaults import DEFAULT_CONTEXT, DEFAULT_KV_TYPE
 from planner.objectives import DEFAULT, OBJECTIVES
 from planner.quantisation import QUANTISATIONS
 from planner.reserve import ReserveOptions
@@ -262,10 +263,12 @@ class StudyFile(Override):
     hosts: Annotated[tuple[HostChoice, ...], OneOrMore, Field(min_length=1)] = Field(
         description="at least one host: a catalogue name, or a declared one"
     )
-    contexts: Annotated[tuple[Annotated[Whole, Field(ge=1, le=1 << 24)], ...], OneOrMore, Field(min_length=1)] = (512,)
+    contexts: Annotated[tuple[Annotated[Whole, Field(ge=1, le=1 << 24)], ...], OneOrMore, Field(min_length=1)] = (
+        DEFAULT_CONTEXT,
+    )
     quantisations: Annotated[tuple[str, ...], OneOrMore, Field(min_length=1)] = ("F16",)
     solvers: Annotated[tuple[SolverChoice, ...], OneOrMore, Field(min_length=1)] = (SolverChoice(),)
-    kv_type: Literal["f16", "f32"] = "f16"
+    kv_type: Literal["f16", "f32"] = DEFAULT_KV_TYPE
     targets: Targets = Targets()
     speed: SpeedChoice = SpeedChoice()
     reserve: ReserveChoice = ReserveChoice()

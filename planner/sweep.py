@@ -19,6 +19,7 @@ from planner.answers import Answer, Bytes, CellPath, NextGib, Proof, TargetResul
 from planner.architectures import ARCHITECTURES
 from planner.budget import Budget, automatic_budget, stated_budget
 from planner.catalogue import Catalogue
+from planner.engine_defaults import ACTIVATIONS_FOLDER
 from planner.engine_limits import engine_granularity, unknown_ffn_types
 from planner.entries import dimensions_of, published_statistics
 from planner.errors import InputError
@@ -30,7 +31,7 @@ from planner.hotness import Hotness
 from planner.interrupt import deaf_children
 from planner.objectives import OBJECTIVES
 from planner.parallel import cores
-from planner.planning import ACTIVATIONS_FOLDER, ThresholdRule
+from planner.planning import ThresholdRule
 from planner.problem import Problem, Solution, SolverOptions, SolverStatus
 from planner.solve import solve
 from planner.speed import Bandwidths, SpeedEstimate, Work, estimate

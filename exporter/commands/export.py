@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from planner.commands import common, placement
+from planner.engine_defaults import ACTIVATIONS_FOLDER, INDEX_SUFFIX
 from planner.errors import InputError
 from planner.units import format_bytes
 
@@ -25,7 +26,6 @@ examples:
   hotsplit export --plan plan.json
   hotsplit export --config study.yaml --cell 3
 """
-_INDEX_SUFFIX = ".generated.gpuidx"
 _BESIDE_A_PLAN = ("--model", "--activations")
 
 
@@ -45,7 +45,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     placement.add_study_options(source)
     source.add_argument("--plan", type=Path, metavar="FILE", help="a plan made before, instead of planning now")
     source.add_argument(
-        "--output", type=Path, metavar="FILE", help=f"the index to write (default: <model>{_INDEX_SUFFIX})"
+        "--output", type=Path, metavar="FILE", help=f"the index to write (default: <model>{INDEX_SUFFIX})"
     )
     source.add_argument(
         "--device",
@@ -136,7 +136,7 @@ def _from_plan(arguments: argparse.Namespace) -> tuple[Plan, Statistics, Geometr
         common.note(f"{model}: the plan's model is not here, so the plan is not checked against it")
     folder = arguments.activations or (Path(plan.activations.path) if plan.activations else None)
     if folder is None and model is not None:
-        folder = model.parent / "activation"
+        folder = model.parent / ACTIVATIONS_FOLDER
     if folder is None:
         raise InputError(f"{arguments.plan}: names no statistics; say where they are with --activations DIR")
     statistics = read_statistics(folder)
@@ -169,7 +169,7 @@ def _beside(model: Path | None) -> Path:
         raise InputError("the plan names no model, so say where the index goes with --output FILE")
     if not model.exists():
         raise InputError(f"{model}: the plan's model is not here, so say where the index goes with --output FILE")
-    return model.with_name(model.name + _INDEX_SUFFIX)
+    return model.with_name(model.name + INDEX_SUFFIX)
 
 
 def _report(plan: Plan, output: Path, *, as_json: bool) -> None:

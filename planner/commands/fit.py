@@ -117,7 +117,7 @@ def _demands(statistics: Statistics | None, geometry: Geometry, settings: Settin
 
 def _statistics(arguments: argparse.Namespace, geometry: Geometry) -> Statistics | None:
     """Returns the statistics; without the folder the other answers still stand, unless it was asked for by name."""
-    from planner.planning import ACTIVATIONS_FOLDER
+    from planner.engine_defaults import ACTIVATIONS_FOLDER
     from planner.statistics import read_statistics
 
     folder = arguments.activations or arguments.model.parent / ACTIVATIONS_FOLDER

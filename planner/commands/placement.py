@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from planner.commands import common
+from planner.engine_defaults import DEFAULT_BATCH, DEFAULT_CONTEXT, DEFAULT_KV_TYPE
 from planner.errors import InputError
 from planner.objectives import DEFAULT, OBJECTIVES
 
@@ -14,16 +15,13 @@ if TYPE_CHECKING:
     from planner.planning import Planning, PlanRequest
     from planner.reserve import ReserveOptions
 
-ENGINE_CONTEXT = 512
-ENGINE_BATCH = 512
-
 # Everything that says what to plan, by its name among the arguments, as it is when nobody gives it.
 _UNSAID: dict[str, object] = {
     **dict.fromkeys(("model", "activations", "gpu", "vram_budget", "reserve", "host_memory", "threshold")),
     **dict.fromkeys(("sync_time", "gpu_bandwidth", "host_bandwidth", "granularity", "time_limit", "cuda_context")),
-    "context": ENGINE_CONTEXT,
-    "batch_size": ENGINE_BATCH,
-    "kv_type": "f16",
+    "context": DEFAULT_CONTEXT,
+    "batch_size": DEFAULT_BATCH,
+    "kv_type": DEFAULT_KV_TYPE,
     "solver": "highs",
     "objective": DEFAULT,
 }
@@ -93,7 +91,7 @@ def add_budget_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--batch-size",
         type=common.natural_option,
-        default=ENGINE_BATCH,
+        default=_UNSAID["batch_size"],
         metavar="N",
         help="most tokens of a prompt in one go, the engine's -b; scratch grows with it (default: %(default)s)",
     )
