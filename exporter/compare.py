@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from exporter.index_file import IndexFile
+from planner.record import Record
 
 
-@dataclass(frozen=True, slots=True)
-class LayerDifference:
+class LayerDifference(Record):
     """One layer of two indexes, in neurons.
 
     Attributes:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +26,7 @@ from planner.entries import dimensions_of, published_statistics
 from planner.errors import InputError
 from planner.files import write_whole
 from planner.geometry import Geometry, geometry_from_dimensions
+from planner.record import Record
 from planner.text import listed
 from planner.units import GIB
 
@@ -39,8 +39,7 @@ _FILE_TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "Q5_0": 8, "
 _MOST_SEED = (1 << 32) - 1
 
 
-@dataclass(frozen=True)
-class DemoFolder:
+class DemoFolder(Record):
     """What was written.
 
     Attributes:

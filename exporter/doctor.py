@@ -10,12 +10,12 @@ import enum
 import os
 import shlex
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 from exporter.doctor_case import Case
 from exporter.engine_python import Helper, unsafe_characters
 from planner.engine_defaults import ACTIVATIONS_FOLDER
 from planner.engine_limits import LEAST_NEURONS, ROW_STEP, unknown_ffn_types
+from planner.record import Record
 from planner.text import listed
 from planner.units import format_bytes
 
@@ -32,8 +32,7 @@ class Status(enum.Enum):
     PROBLEM = "problem"
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(Record):
     """What one check found.
 
     Attributes:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
@@ -24,6 +23,7 @@ from planner.engine_defaults import (
 )
 from planner.engine_limits import Q4_0_NEURON_STEP, neuron_step
 from planner.errors import HotsplitError
+from planner.record import Record
 
 if TYPE_CHECKING:
     from exporter.index_file import IndexFile
@@ -37,16 +37,14 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Fact(Generic[T]):
+class Fact(Record, Generic[T]):
     """Something that was read, or one line that says why it could not be."""
 
     value: T | None
     fault: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Index:
+class Index(Record):
     """An existing index that can be read.
 
     Attributes:

@@ -13,9 +13,8 @@ import math
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from planner.cli import run_command
 from planner.commands import common
@@ -43,8 +42,7 @@ PowerInfer runs this itself; `hotsplit engine install` puts it where PowerInfer 
 """
 
 
-@dataclass(frozen=True, slots=True)
-class _Space:
+class _Space(NamedTuple):
     """What there is to place into: bytes where the model is known, neurons where it is not.
 
     Attributes:

@@ -13,10 +13,10 @@ import os
 import secrets
 import shutil
 import sysconfig
-from dataclasses import dataclass
 from pathlib import Path
 
 from planner.errors import InputError
+from planner.record import Record
 
 PACKAGE = "powerinfer"
 KEPT_ASIDE = "powerinfer.before-hotsplit"
@@ -42,8 +42,7 @@ if __name__ == "__main__":
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Status:
+class Status(Record):
     """What an environment's package folder holds.
 
     Attributes:

@@ -10,10 +10,10 @@ import enum
 import os
 import shutil
 import subprocess
-from dataclasses import dataclass
 from pathlib import Path
 
 from exporter.engine import ENGINE_COMMAND, is_drop_in
+from planner.record import Record
 
 LIMIT_S = 120.0
 _MOST_SHOWN = 300
@@ -22,7 +22,7 @@ _MOST_SHOWN = 300
 _ENGINE_I32 = 18
 
 # What the drop-in imports only once it has work to do, so that asking it for help would not tell.
-_DROP_IN_NEEDS = ("numpy", "torch", "gguf", "pulp", "highspy")
+_DROP_IN_NEEDS = ("msgspec", "numpy", "torch", "gguf", "pulp", "highspy")
 
 _LOOK = """
 import importlib.util, sys
@@ -43,8 +43,7 @@ class Helper(enum.Enum):
     FOREIGN = "somebody else's"
 
 
-@dataclass(frozen=True, slots=True)
-class EnginePython:
+class EnginePython(Record):
     """What the engine's call would meet.
 
     Attributes:
@@ -108,8 +107,7 @@ def unsafe_characters(path: str) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-@dataclass(frozen=True, slots=True)
-class _Ran:
+class _Ran(Record):
     stdout: str
     fault: str | None
 

@@ -17,10 +17,11 @@ The engine finds tensors by position, checks their number, refuses the file when
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+
+from planner.record import Record
 
 Magic = Literal["PWRI", "GGUF"]
 
@@ -38,8 +39,7 @@ MARK_ACTIVATIONS = "hotsplit.activations_fingerprint"
 MARKS = (MARK_MODEL, MARK_ACTIVATIONS)
 
 
-@dataclass(frozen=True, slots=True)
-class IndexedLayer:
+class IndexedLayer(Record):
     """One layer, or one expert of a layer, as the index lists it.
 
     Attributes:

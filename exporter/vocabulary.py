@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+from planner.record import Record
 
 _NORMAL, _UNKNOWN, _CONTROL, _BYTE = 1, 2, 3, 6  # `llama_token_type` in the engine's llama.h
 _LETTERS = "etaoinshrdlucmfwypvbgkjqxz"
 
 
-@dataclass(frozen=True)
-class Vocabulary:
+class Vocabulary(Record):
     """Tokens as a model file lists them.
 
     Attributes:

@@ -7,13 +7,13 @@ what is promised here is what the engine does. Everything is an `int` of bytes; 
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
 
 from planner.architectures import DENSE_LEVELS, Level
 from planner.budget import ENGINE_MARGIN_BYTES, Budget
 from planner.engine_defaults import DEFAULT_BATCH, DEFAULT_CONTEXT, DEFAULT_KV_TYPE
 from planner.errors import InputError
 from planner.geometry import DenseTensor, Geometry
+from planner.record import Record
 from planner.reserve import Reserve, ReserveItem, ReserveOptions
 
 KV_TYPE_BYTES = {"f16": 2, "f32": 4}
@@ -45,8 +45,7 @@ class EnginePath(enum.Enum):
         }[self]
 
 
-@dataclass(frozen=True)
-class BillLine:
+class BillLine(Record):
     """One line of the bill.
 
     Attributes:
@@ -64,8 +63,7 @@ class BillLine:
     basis: str
 
 
-@dataclass(frozen=True)
-class Account:
+class Account(Record):
     """What becomes of the budget.
 
     `ffn_bytes == budget_bytes - dense_bytes - kv_cache_bytes - reserve_bytes`, always, and none is negative.

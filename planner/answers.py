@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
 from typing import Any
 
 from planner.account import EnginePath
+from planner.record import Record
 from planner.speed import SpeedEstimate
 
 
@@ -31,8 +31,7 @@ class CellPath(enum.Enum):
         }[self]
 
 
-@dataclass(frozen=True, slots=True)
-class Bytes:
+class Bytes(Record):
     """What lies where. All are bytes.
 
     Attributes:
@@ -65,8 +64,7 @@ class Bytes:
         return 0 if self.free is None else max(0, self.vram - self.free)
 
 
-@dataclass(frozen=True, slots=True)
-class Proof:
+class Proof(Record):
     """What was proven: `caught` activations of `total`, and that no placement catches more than `upper_bound`."""
 
     solver: str
@@ -78,16 +76,14 @@ class Proof:
     unit: str = "activations"
 
 
-@dataclass(frozen=True, slots=True)
-class NextGib:
+class NextGib(Record):
     """What one more GiB of VRAM for neurons would add."""
 
     hit_rate: float
     tokens_per_s: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class TargetResult:
+class TargetResult(Record):
     """One target: what was wanted, what was found (None when it is not known), and whether it is met."""
 
     name: str
@@ -96,8 +92,7 @@ class TargetResult:
     met: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(Record):
     """The answer for one cell.
 
     Attributes:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 
 from planner.errors import InputError
+from planner.record import Record
 
 
 class Level(enum.Enum):
@@ -37,8 +37,7 @@ N_POSITIONS = "n_positions"
 RANK = "predictor rank"
 
 
-@dataclass(frozen=True)
-class TensorRule:
+class TensorRule(Record):
     """One tensor of an architecture.
 
     Attributes:
@@ -54,8 +53,7 @@ class TensorRule:
     optional: bool = False
 
 
-@dataclass(frozen=True)
-class Architecture:
+class Architecture(Record):
     """An architecture that the engine's sparse loader knows.
 
     Attributes:

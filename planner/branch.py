@@ -14,12 +14,12 @@ import heapq
 import itertools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 
 from planner.hotness import Floats, Ints
 from planner.price import Bools, Curves, Range, count_from, lifted
+from planner.record import Record
 
 _FREE, _ON, _OFF = 0, 1, -1
 
@@ -27,8 +27,7 @@ _FREE, _ON, _OFF = 0, 1, -1
 _MOST_PRICES = 100
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Node:
+class _Node(Record, eq=False):
     """A part of the search.
 
     Attributes:
@@ -44,8 +43,7 @@ class _Node:
     price: float
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Point:
+class _Point(Record, eq=False):
     """The relaxation of a node at one price.
 
     Attributes:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from planner.record import Record
 from planner.units import MIB
 
 # "leave 256 MB as a safety margin" (196-197).
@@ -15,8 +14,7 @@ DEFAULT_CONTEXT_BYTES = 555 * MIB
 DEFAULT_CONTEXT_BASIS = "largest figure seen on any GPU"
 
 
-@dataclass(frozen=True)
-class Budget:
+class Budget(Record):
     """What the engine may charge, and where that figure comes from.
 
     Attributes:

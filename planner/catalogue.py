@@ -7,7 +7,6 @@ and `statistics/`; its entries come on top and replace shipped ones of the same 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,6 +15,7 @@ from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 from planner.architectures import ARCHITECTURES
 from planner.curves import HotnessCurve as DeclaredCurve
 from planner.errors import FaultsError, InputError
+from planner.record import Record
 from planner.schema import (
     BytesPerSecond,
     Flag,
@@ -221,8 +221,7 @@ class _Hosts(Table):
     hosts: dict[str, HostEntry] = Field(description="a mapping of names to hosts")
 
 
-@dataclass(frozen=True)
-class Catalogue:
+class Catalogue(Record):
     """Everything that can be named.
 
     Attributes:

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from planner.gpu import Gpu, GpuFault
+from planner.record import Record
 
 _INDEX_ENTRY = re.compile(r"\+?0*([0-9]+)", re.ASCII)
 
 
-@dataclass(frozen=True, slots=True)
-class Slot:
+class Slot(Record):
     """One NVML index: a GPU (None when it cannot be read), its MIG devices, and what orders it in CUDA's eyes."""
 
     index: int

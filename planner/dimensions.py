@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 from planner.architectures import N_FF, RANK, Level, TensorRule, known_architecture, n_embd_gqa, shared_lengths
 from planner.errors import InputError
 from planner.ggml_types import TYPES_BY_NAME
 from planner.header import TensorInfo
 from planner.quantisation import tensor_type
+from planner.record import Record, field
 from planner.text import listed
 
 # Larger than any model by far; keeps products small and loops short.
@@ -18,8 +18,7 @@ _MOST_LAYERS = 4096
 _ALIGNMENT = 32
 
 
-@dataclass(frozen=True)
-class Dimensions:
+class Dimensions(Record):
     """A model declared by its dimensions, for planning without its file.
 
     Attributes:

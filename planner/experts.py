@@ -6,10 +6,10 @@ Statistics of experts lie in files `activation_<L>_<E>.pt`, and an entry `layer.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TypeVar
 
 from planner.geometry import Geometry
+from planner.record import replace
 
 T = TypeVar("T")
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import numpy as np
 
 from planner.hotness import Ints
 from planner.price import Bools, Curves, Range, cut, dual_bound, whole_range
 from planner.problem import Explanation, Infeasibility, Problem
+from planner.record import replace
 from planner.text import listed
 from planner.units import GIB, format_bytes
 

@@ -11,11 +11,11 @@ import functools
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from planner.errors import InputError
+from planner.record import Record
 
 _FOLDER = Path(__file__).parent / "catalog" / "statistics"
 _COLUMNS = ("layer", "neurons", "nonzero", "max", "mean", "std", "gini", "hot_80", "hot_90", "hot_95")
@@ -27,8 +27,7 @@ HOT_SHARES = (0.80, 0.90, 0.95)
 Point = tuple[float, float]
 
 
-@dataclass(frozen=True, slots=True)
-class LayerFigures:
+class LayerFigures(Record):
     """What is published about the activation counts of one FFN layer.
 
     Attributes:

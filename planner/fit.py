@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -18,6 +17,7 @@ from planner.errors import InputError
 from planner.geometry import Geometry
 from planner.hotness import Floats, Hotness, Ints
 from planner.problem import Problem, SolverOptions
+from planner.record import Record
 from planner.reserve import Reserve, ReserveOptions
 from planner.solve import solve
 
@@ -28,8 +28,7 @@ _MOST_CONTEXT = 1 << 24
 _ROUNDING = 1e-8
 
 
-@dataclass(frozen=True)
-class Demand:
+class Demand(Record):
     """The VRAM that one aim takes at least.
 
     Attributes:
@@ -43,8 +42,7 @@ class Demand:
     free_bytes: int
 
 
-@dataclass(frozen=True)
-class Settings:
+class Settings(Record):
     """What an account depends on besides model and budget; see `planner.account.account_for`."""
 
     context: int
@@ -195,8 +193,7 @@ def _steps(hotness: Hotness, granularity: int) -> list[int]:
     return [math.gcd(granularity, n_ff) for n_ff in hotness.n_ff]
 
 
-@dataclass(frozen=True)
-class _PriceOrder:
+class _PriceOrder(Record):
     """The steps of all layers in the order of activations a byte.
 
     Attributes:

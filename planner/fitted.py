@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
@@ -17,6 +16,7 @@ import numpy.typing as npt
 
 from planner.figures import LayerFigures, Point, knots_of, means_of, read_figures, statistics_path, stretched
 from planner.parallel import in_threads
+from planner.record import Record
 from planner.segments import Number, Numbers, Segment, area_of, squares_of, whole_counts
 from planner.statistics import Statistics, statistics_from_values
 
@@ -87,8 +87,7 @@ def _counts(layer: tuple[_Frame, float]) -> npt.NDArray[np.int64]:
     return counts
 
 
-@dataclass(frozen=True, slots=True)
-class _Frame:
+class _Frame(Record):
     """What a layer's figures say of its curve before the two free numbers are chosen (see `_best_weights`).
 
     Attributes:

@@ -11,7 +11,6 @@ import functools
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import NoReturn
 
 from planner.architectures import (
@@ -30,6 +29,7 @@ from planner.dimensions import Dimensions, tensors_of
 from planner.errors import InputError
 from planner.ggml_types import TYPES_BY_NAME
 from planner.header import ArraySummary, Header, TensorInfo
+from planner.record import Record, field_names, replace
 from planner.text import listed
 
 # The engine's sparse_pred_threshold, and the arrays whose length is the vocabulary.
@@ -37,8 +37,7 @@ _SPARSE_THRESHOLD_KEY = "powerinfer.sparse_threshold"
 _TOKENS_KEY = "tokenizer.ggml.tokens"
 
 
-@dataclass(frozen=True)
-class DenseTensor:
+class DenseTensor(Record):
     """A tensor of the dense part, which the engine charges to the budget before anything else.
 
     Attributes:
@@ -63,8 +62,7 @@ class DenseTensor:
         return self.name if self.layer is None else self.name.split(".", 2)[-1]
 
 
-@dataclass(frozen=True)
-class FfnMatrix:
+class FfnMatrix(Record):
     """One of a layer's FFN matrices (gate, up, down_t), of which the hot rows go to the GPU.
 
     Attributes:
@@ -78,8 +76,7 @@ class FfnMatrix:
     type_name: str
 
 
-@dataclass(frozen=True)
-class Geometry:
+class Geometry(Record, dict=True):
     """A model's tensors as the engine will place them.
 
     Attributes:
@@ -196,7 +193,7 @@ def geometry_from_dimensions(dimensions: Dimensions, *, source: str = "declared 
     architecture = ARCHITECTURES[dimensions.architecture]
     described = {
         name: (list(value) if isinstance(value, tuple) else dict(value) if isinstance(value, Mapping) else value)
-        for name, value in ((name, getattr(dimensions, name)) for name in Dimensions.__dataclass_fields__)
+        for name, value in ((name, getattr(dimensions, name)) for name in field_names(Dimensions))
     }
     canonical = json.dumps(described, sort_keys=True, separators=(",", ":"))
     return _Matcher(

@@ -8,14 +8,13 @@ PowerInfer's fork, which left ggml before the I-quants: its enum goes from `Q8_K
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 
 from planner.errors import InputError
+from planner.record import Record
 
 
-@dataclass(frozen=True)
-class GgmlType:
+class GgmlType(Record):
     """One tensor type.
 
     Attributes:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+
+from planner.record import Record
 
 
 class MemoryBasis(enum.Enum):
@@ -15,8 +16,7 @@ class MemoryBasis(enum.Enum):
     HOST_MEMORY = "host memory"
 
 
-@dataclass(frozen=True, slots=True)
-class Gpu:
+class Gpu(Record):
     """A GPU, or a MIG device (a slice of one), as NVML describes it now. Sizes are bytes.
 
     Attributes:
@@ -65,8 +65,7 @@ class Gpu:
         return str(self.index) if self.mig_index is None else f"{self.index}:{self.mig_index}"
 
 
-@dataclass(frozen=True, slots=True)
-class GpuFault:
+class GpuFault(Record):
     """A GPU or MIG device that is there but cannot be read: its NVML number, and one line that says why."""
 
     index: int

@@ -21,13 +21,13 @@ import hashlib
 import stat
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import BinaryIO, NoReturn, TypeAlias
 
 from planner.errors import InputError
 from planner.ggml_types import TYPES_OF_MAGIC, GgmlType
+from planner.record import Record
 
 MAGICS = ("GGUF", "PWRI")
 VERSIONS = (2, 3)
@@ -65,8 +65,7 @@ _LEAST_KEY_BYTES = 8 + 1 + 4 + 1
 _LEAST_TENSOR_BYTES = 8 + 1 + 4 + 8 + 4 + 8
 
 
-@dataclass(frozen=True)
-class ArraySummary:
+class ArraySummary(Record):
     """An array, or a text of more than `MOST_TEXT_BYTES`, that was stepped over.
 
     Attributes:
@@ -81,8 +80,7 @@ class ArraySummary:
 Value: TypeAlias = int | float | bool | str | ArraySummary
 
 
-@dataclass(frozen=True)
-class TensorInfo:
+class TensorInfo(Record):
     """One tensor as the header describes it.
 
     Attributes:
@@ -100,8 +98,7 @@ class TensorInfo:
     offset: int
 
 
-@dataclass(frozen=True)
-class Header:
+class Header(Record):
     """What a GGUF or PWRI file says about itself.
 
     Attributes:

@@ -7,8 +7,9 @@ import os
 import re
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
+
+from planner.record import Record
 
 _MEMINFO = Path("/proc/meminfo")
 _MEMINFO_LINE = re.compile(r"^(MemTotal|MemAvailable):\s+([0-9]{1,18}) kB\s*$", re.MULTILINE | re.ASCII)
@@ -16,8 +17,7 @@ _VM_STAT_PAGE = re.compile(r"page size of ([0-9]{1,9}) bytes", re.ASCII)
 _VM_STAT_LINE = re.compile(r"^Pages (free|inactive|speculative):\s+([0-9]{1,18})\.", re.MULTILINE | re.ASCII)
 
 
-@dataclass(frozen=True, slots=True)
-class HostMemory:
+class HostMemory(Record):
     """The host's memory, in bytes.
 
     Attributes:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ import numpy.typing as npt
 
 from planner.errors import InputError
 from planner.parallel import in_shares
+from planner.record import Record, field
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -35,8 +35,7 @@ _EXACT_BELOW = float(1 << 53)
 _LEAST_IMPACT = float(np.finfo(np.float64).tiny)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Hotness:
+class Hotness(Record, eq=False):
     """The impacts of all layers, each layer sorted from hot to cold; make it with `from_values`.
 
     Attributes:

@@ -22,13 +22,13 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
 import pulp
 
 from planner.problem import SolverOptions
+from planner.record import Record
 
 # Solvers hold rows and whole numbers only to a tolerance; this is the one of both for whole numbers. HiGHS must not be
 # asked for a finer one: at 1e-9 its presolve (1.13) loses optima and still calls the rest optimal.
@@ -57,8 +57,7 @@ _STATUSES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class IlpLayer:
+class IlpLayer(Record):
     """One layer of the reduced program.
 
     Attributes:
@@ -80,8 +79,7 @@ class IlpLayer:
     tangents: Sequence[tuple[float, float]]
 
 
-@dataclass(frozen=True, slots=True)
-class IlpModel:
+class IlpModel(Record):
     """The reduced program.
 
     Attributes:
@@ -105,8 +103,7 @@ class IlpModel:
     scale: float
 
 
-@dataclass(frozen=True, slots=True)
-class IlpAnswer:
+class IlpAnswer(Record):
     """What the solver said.
 
     Attributes:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
 from planner.answers import Answer, CellPath
 from planner.budget import DEFAULT_CONTEXT_BYTES, ENGINE_MARGIN_BYTES
 from planner.errors import InputError
+from planner.record import Record, replace
 from planner.study import Cell, Study
 from planner.study_file import Targets
 from planner.sweep import Workshop, ask_device
@@ -22,8 +22,7 @@ _STEP_BYTES = 16 * MIB
 _MOST_CONTEXT = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(Record):
     """The reply to one question about one part of a study.
 
     Attributes:

@@ -11,9 +11,8 @@ each layer always does.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from planner.errors import InputError
 
@@ -25,8 +24,7 @@ if TYPE_CHECKING:
 Values: TypeAlias = "Sequence[npt.NDArray[Any]]"
 
 
-@dataclass(frozen=True, slots=True)
-class Objective:
+class Objective(NamedTuple):
     """One thing to maximise.
 
     Attributes:

@@ -12,12 +12,12 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 from planner.errors import FaultsError, InputError
 from planner.files import write_whole
+from planner.record import Record, field_names
 
 FORMAT = "hotsplit.plan"
 VERSION = 1
@@ -32,8 +32,7 @@ _LEFT_OUT_WHEN_EMPTY = ("labels", "granularity", "maximises")
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class PlannedModel:
+class PlannedModel(Record):
     """The model a plan was made for.
 
     Attributes:
@@ -55,16 +54,14 @@ class PlannedModel:
     labels: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class PlannedActivations:
+class PlannedActivations(Record):
     """The activation statistics a plan was made from (`fingerprint` is of their values, not of their files)."""
 
     path: str
     fingerprint: str
 
 
-@dataclass(frozen=True, slots=True)
-class PlannedBudget:
+class PlannedBudget(Record):
     """Where the FFN's bytes come from: `ffn_bytes = budget_bytes − dense_bytes − kv_cache_bytes − reserve_bytes`.
 
     Attributes:
@@ -81,8 +78,7 @@ class PlannedBudget:
     ffn_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class SolverReport:
+class SolverReport(Record):
     """The answer's own proof: no placement catches more than `upper_bound`; this one catches `objective`.
 
     Both are in units of what was maximised (`maximises`, a name of `planner.objectives`, None for activations);
@@ -100,8 +96,7 @@ class SolverReport:
     maximises: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(Record):
     """A solved list with what it rests on.
 
     Attributes:
@@ -125,9 +120,9 @@ class Plan:
             section = getattr(self, name)
             if section is not None:
                 document[name] = {
-                    field.name: _as_json(getattr(section, field.name))
-                    for field in fields(section)
-                    if field.name not in _LEFT_OUT_WHEN_EMPTY or getattr(section, field.name)
+                    field: _as_json(getattr(section, field))
+                    for field in field_names(type(section))
+                    if field not in _LEFT_OUT_WHEN_EMPTY or getattr(section, field)
                 }
         if self.hit_rate is not None:
             document["hit_rate"] = self.hit_rate

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from planner.hotness import Hotness
 from planner.objectives import DEFAULT, known_objective
 from planner.plan import Plan, PlannedActivations, PlannedBudget, PlannedModel, SolverReport
 from planner.problem import Problem, Solution, SolverOptions, split_threshold
+from planner.record import Record, field
 from planner.reserve import ReserveOptions
 from planner.solve import solve
 from planner.statistics import Statistics, read_statistics, strangers
@@ -36,8 +36,7 @@ class DensePartError(NoAnswerError):
         self.account = account
 
 
-@dataclass(frozen=True, slots=True)
-class ThresholdRule:
+class ThresholdRule(Record):
     """The fewest hot neurons that a split layer may have, C_l of the paper: given, derived, or off.
 
     Attributes:
@@ -95,8 +94,7 @@ class ThresholdRule:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class PlanRequest:
+class PlanRequest(Record):
     """What to plan. Sizes are bytes.
 
     Attributes:
@@ -139,8 +137,7 @@ class PlanRequest:
         return self.activations or self.model.parent / ACTIVATIONS_FOLDER
 
 
-@dataclass(frozen=True, slots=True)
-class Planning:
+class Planning(Record):
     """A plan and everything that it was made from, for those who explain or act on it.
 
     Attributes:

@@ -11,7 +11,6 @@ C_l neurons by one step of their average impact, so that everything here still o
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ import numpy.typing as npt
 
 from planner.hotness import Floats, Hotness, Ints
 from planner.problem import Problem
+from planner.record import Record
 
 Bools = npt.NDArray[np.bool_]
 
@@ -30,8 +30,7 @@ _SORT_AT_MOST = 4096
 _FILL_AT_MOST = 1000
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Curves:
+class Curves(Record, eq=False):
     """The problem in the terms in which it is solved: steps of `granularity` neurons, weights in a common unit.
 
     Position j of layer l means min(j * granularity, n_ff) hot neurons. A step is one position; the last step of a layer
@@ -142,8 +141,7 @@ def curves_of(problem: Problem) -> Curves:
     )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Cut:
+class Cut(Record, eq=False):
     """Where a price cuts the layers.
 
     Attributes:
@@ -157,8 +155,7 @@ class Cut:
     everything: bool
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Range:
+class Range(Record, eq=False):
     """What may be chosen: between `low` and `high` of each layer or, where it has a gate, nothing at all.
 
     Attributes:

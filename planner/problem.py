@@ -8,11 +8,11 @@ from __future__ import annotations
 import enum
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 
 from planner.errors import InputError
 from planner.hotness import Hotness
+from planner.record import Record
 
 SOLVERS = ("highs", "cbc")
 
@@ -51,8 +51,7 @@ def split_threshold(
     return min(n_ff + 1, math.ceil(Fraction(sync_s) / saved_s))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Problem:
+class Problem(Record, eq=False):
     """What is to be placed and where.
 
     Attributes:
@@ -138,8 +137,7 @@ class Problem:
         return faults
 
 
-@dataclass(frozen=True, slots=True)
-class SolverOptions:
+class SolverOptions(Record):
     """How to solve.
 
     Attributes:
@@ -180,8 +178,7 @@ class SolverStatus(enum.Enum):
     """The solver failed."""
 
 
-@dataclass(frozen=True, slots=True)
-class Explanation:
+class Explanation(Record):
     """Why the answer is what it is.
 
     Attributes:
@@ -204,8 +201,7 @@ class Explanation:
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class Infeasibility:
+class Infeasibility(Record):
     """Which constraint cannot hold, and by how much.
 
     Attributes:
@@ -219,8 +215,7 @@ class Infeasibility:
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class Solution:
+class Solution(Record):
     """The answer with its proof.
 
     Attributes:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import statistics as averages
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 from pydantic import Field
@@ -15,6 +14,7 @@ from planner.budget import automatic_budget
 from planner.catalogue import SHIPPED, Catalogue, ModelEntry, load_catalogue
 from planner.entries import dimensions_of
 from planner.geometry import geometry_from_dimensions
+from planner.record import Record
 from planner.schema import Number, Table, check
 from planner.speed import Bandwidths, SpeedParameters, Work, estimate
 from planner.study import study_of
@@ -42,8 +42,7 @@ class _PublishedFile(Table):
     published: tuple[Published, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Comparison:
+class Comparison(Record):
     """A published figure beside the predicted one; `error` is predicted / published - 1."""
 
     published: Published

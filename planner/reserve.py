@@ -11,12 +11,12 @@ from __future__ import annotations
 import bisect
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 
 from planner.architectures import Level
 from planner.errors import InputError
 from planner.geometry import DenseTensor, Geometry
 from planner.ggml_types import TYPES_BY_NAME
+from planner.record import Record, field
 from planner.scratch import Scratch
 from planner.units import MIB
 
@@ -35,8 +35,7 @@ _GEMM_ABOVE = 100
 ITEMS = ("buckets", "row_padding", "spare_rows", "scratch", "work_buffers", "granularity", "uncharged_kv")
 
 
-@dataclass(frozen=True)
-class ReserveItem:
+class ReserveItem(Record):
     """One item of the uncharged part.
 
     Attributes:
@@ -52,8 +51,7 @@ class ReserveItem:
     basis: str
 
 
-@dataclass(frozen=True)
-class ReserveOptions:
+class ReserveOptions(Record):
     """What replaces computed items.
 
     Attributes:
@@ -257,8 +255,7 @@ def _padding_bytes(row_length: int, type_name: str) -> int:
     return (ROW_PADDING - row_length % ROW_PADDING) * ggml_type.type_bytes // ggml_type.block
 
 
-@dataclass(frozen=True)
-class _Granularity:
+class _Granularity(Record):
     """What allocations of known sizes waste: large ones fill whole blocks, small ones share blocks."""
 
     large_waste_bytes: int

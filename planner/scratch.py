@@ -14,9 +14,8 @@ how that was held against the allocator itself.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from planner.geometry import Geometry
+from planner.record import Record
 from planner.units import MIB
 
 # A token's number and position; and more than alignment and the shift of the KV cache were ever seen to add.
@@ -24,8 +23,7 @@ _TOKEN_INPUTS = 2
 _SMALL_THINGS_BYTES = MIB
 
 
-@dataclass(frozen=True)
-class _Layers:
+class _Layers(Record):
     """Layers that are alike to the graph.
 
     Attributes:

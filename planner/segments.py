@@ -8,18 +8,18 @@ equal counts.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from planner.record import Record
+
 Numbers: TypeAlias = "npt.NDArray[np.float64]"
 Number = TypeVar("Number", float, "npt.NDArray[np.float64]")
 
 
-@dataclass(frozen=True, slots=True)
-class Segment:
+class Segment(Record):
     """Counts between two known points: `floor + linear·(1-t) + power·(1-t)^exponent` for t = 0 … 1.
 
     Attributes:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -31,6 +30,7 @@ from planner.price import (
     open_steps,
     step_weights,
 )
+from planner.record import Record
 
 # What one enumeration may hold; beyond it the answer stands with the gap it has.
 _MOST_CANDIDATES = 1_000_000
@@ -47,8 +47,7 @@ _GROWTH = 8.0
 _FEW = 4
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Settled:
+class Settled(Record, eq=False):
     """The best placement within a range, with its proof.
 
     Attributes:
@@ -66,8 +65,7 @@ class Settled:
     none_possible: bool = False
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Sequence:
+class _Sequence(Record, eq=False):
     """Steps that are taken or given back in one order, as the choices they allow.
 
     Attributes:
@@ -128,7 +126,7 @@ def _settled(
     heaviest = at.price * int(curves.weight.max()) * curves.granularity
     needed = min(relaxed, relaxed - caught - better)
     # A handful of sequences is quickly listed; with many, each unit of tau multiplies the list.
-    few = np.unique(curves.weight[within.low < within.high]).size <= _FEW
+    few = len(_distinct(curves.weight[within.low < within.high])) <= _FEW
     tau = needed / (_ROUNDS if few else _ROUNDS**2) if math.isfinite(caught) else heaviest
     known = -1.0
     most, wider = _MOST_WITHOUT_PROOF, _MOST_WITHOUT_PROOF * _WIDER
@@ -202,8 +200,7 @@ def _best_listed(
     return complete, positions
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _List:
+class _List(Record, eq=False):
     """Choices of several sequences together, by ascending weight.
 
     Attributes:
@@ -301,11 +298,16 @@ def _sequences(curves: Curves, within: Range, at: Cut, most_loss: float) -> tupl
     if capped:
         most = enough
     groups = [np.array([layer]) for layer in np.flatnonzero(alone)]
-    groups += [np.flatnonzero(merged & (curves.weight == weight)) for weight in np.unique(curves.weight[merged])]
+    groups += [np.flatnonzero(merged & (curves.weight == weight)) for weight in _distinct(curves.weight[merged])]
     sequences = [_sequence(curves, at, (below, above), group, most_loss=most_loss, most=most) for group in groups]
     # A cap that was not reached has left nothing out either.
     complete = capped or all(max(each.zero, each.weights.size - 1 - each.zero) < most for each in sequences)
     return sorted(sequences, key=lambda each: each.weights.size), complete
+
+
+def _distinct(weights: Ints) -> list[int]:
+    """Returns each weight once, ascending; `np.unique` imports masked arrays, which takes longer than most searches."""
+    return sorted(set(weights.tolist()))
 
 
 def _sequence(

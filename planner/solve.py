@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,6 +20,7 @@ from planner.explain import explain, host_not_reached, host_too_small
 from planner.hotness import Ints
 from planner.price import Bools, Curves, curves_of, cut, dual_bound, gains, lifted, range_of, whole_range
 from planner.problem import Infeasibility, Problem, Solution, SolverOptions, SolverStatus
+from planner.record import Draft, field
 from planner.settle import settle
 from planner.tangents import Tangents
 
@@ -48,8 +48,7 @@ class BrokenAnswerError(RuntimeError):
     """An answer breaks a constraint, which the check after solving found: a fault in the program, not in the input."""
 
 
-@dataclass(slots=True)
-class _Search:
+class _Search(Draft):
     """The state of one solve: the best answer, the proven bound, and how they came about."""
 
     problem: Problem

@@ -21,15 +21,14 @@ from __future__ import annotations
 import enum
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from planner.errors import InputError
+from planner.record import Record
 
 _FLOAT32_BYTES = 4
 
 
-@dataclass(frozen=True, slots=True)
-class SpeedParameters:
+class SpeedParameters(Record):
     """What bandwidth and bytes do not say. One set for all models; `docs/speed.md` tells how each was chosen.
 
     Attributes:
@@ -63,8 +62,7 @@ class SpeedParameters:
                 raise InputError(f"speed: {name}: found {value}, expected seconds, 0 or more")
 
 
-@dataclass(frozen=True, slots=True)
-class Bandwidths:
+class Bandwidths(Record):
     """What the memories and the link between them carry, bytes a second.
 
     Attributes:
@@ -84,8 +82,7 @@ class Bandwidths:
                 raise InputError(f"speed: {name}: found {value}, expected a positive number of bytes a second")
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
+class Work(Record):
     """What lies where, for one model and one placement. Sizes are bytes.
 
     Attributes:
@@ -121,8 +118,7 @@ class Bound(enum.Enum):
     TRANSFER = "transfer"
 
 
-@dataclass(frozen=True, slots=True)
-class SpeedEstimate:
+class SpeedEstimate(Record):
     """One token's time and where it goes. Seconds; the parts add up to `token_s`.
 
     Attributes:

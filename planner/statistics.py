@@ -11,7 +11,6 @@ import hashlib
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, overload
 
@@ -19,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from planner.errors import InputError
+from planner.record import Record
 from planner.text import listed
 from planner.torch_file import read_vector
 
@@ -33,8 +33,7 @@ _FILE_NAME = re.compile(r"activation_([0-9]{1,9})(?:_([0-9]{1,9}))?\.pt", re.ASC
 _NAMING = "expected activation_0.pt, activation_1.pt, … or, for experts, activation_0_0.pt, activation_0_1.pt, …"
 
 
-@dataclass(frozen=True, slots=True)
-class Statistics:
+class Statistics(Record):
     """What is known about how often neurons fire.
 
     Attributes:

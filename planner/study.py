@@ -10,7 +10,6 @@ import difflib
 import fnmatch
 import itertools
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +22,7 @@ from planner.catalogue import (
     load_catalogue,
 )
 from planner.errors import FaultsError, InputError
+from planner.record import Record, field_names
 from planner.reserve import ReserveOptions
 from planner.schema import (
     check,
@@ -47,8 +47,7 @@ MOST_CELLS = 100_000
 BASE = "base"
 
 
-@dataclass(frozen=True)
-class Model:
+class Model(Record):
     """A model of a study with its statistics, ready to be read. Equal models are read once.
 
     Attributes:
@@ -70,8 +69,7 @@ class Model:
     active_source: str
 
 
-@dataclass(frozen=True)
-class GpuCase:
+class GpuCase(Record):
     """A GPU with one size. Exactly one of the three sizes is set, none when NVML is to be asked. Sizes are bytes."""
 
     name: str
@@ -86,8 +84,7 @@ class GpuCase:
     price: float | None
 
 
-@dataclass(frozen=True)
-class HostCase:
+class HostCase(Record):
     """A host. `memory_bytes` is None when it is not limited."""
 
     label: str
@@ -96,8 +93,7 @@ class HostCase:
     this_machine: bool
 
 
-@dataclass(frozen=True)
-class Cell:
+class Cell(Record):
     """One combination of a study, with a name that is unique in it."""
 
     name: str
@@ -114,8 +110,7 @@ class Cell:
     reserve: ReserveOptions
 
 
-@dataclass(frozen=True)
-class Study:
+class Study(Record):
     """A checked study.
 
     Attributes:
@@ -281,7 +276,7 @@ def _numbered(cells: list[Cell]) -> Iterator[Cell]:
 
 
 def _fields_of(cell: Cell) -> dict[str, Any]:
-    return {name: getattr(cell, name) for name in Cell.__dataclass_fields__}
+    return {name: getattr(cell, name) for name in field_names(Cell)}
 
 
 def _model(choice: ModelChoice, catalogue: Catalogue, folder: Path, speed: SpeedChoice) -> Model:

@@ -9,7 +9,6 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +32,7 @@ from planner.objectives import OBJECTIVES
 from planner.parallel import cores
 from planner.planning import ThresholdRule
 from planner.problem import Problem, Solution, SolverOptions, SolverStatus
+from planner.record import Record, replace
 from planner.solve import solve
 from planner.speed import Bandwidths, SpeedEstimate, Work, estimate
 from planner.statistics import Statistics, read_statistics
@@ -49,8 +49,7 @@ _CHUNK = 32
 Progress = Callable[[int], None]
 
 
-@dataclass(frozen=True, slots=True)
-class Device:
+class Device(Record):
     """What this machine says, asked once for a whole study.
 
     Attributes:
@@ -180,8 +179,7 @@ def _answer_chunk(cells: list[Cell]) -> list[Answer]:
     return [_workshops[0].answer(cell) for cell in cells]
 
 
-@dataclass(frozen=True, slots=True)
-class Placement:
+class Placement(Record):
     """A solved cell before it becomes an answer; what inverse questions look at.
 
     Attributes:

@@ -16,13 +16,13 @@ import re
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
 from planner.cuda_order import Slot, cuda_order, visible
 from planner.errors import InputError
 from planner.gpu import Gpu, GpuFault, MemoryBasis
 from planner.host import HostMemory, host_memory
+from planner.record import Record, replace
 from planner.text import listed
 from planner.units import GIB, format_bytes
 
@@ -53,8 +53,7 @@ class NoGpuError(InputError):
     """No GPU's memory can be told, so a budget has to be given; `str()` says why and what to do."""
 
 
-@dataclass(frozen=True, slots=True)
-class Survey:
+class Survey(Record):
     """Everything NVML told in one session.
 
     Attributes:

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import yaml
 
 from planner.errors import InputError
+from planner.record import Draft, Record, field
 
 # A study of some thousand lines has a few hundred kilobytes.
 MOST_FILE_BYTES = 1 << 20
@@ -32,8 +32,7 @@ _SPECIAL = {".inf": float("inf"), "+.inf": float("inf"), "-.inf": float("-inf"),
 _LONGEST_NUMBER = 400
 
 
-@dataclass(frozen=True, slots=True)
-class Document:
+class Document(Record):
     """What a YAML file says.
 
     Attributes:
@@ -99,8 +98,7 @@ def parse_yaml(text: str, name: str) -> Document:
         raise InputError(f"{name}: found {str(error).splitlines()[0]}, expected YAML") from None
 
 
-@dataclass(slots=True)
-class _Node:
+class _Node(Draft):
     """A value under construction: a mapping or list that is still open, or any value that is finished."""
 
     value: Any

@@ -27,11 +27,9 @@ _SOURCE = Path(__file__).with_name("nvml_stand_in.c")
 # Answers one JSON request a line, so that many scenarios cost one start of Python. The real binding finds the library
 # as it always does, by name; only LD_LIBRARY_PATH, which a process reads when it starts, decides which one that is.
 _SERVER = """
-import dataclasses, enum, json, os, sys
+import json, os, sys
 from planner import errors, host, vram
-
-def plain(value):
-    return value.value if isinstance(value, enum.Enum) else str(value)
+from planner.record import as_builtins
 
 for line in sys.stdin:
     request = json.loads(line)
@@ -43,10 +41,10 @@ for line in sys.stdin:
     try:
         answer = getattr(vram, request["call"])(*request["arguments"])
         many = isinstance(answer, tuple)
-        told = {"answer": [dataclasses.asdict(one) for one in answer] if many else dataclasses.asdict(answer)}
+        told = {"answer": [as_builtins(one) for one in answer] if many else as_builtins(answer)}
     except errors.HotsplitError as error:
         told = {"error": type(error).__name__, "message": str(error)}
-    print(json.dumps(told, default=plain), flush=True)
+    print(json.dumps(told), flush=True)
 """
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -344,4 +342,4 @@ def test_predictors_are_part_of_the_bill_only_where_there_are_any() -> None:
     declared = Dimensions("llama", 2, 64, 96, 4, 40, predictor_rank=None)
     account = account_for(geometry_from_dimensions(declared), stated_budget(GIB))
     assert "Predictors" not in [line.label for line in account.lines]
-    assert dataclasses.asdict(account)["path"] is EnginePath.ALL_ON_GPU
+    assert account.path is EnginePath.ALL_ON_GPU

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import pytest
 
 from planner.dimensions import Dimensions, tensors_of
 from planner.errors import InputError
+from planner.record import replace
 
 _SMALL = Dimensions("llama", 2, 64, 96, 4, 40, predictor_rank=(32, 64))
 
@@ -27,9 +27,7 @@ def test_predictors_of_different_widths() -> None:
 
 
 def test_types_of_single_tensors() -> None:
-    declared = dataclasses.replace(
-        _SMALL, quantisation="Q4_0", tensor_types={"fc1.weight": "F16", "output.weight": "q8_0"}
-    )
+    declared = replace(_SMALL, quantisation="Q4_0", tensor_types={"fc1.weight": "F16", "output.weight": "q8_0"})
     types = {tensor.name: tensor.type_name for tensor in tensors_of(declared)}
     assert types["blk.1.fc1.weight"] == "F16"
     assert types["blk.1.fc2.weight"] == "Q4_0"
@@ -67,11 +65,11 @@ def test_types_of_single_tensors() -> None:
 )  # fmt: skip
 def test_what_is_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError) as caught:
-        tensors_of(dataclasses.replace(_SMALL, **change), source="x")
+        tensors_of(replace(_SMALL, **change), source="x")
     assert str(caught.value) == message
 
 
 def test_an_unknown_type_of_a_single_tensor() -> None:
-    declared = dataclasses.replace(_SMALL, tensor_types={"fc1.weight": "Q9"})
+    declared = replace(_SMALL, tensor_types={"fc1.weight": "Q9"})
     with pytest.raises(InputError, match=r"^x: tensor type 'Q9' is not known; known are F32, F16, "):
         tensors_of(declared, source="x")

@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +25,7 @@ from exporter.pwri import write_index
 from planner import vram
 from planner.geometry import geometry_from_header
 from planner.header import read_header
+from planner.record import replace
 from planner.reserve import ReserveOptions
 from planner.statistics import read_statistics
 from planner.vram import Gpu, MemoryBasis, NoGpuError

@@ -17,7 +17,7 @@ from exporter.engine_python import EnginePython, Helper, ask_engine_python, unsa
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="the interpreters are shell scripts")
 
 _ROOT = Path(__file__).resolve().parent.parent
-_NEEDED = ("numpy", "torch", "gguf", "pulp", "highspy")
+_NEEDED = ("msgspec", "numpy", "torch", "gguf", "pulp", "highspy")
 
 
 class Place:

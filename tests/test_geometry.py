@@ -15,6 +15,7 @@ from planner.dimensions import Dimensions, tensors_of
 from planner.errors import InputError
 from planner.geometry import Geometry, geometry_from_dimensions, geometry_from_header
 from planner.header import read_header
+from planner.record import field_names
 from tests.model_files import F16, F32, NAMES, Q4_0, Q5_0, Q6_K, Q8_0, ModelFile, falcon, llama, n_bytes, opt, total
 
 # Levels by name, as the engine's get_offloading_level has them (llama.cpp 654-677): a second writing of the table.
@@ -265,7 +266,7 @@ def test_declared_dimensions_give_the_geometry_of_the_file_they_describe(
     numbers = {name: number for number, name in NAMES.items()}
     model.tensors = [(one.name, one.shape, numbers[one.type_name]) for one in tensors_of(declared)]
     found = _read(tmp_path_factory.mktemp("declared") / "m", model)
-    for name in Geometry.__dataclass_fields__:
+    for name in field_names(Geometry):
         if name not in ("source", "fingerprint", "objections"):
             assert getattr(found, name) == getattr(geometry, name), name
 

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from types import SimpleNamespace
 
 import pulp
@@ -12,6 +11,7 @@ from planner import ilp
 from planner.ilp import IlpLayer, IlpModel, IlpStatus, build, run
 from planner.price import curves_of
 from planner.problem import SOLVERS, Problem, SolverOptions
+from planner.record import replace
 from planner.tangents import Tangents
 from tests.placements import best_of_all, problem_of, small_problems
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ from planner.budget import ENGINE_MARGIN_BYTES, automatic_budget
 from planner.errors import InputError, NoAnswerError
 from planner.planning import PlanRequest, ThresholdRule, make_plan
 from planner.problem import SolverOptions
+from planner.record import as_builtins, replace
 from planner.reserve import ReserveOptions
 from planner.units import GIB, MIB
 from planner.vram import Gpu, MemoryBasis
@@ -50,7 +50,7 @@ def model(tmp_path: Path) -> Path:
 def request(model: Path, ffn_bytes: int, **changes: object) -> PlanRequest:
     """A request whose budget leaves exactly `ffn_bytes` for neurons."""
     asked = PlanRequest(model=model, vram_budget_bytes=DENSE_BYTES + KV_CACHE_BYTES + ffn_bytes, reserve=NO_RESERVE)
-    return dataclasses.replace(asked, **changes)  # type: ignore[arg-type]
+    return replace(asked, **changes)
 
 
 def test_layers_pair_with_their_own_statistics_and_the_budget_is_filled(model: Path) -> None:
@@ -71,7 +71,7 @@ def test_layers_pair_with_their_own_statistics_and_the_budget_is_filled(model: P
 def test_the_account_of_the_plan(model: Path) -> None:
     budget = make_plan(request(model, 12_345)).plan.budget
     assert budget is not None
-    assert dataclasses.asdict(budget) == {
+    assert as_builtins(budget) == {
         "source": "option",
         "gpu_uuid": None,
         "budget_bytes": DENSE_BYTES + KV_CACHE_BYTES + 12_345,
@@ -114,7 +114,7 @@ def test_where_the_threshold_keeps_every_layer_off_that_is_said(model: Path) -> 
 def test_a_gpu_that_is_nearly_full_is_more_than_a_budget_of_nothing(model: Path) -> None:
     budget = automatic_budget(300 * MIB, context_bytes=100 * MIB)
     with pytest.raises(NoAnswerError) as caught:
-        make_plan(dataclasses.replace(request(model, 0), vram_budget_bytes=None, budget=budget))
+        make_plan(replace(request(model, 0), vram_budget_bytes=None, budget=budget))
     assert str(caught.value) == (
         f"{model}: the GPU has 314572800 bytes (300.0 MiB) free, which leaves less than the engine's margin of 256 MiB "
         "beside CUDA's context: its subtraction wraps around there, and it would take the GPU for boundless and run "
@@ -123,7 +123,7 @@ def test_a_gpu_that_is_nearly_full_is_more_than_a_budget_of_nothing(model: Path)
 
 
 def test_a_dense_part_that_does_not_fit_says_what_is_missing(model: Path) -> None:
-    asked = dataclasses.replace(request(model, 0), vram_budget_bytes=DENSE_BYTES - 5000)
+    asked = replace(request(model, 0), vram_budget_bytes=DENSE_BYTES - 5000)
     with pytest.raises(NoAnswerError) as caught:
         make_plan(asked)
     assert str(caught.value) == (
@@ -209,7 +209,7 @@ def test_experts_are_planned_as_layers_with_their_layer_s_bytes(model: Path) -> 
 def test_free_memory_is_read_when_no_budget_is_given(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gpu = Gpu(0, "GeForce", "GPU-1", 8 * GIB, 7 * GIB, GIB, MemoryBasis.NVML_V2, 0, notes=("a note",))
     monkeypatch.setattr("planner.vram.choose_gpu", lambda selector: gpu if selector == "0" else None)
-    planning = make_plan(dataclasses.replace(request(model, 0), vram_budget_bytes=None, gpu="0"))
+    planning = make_plan(replace(request(model, 0), vram_budget_bytes=None, gpu="0"))
     assert planning.plan.budget is not None
     assert planning.plan.budget.source == "nvml"
     assert planning.plan.budget.gpu_uuid == "GPU-1"

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from fractions import Fraction
 
 import pytest
@@ -10,6 +9,7 @@ from hypothesis import strategies as st
 
 from planner.errors import InputError
 from planner.problem import Problem, SolverOptions, split_threshold
+from planner.record import replace
 from tests.placements import allowed_lists, problem_of, small_problems
 
 BASE = problem_of([[3, 2, 1], [4, 4]], [10, 20], 50)
@@ -33,7 +33,7 @@ BASE = problem_of([[3, 2, 1], [4, 4]], [10, 20], 50)
 )
 def test_what_cannot_be_a_problem(change: dict[str, object], message: str) -> None:
     with pytest.raises(InputError) as caught:
-        replace(BASE, **change)  # type: ignore[arg-type]
+        replace(BASE, **change)
     assert str(caught.value) == message
 
 

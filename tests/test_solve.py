@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -13,6 +12,7 @@ from planner import ilp
 from planner import solve as module
 from planner.ilp import IlpAnswer, IlpModel, IlpStatus
 from planner.problem import SOLVERS, Problem, Solution, SolverOptions, SolverStatus
+from planner.record import replace
 from planner.solve import solve
 from tests.placements import best_of_all, caught_by, problem_of, small_problems
 

@@ -1,4 +1,3 @@
-import dataclasses
 from typing import Any
 
 import pytest
@@ -6,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from planner.errors import InputError
+from planner.record import replace
 from planner.speed import Bandwidths, Bound, SpeedParameters, Work, estimate
 
 RATES = Bandwidths(gpu_bytes_per_s=1000e9, host_bytes_per_s=50e9, link_bytes_per_s=32e9)
@@ -24,7 +24,7 @@ def work(**changes: Any) -> Work:
         hit_rates=[0.8] * 4,
         active_share=0.1,
     )
-    return dataclasses.replace(base, **changes)
+    return replace(base, **changes)
 
 
 def test_one_token_by_hand() -> None:
@@ -48,11 +48,11 @@ def test_efficiencies_and_losses_by_hand() -> None:
 
 
 def test_overlap_hides_the_faster_side() -> None:
-    whole = estimate(work(), RATES, dataclasses.replace(PLAIN, overlap=1))
+    whole = estimate(work(), RATES, replace(PLAIN, overlap=1))
     # A layer's hot part takes 80 us, its cold part 400 us: with full overlap only the cold one is left.
     assert whole.gpu_s == pytest.approx(2e9 / 1000e9)
     assert whole.host_s == pytest.approx(0.08e9 / 50e9)
-    half = estimate(work(), RATES, dataclasses.replace(PLAIN, overlap=0.5))
+    half = estimate(work(), RATES, replace(PLAIN, overlap=0.5))
     assert half.gpu_s == pytest.approx(2e9 / 1000e9 + 0.5 * 0.32e9 / 1000e9)
 
 
@@ -77,7 +77,7 @@ def test_nothing_on_the_host_needs_no_synchronisation() -> None:
 
 def test_nothing_on_the_gpu_needs_none_either() -> None:
     alone = work(dense_gpu_bytes=0, dense_host_bytes=10**9, hot_bytes=[0] * 4, hit_rates=[0.0] * 4)
-    found = estimate(alone, RATES, dataclasses.replace(PLAIN, sync_s=1))
+    found = estimate(alone, RATES, replace(PLAIN, sync_s=1))
     assert found.sync_s == 0
     assert found.bound is Bound.HOST
     assert found.token_s == pytest.approx(1.4e9 / 50e9)

@@ -8,10 +8,11 @@ of the hottest neurons that both halves agree on, measure it.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+
+from planner.record import Record
 
 # Judged by the layer that agrees least: one badly ranked layer costs as much VRAM as a well ranked one.
 ENOUGH = 0.95
@@ -20,8 +21,7 @@ HOTTEST_SHARES = (0.10, 0.20)
 Counts = npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True, slots=True)
-class LayerAgreement:
+class LayerAgreement(Record):
     """What the two halves say about one layer.
 
     Attributes:
@@ -34,8 +34,7 @@ class LayerAgreement:
     hottest: tuple[float, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Agreement:
+class Agreement(Record):
     """What the two halves say about every layer.
 
     Attributes:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ import numpy.typing as npt
 from exporter.profile.text import Position
 from planner.errors import InputError
 from planner.files import write_whole
+from planner.record import Record
 from planner.text import listed, printable
 from planner.units import MIB
 
@@ -30,8 +30,7 @@ _LONGEST_JSON_BYTES = MIB
 Counts = npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
+class Checkpoint(Record):
     """What was counted before an interruption.
 
     Attributes:

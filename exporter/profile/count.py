@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from exporter.profile.checkpoint import Checkpoint
 from exporter.profile.model import OpenModel, told
 from exporter.profile.text import Position, Window
 from planner.errors import InputError
+from planner.record import Record
 
 if TYPE_CHECKING:
     import torch
@@ -29,8 +29,7 @@ if TYPE_CHECKING:
 Counts = npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True, slots=True)
-class Tally:
+class Tally(Record):
     """What has been counted up to a place in the text.
 
     Attributes:

@@ -6,18 +6,17 @@ LLaMA's) needs no row of its own.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from planner.errors import InputError
+from planner.record import Record
 from planner.text import listed, printable
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-@dataclass(frozen=True, slots=True)
-class Shape:
+class Shape(Record):
     """One way to build a decoder's feed-forward block.
 
     Attributes:
@@ -47,8 +46,7 @@ SHAPES = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class NeuronLayers:
+class NeuronLayers(Record):
     """The neurons of a model.
 
     Attributes:

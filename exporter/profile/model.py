@@ -8,12 +8,12 @@ import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from exporter.profile.families import NeuronLayers, find_neurons, is_relu_like
 from planner.errors import InputError
+from planner.record import Record
 from planner.text import printable
 from planner.units import MIB
 
@@ -31,8 +31,7 @@ _SAMPLE_BYTES = 64 << 10
 _SAMPLES = 64
 
 
-@dataclass(frozen=True, slots=True)
-class OpenModel:
+class OpenModel(Record):
     """A model ready to be counted.
 
     Attributes:

@@ -6,7 +6,6 @@ import json
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,13 +16,13 @@ from exporter.profile.folder import statistics_in, write_statistics
 from exporter.profile.model import DtypeName, OpenModel, check_model, choose_device, fingerprint_model, open_model
 from exporter.profile.text import TextFile, survey, windows
 from planner.errors import InputError
+from planner.record import Record
 
 REPORT_FORMAT = "hotsplit.profile"
 REPORT_VERSION = 1
 
 
-@dataclass(frozen=True, slots=True)
-class ProfileOptions:
+class ProfileOptions(Record):
     """What to count.
 
     Attributes:
@@ -56,8 +55,7 @@ class ProfileOptions:
     checkpoint_seconds: float = 60.0
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
+class Progress(Record):
     """How far the count is.
 
     Attributes:
@@ -73,8 +71,7 @@ class Progress:
     agreement: Agreement | None
 
 
-@dataclass(frozen=True, slots=True)
-class ProfileReport:
+class ProfileReport(Record):
     """What was counted.
 
     Attributes:
@@ -140,8 +137,7 @@ def profile(options: ProfileOptions, listen: Callable[[Progress], None] | None =
     return ProfileReport(report, agreement)
 
 
-@dataclass(frozen=True, slots=True)
-class _Job:
+class _Job(Record):
     options: ProfileOptions
     model: OpenModel
     files: tuple[TextFile, ...]

@@ -12,11 +12,11 @@ import json
 import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
 from planner.errors import InputError
+from planner.record import Record, field_names, replace
 from planner.text import listed
 from planner.units import MIB
 
@@ -28,8 +28,7 @@ _NOT_TEXT = frozenset({".json", ".csv", ".parquet", ".arrow", ".gz", ".bz2", ".x
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Position:
+class Position(Record, order=True):
     """Where in the text the next window starts.
 
     Attributes:
@@ -52,7 +51,7 @@ class Position:
 
     def to_dict(self) -> dict[str, int]:
         """Returns the fields by name."""
-        return asdict(self)
+        return {name: getattr(self, name) for name in field_names(type(self))}
 
     @classmethod
     def from_dict(cls, value: object) -> Position:
@@ -61,7 +60,7 @@ class Position:
         Raises:
             ValueError: `value` is anything else.
         """
-        names = tuple(cls.__dataclass_fields__)
+        names = field_names(cls)
         if not isinstance(value, dict) or tuple(value) != names:
             raise ValueError("not a position")
         if any(type(number) is not int or number < 0 for number in value.values()):
@@ -69,16 +68,14 @@ class Position:
         return cls(**value)
 
 
-@dataclass(frozen=True, slots=True)
-class Document:
+class Document(Record):
     """One document, and where it starts."""
 
     position: Position
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class Window:
+class Window(Record):
     """A run of tokens that the model sees at once.
 
     Attributes:
@@ -92,8 +89,7 @@ class Window:
     after: Position
 
 
-@dataclass(frozen=True, slots=True)
-class TextFile:
+class TextFile(Record):
     """One file of text that has been read through once.
 
     Attributes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from planner.commands import common, placement
@@ -47,6 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
     from planner.geometry import geometry_from_header
     from planner.header import read_header
     from planner.planning import about_model
+    from planner.record import replace
 
     geometry = geometry_from_header(read_header(arguments.model))
     for line in about_model(geometry):

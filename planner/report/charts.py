@@ -6,8 +6,8 @@ import html
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+from planner.record import Record
 from planner.text import printable
 
 COLOURS = 8
@@ -18,8 +18,7 @@ _CELL_HEIGHT = 14
 _MOST_COLUMNS = 128
 
 
-@dataclass(frozen=True, slots=True)
-class Series:
+class Series(Record):
     """One line of a chart.
 
     Attributes:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from planner.problem import SolverStatus
+from planner.record import as_builtins
 from planner.report.tables import number, print_table, table
 from planner.text import printable
 from planner.units import format_bytes
@@ -38,7 +38,7 @@ def planning_as_dict(planning: Planning) -> dict[str, Any]:
         "granularity": planning.granularity,
         "account": planning.account.to_dict(),
         "layers": layers_as_dicts(planning),
-        "why": None if why is None else dataclasses.asdict(why),
+        "why": None if why is None else as_builtins(why),
         "notes": list(planning.notes),
     }
 
