@@ -10,25 +10,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
-
 from planner.architectures import ARCHITECTURES
+from planner.config_values import BytesPerSecond, SizeBytes
 from planner.curves import HotnessCurve as DeclaredCurve
 from planner.errors import FaultsError, InputError
+from planner.faults import closest, fault_line
 from planner.record import Record
-from planner.schema import (
-    BytesPerSecond,
-    Flag,
-    Number,
-    OneOrMore,
-    SizeBytes,
-    Table,
-    Whole,
-    check,
-    closest,
-    fault_line,
-    wanted,
-)
+from planner.schema import ExpectedError, Limits, OneOrMore, Table, about, check, told, written_as
 from planner.text import listed
 from planner.yaml_file import Document, read_yaml
 
@@ -40,26 +28,28 @@ _MOST_COUNT = 1 << 31
 # Twice the largest mixture of experts there is a plan for; statistics take 8 bytes a neuron and more while sorting.
 MOST_NEURONS = 1 << 26
 
-Count = Annotated[Whole, Field(ge=1, le=_MOST_COUNT)]
-Share = Annotated[Number, Field(gt=0, le=1)]
+Count = Annotated[int, Limits(ge=1, le=_MOST_COUNT)]
+Share = Annotated[float, Limits(gt=0, le=1)]
+Positive = Annotated[float, Limits(gt=0)]
+_Part = Annotated[float, Limits(gt=0, lt=1)]
 
 
 class Source(Table):
     """Where figures come from."""
 
-    figures: tuple[str, ...] = Field(min_length=1, description="the names of figures of this entry")
-    source: str = Field(min_length=3, max_length=500, description="where they stand")
+    figures: Annotated[tuple[str, ...], Limits(min_length=1), about("the names of figures of this entry")]
+    source: Annotated[str, Limits(min_length=3, max_length=500), about("where they stand")]
 
 
 class Entry(Table):
     """What every entry has."""
 
-    title: str = Field(default="", max_length=200, description="what people call it")
-    sources: tuple[Source, ...] = Field(default=(), description="a source for every figure")
+    title: Annotated[str, Limits(max_length=200), about("what people call it")] = ""
+    sources: Annotated[tuple[Source, ...], about("a source for every figure")] = ()
 
     def figures(self) -> list[str]:
-        """Returns the names of the figures that this entry gives."""
-        return [name for name in self.model_fields_set if name not in {"title", "sources"}]
+        """Returns the names of the figures that this entry gives, other than as they are when not given."""
+        return [name for name in told(self) if name not in {"title", "sources"}]
 
     def unsourced(self) -> list[str]:
         """Returns the figures of this entry that no source names."""
@@ -70,13 +60,11 @@ class Entry(Table):
         """Returns where a figure comes from, None when the entry does not say."""
         return next((source.source for source in self.sources if figure in source.figures), None)
 
-    @model_validator(mode="after")
-    def _sources_name_figures(self) -> Entry:
-        known = set(type(self).model_fields) - {"title", "sources"}
+    def __post_init__(self) -> None:
+        known = set(self.__struct_fields__) - {"title", "sources"}
         unknown = [figure for source in self.sources for figure in source.figures if figure not in known]
         if unknown:
-            raise wanted(f"sources that name figures, not {listed(unknown)}{closest(unknown[0], sorted(known))}")
-        return self
+            raise ExpectedError(f"sources that name figures, not {listed(unknown)}{closest(unknown[0], sorted(known))}")
 
 
 class HotnessCurve(Table):
@@ -85,23 +73,21 @@ class HotnessCurve(Table):
     Either one point (`hot_share`, `activation_share`) or several (`points`, pairs of the two).
     """
 
-    hot_share: Annotated[Number, Field(gt=0, lt=1)] | None = None
-    activation_share: Annotated[Number, Field(gt=0, lt=1)] | None = None
-    points: tuple[tuple[Share, Share], ...] | None = Field(default=None, min_length=1, max_length=1000)
+    hot_share: _Part | None = None
+    activation_share: _Part | None = None
+    points: Annotated[tuple[tuple[Share, Share], ...], Limits(min_length=1, max_length=1000)] | None = None
 
-    @model_validator(mode="after")
-    def _one_form(self) -> HotnessCurve:
+    def __post_init__(self) -> None:
         single = (self.hot_share is not None, self.activation_share is not None)
         if self.points is not None:
             if any(single):
-                raise wanted("either points, or hot_share and activation_share")
+                raise ExpectedError("either points, or hot_share and activation_share")
         elif not all(single):
-            raise wanted("hot_share and activation_share, or points")
+            raise ExpectedError("hot_share and activation_share, or points")
         try:
             DeclaredCurve.through(self.pairs())
         except InputError as error:
-            raise wanted(str(error).partition("expected ")[2]) from None
-        return self
+            raise ExpectedError(str(error).partition("expected ")[2]) from None
 
     def pairs(self) -> tuple[tuple[float, float], ...]:
         """Returns the points (share of neurons, share of activations), hottest first."""
@@ -115,60 +101,54 @@ class HotnessCurve(Table):
 class StatisticsChoice(Table):
     """Activation statistics: a folder of `activation_<L>.pt`, a catalogue entry, or a declared curve."""
 
-    folder: str | None = Field(default=None, min_length=1, max_length=4096)
-    catalogue: str | None = Field(default=None, min_length=1, max_length=200)
+    folder: Annotated[str, Limits(min_length=1, max_length=4096)] | None = None
+    catalogue: Annotated[str, Limits(min_length=1, max_length=200)] | None = None
     hotness: HotnessCurve | None = None
 
-    @model_validator(mode="before")
     @classmethod
-    def _from_text(cls, value: Any) -> Any:
-        if isinstance(value, str):
-            return {"folder": value} if "/" in value or "\\" in value else {"catalogue": value}
-        return value
+    def from_text(cls, text: str) -> dict[str, Any]:
+        """Returns the table that a text alone stands for."""
+        return {"folder": text} if "/" in text or "\\" in text else {"catalogue": text}
 
-    @model_validator(mode="after")
-    def _exactly_one(self) -> StatisticsChoice:
+    def __post_init__(self) -> None:
         if sum(choice is not None for choice in (self.folder, self.catalogue, self.hotness)) != 1:
-            raise wanted("one of folder, catalogue, hotness")
-        return self
+            raise ExpectedError("one of folder, catalogue, hotness")
 
 
-def _architecture(value: object) -> object:
-    if value not in tuple(ARCHITECTURES):
-        raise wanted(f"an architecture: {', '.join(ARCHITECTURES)}")
+def _architecture(value: object) -> str:
+    if not isinstance(value, str) or value not in ARCHITECTURES:
+        raise ExpectedError(f"an architecture: {', '.join(ARCHITECTURES)}")
     return value
 
 
-class ModelEntry(Entry):
+_Architecture = Annotated[str, written_as(_architecture, {"type": "string", "enum": list(ARCHITECTURES)})]
+
+
+class ModelEntry(Entry, kw_only=True):
     """A model by its dimensions; the names are the engine's."""
 
-    architecture: Annotated[
-        str, BeforeValidator(_architecture), WithJsonSchema({"enum": list(ARCHITECTURES), "type": "string"})
-    ] = Field(description="an architecture that the engine knows")
-    n_layer: Annotated[Whole, Field(ge=1, le=4096)] = Field(description="the number of layers")
-    n_embd: Count = Field(description="the width of the model")
-    n_ff: Annotated[tuple[Count, ...], OneOrMore] = Field(description="neurons of a layer, or a list for all layers")
-    n_head: Count = Field(description="the number of attention heads")
-    n_head_kv: Count | None = Field(default=None, description="the number of key and value heads; n_head if not given")
-    n_vocab: Count = Field(description="the size of the vocabulary")
-    context_train: Count | None = Field(default=None, description="tokens of context it was trained for")
-    n_expert: Annotated[Whole, Field(ge=1, le=4096)] = Field(default=1, description="experts of a layer")
-    attn_norm_2: Flag = Field(default=False, description="whether layers have a second attention norm (Falcon-40B)")
-    predictor_rank: Annotated[Whole, Field(ge=0, le=_MOST_COUNT)] = Field(
-        default=0, description="inner width of the activation predictors; 0 for none"
-    )
-    parameters_b: Annotated[Number, Field(gt=0)] | None = Field(default=None, description="published size in billions")
-    active_share: Share | None = Field(default=None, description="share of FFN neurons that fire for a token")
-    statistics: StatisticsChoice | None = Field(default=None, description="the statistics to use if none are named")
+    architecture: Annotated[_Architecture, about("an architecture that the engine knows")]
+    n_layer: Annotated[int, Limits(ge=1, le=4096), about("the number of layers")]
+    n_embd: Annotated[Count, about("the width of the model")]
+    n_ff: Annotated[OneOrMore[Count], about("neurons of a layer, or a list for all layers")]
+    n_head: Annotated[Count, about("the number of attention heads")]
+    n_head_kv: Annotated[Count | None, about("the number of key and value heads; n_head if not given")] = None
+    n_vocab: Annotated[Count, about("the size of the vocabulary")]
+    context_train: Annotated[Count | None, about("tokens of context it was trained for")] = None
+    n_expert: Annotated[int, Limits(ge=1, le=4096), about("experts of a layer")] = 1
+    attn_norm_2: Annotated[bool, about("whether layers have a second attention norm (Falcon-40B)")] = False
+    predictor_rank: Annotated[int, Limits(ge=0, le=_MOST_COUNT), about("inner width of predictors; 0 for none")] = 0
+    parameters_b: Annotated[Positive | None, about("published size in billions")] = None
+    active_share: Annotated[Share | None, about("share of FFN neurons that fire for a token")] = None
+    statistics: Annotated[StatisticsChoice | None, about("the statistics to use if none are named")] = None
 
-    @model_validator(mode="after")
-    def _lengths_agree(self) -> ModelEntry:
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if len(self.n_ff) not in {1, self.n_layer}:
-            raise wanted(f"n_ff to be one number or a list of {self.n_layer}, one for each layer")
+            raise ExpectedError(f"n_ff to be one number or a list of {self.n_layer}, one for each layer")
         neurons = self.neurons()
         if (neurons * self.n_layer if isinstance(neurons, int) else sum(neurons)) > MOST_NEURONS:
-            raise wanted(f"a model of at most {MOST_NEURONS} FFN neurons in all layers")
-        return self
+            raise ExpectedError(f"a model of at most {MOST_NEURONS} FFN neurons in all layers")
 
     def neurons(self) -> int | tuple[int, ...]:
         """Returns the neurons of a layer, experts together: one number, or one for each layer."""
@@ -180,45 +160,45 @@ class ModelEntry(Entry):
 class PcieLink(Table):
     """A PCI Express link."""
 
-    generation: Literal[3, 4, 5] = Field(description="3, 4 or 5")
-    lanes: Literal[1, 2, 4, 8, 16] = Field(description="1, 2, 4, 8 or 16")
+    generation: Annotated[Literal[3, 4, 5], about("3, 4 or 5")]
+    lanes: Annotated[Literal[1, 2, 4, 8, 16], about("1, 2, 4, 8 or 16")]
 
     def bytes_per_s(self) -> int:
         """Returns what one direction carries, bytes a second."""
         return self.lanes * _PCIE_GIGATRANSFERS[self.generation] * 10**9 * 128 // 130 // 8
 
 
-class GpuEntry(Entry):
+class GpuEntry(Entry, kw_only=True):
     """A GPU."""
 
-    vram: SizeBytes = Field(description="memory on the board")
-    bandwidth: BytesPerSecond = Field(description="bandwidth of its memory")
-    bus_bits: Count | None = Field(default=None, description="width of the memory bus")
-    gigabits_per_pin: Annotated[Number, Field(gt=0)] | None = Field(default=None, description="data rate of a pin")
-    pcie: PcieLink | None = Field(default=None, description="generation and lanes of its link")
-    context: SizeBytes | None = Field(default=None, description="what a CUDA context takes on it")
-    price: Annotated[Number, Field(gt=0)] | None = Field(default=None, description="a price, in any one currency")
+    vram: Annotated[SizeBytes, about("memory on the board")]
+    bandwidth: Annotated[BytesPerSecond, about("bandwidth of its memory")]
+    bus_bits: Annotated[Count | None, about("width of the memory bus")] = None
+    gigabits_per_pin: Annotated[Positive | None, about("data rate of a pin")] = None
+    pcie: Annotated[PcieLink | None, about("generation and lanes of its link")] = None
+    context: Annotated[SizeBytes | None, about("what a CUDA context takes on it")] = None
+    price: Annotated[Positive | None, about("a price, in any one currency")] = None
 
 
-class HostEntry(Entry):
+class HostEntry(Entry, kw_only=True):
     """A host, or a kind of host memory."""
 
-    bandwidth: BytesPerSecond = Field(description="bandwidth of its memory")
-    memory: SizeBytes | None = Field(default=None, description="how much memory it has")
-    megatransfers: Count | None = Field(default=None, description="million transfers a second")
-    channels: Count | None = Field(default=None, description="channels of 64 bits")
+    bandwidth: Annotated[BytesPerSecond, about("bandwidth of its memory")]
+    memory: Annotated[SizeBytes | None, about("how much memory it has")] = None
+    megatransfers: Annotated[Count | None, about("million transfers a second")] = None
+    channels: Annotated[Count | None, about("channels of 64 bits")] = None
 
 
 class _Models(Table):
-    models: dict[str, ModelEntry] = Field(description="a mapping of names to models")
+    models: Annotated[dict[str, ModelEntry], about("a mapping of names to models")]
 
 
 class _Gpus(Table):
-    gpus: dict[str, GpuEntry] = Field(description="a mapping of names to GPUs")
+    gpus: Annotated[dict[str, GpuEntry], about("a mapping of names to GPUs")]
 
 
 class _Hosts(Table):
-    hosts: dict[str, HostEntry] = Field(description="a mapping of names to hosts")
+    hosts: Annotated[dict[str, HostEntry], about("a mapping of names to hosts")]
 
 
 class Catalogue(Record):

@@ -122,7 +122,7 @@ def _least_vram(cell: Cell, workshop: Workshop) -> Reply:
 
     def tried(size_bytes: int) -> Answer:
         gpu = replace(cell.gpu, vram_bytes=size_bytes, free_bytes=None, budget_bytes=None)
-        targets = cell.targets.model_copy(update={"vram": None})
+        targets = replace(cell.targets, vram=None)
         return workshop.answer(replace(cell, gpu=gpu, targets=targets, name=f"{about}: {format_bytes(size_bytes)}"))
 
     for begin, end in itertools.pairwise(stops):

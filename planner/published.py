@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import statistics as averages
 from collections.abc import Sequence
-from typing import Literal
-
-from pydantic import Field
+from typing import Annotated, Literal
 
 from planner.account import account_for
 from planner.answers import Answer
 from planner.budget import automatic_budget
-from planner.catalogue import SHIPPED, Catalogue, ModelEntry, load_catalogue
+from planner.catalogue import SHIPPED, Catalogue, ModelEntry, Positive, load_catalogue
 from planner.entries import dimensions_of
 from planner.geometry import geometry_from_dimensions
-from planner.record import Record
-from planner.schema import Number, Table, check
+from planner.record import Record, replace
+from planner.schema import Limits, Table, check
 from planner.speed import Bandwidths, SpeedParameters, Work, estimate
 from planner.study import study_of
 from planner.sweep import Device, Workshop
@@ -29,11 +27,11 @@ class Published(Table):
 
     figure: str
     how: How
-    models: tuple[str, ...] = Field(min_length=1)
+    models: Annotated[tuple[str, ...], Limits(min_length=1)]
     quantisation: str
     gpu: str
     host: str
-    value: Number = Field(gt=0)
+    value: Positive
     source: str
     assumed: str = ""
 
@@ -116,7 +114,7 @@ def _answers(figure: Published, workshop: Workshop, catalogue: Catalogue, parame
 
 def _layer_wise(entry: ModelEntry, figure: Published, catalogue: Catalogue, parameters: SpeedParameters) -> float:
     """Returns tokens/s of llama.cpp's way: whole layers on the GPU as long as they fit, every weight read."""
-    dimensions = dimensions_of(entry.model_copy(update={"predictor_rank": 0}), figure.quantisation)
+    dimensions = dimensions_of(replace(entry, predictor_rank=0), figure.quantisation)
     geometry = geometry_from_dimensions(dimensions)
     gpu, host = catalogue.gpus[figure.gpu], catalogue.hosts[figure.host]
     account = account_for(geometry, automatic_budget(gpu.vram))

@@ -22,7 +22,7 @@ else:
         return lambda base: base
 
 
-__all__ = ["Draft", "Record", "as_builtins", "field", "field_names", "replace"]
+__all__ = ["Draft", "Record", "as_builtins", "dataclass_transform", "field", "field_names", "replace"]
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(field,))

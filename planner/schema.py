@@ -1,175 +1,84 @@
 """What configuration files may say, checked in one pass: every fault with its key path, its line and what was expected.
 
-The only module that knows how pydantic reports; `planner.study_file` and `planner.catalogue` declare files with it.
+Files are declared as tables (`planner.study_file`, `planner.catalogue`). msgspec holds each value against its type and
+limits; the walk from table to table is here, because msgspec alone ends at the first fault.
 """
 
 from __future__ import annotations
 
-import difflib
-import re
+import functools
+import math
+import types
 import typing
-from collections.abc import Iterator
-from typing import Annotated, Any, TypeVar
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Strict, ValidationError, WithJsonSchema
-from pydantic_core import ErrorDetails, PydanticCustomError
+import msgspec
 
 from planner.errors import FaultsError, InputError
-from planner.units import parse_size
+from planner.faults import MOST_FAULTS, closest, fault_line, shown
+from planner.record import dataclass_transform
 from planner.yaml_file import Document, KeyPath
 
-MOST_FAULTS = 50
-"""How many faults of one kind are told; the others are counted."""
+Limits: TypeAlias = msgspec.Meta
+"""What a value of a declared type is held to, as in `Annotated[int, Limits(ge=1)]`."""
 
-_MOST_SHOWN = 60
-_MOST_STEPS = 10_000
-_RATE = re.compile(r"([0-9]{1,9}(?:\.[0-9]{0,9})?)\s*([MGT]B)/s", re.ASCII)
-_RATE_FACTORS = {"MB": 10**6, "GB": 10**9, "TB": 10**12}
-
-_SIZE_WANTED = "a size such as 8GiB, 8192MiB or 8 (GiB)"
-_SIZES_WANTED = f"{_SIZE_WANTED}, a list of sizes, or {{from: 8GiB, to: 24GiB, step: 2GiB}}"
-_RATE_WANTED = "bytes a second such as 936 GB/s or 1.8 TB/s"
-
-# For editors, in the regular expressions that JSON Schema knows (no inline flags).
-_SIZE_PATTERN = r"^\s*([0-9]+(\.[0-9]*)?|\.[0-9]+)\s*([KMGTkmgt]?[Bb]|[KMGTkmgt][Ii][Bb])?\s*$"
-_RATE_PATTERN = r"^\s*[0-9]{1,9}(\.[0-9]{0,9})?\s*[MGT]B/s\s*$"
-
-
-def _size_schema(*, zero: bool) -> dict[str, Any]:
-    least = {"minimum": 0} if zero else {"exclusiveMinimum": 0}
-    return {
-        "anyOf": [{"type": "string", "pattern": _SIZE_PATTERN}, {"type": "number", **least}],
-        "description": _SIZE_WANTED,
-    }
+_PARSE = "parse"
+_IN_FILES = "x-hotsplit-in-files"
+_ONE_OR_MORE = "x-hotsplit-one-or-more"
+_FINITE = "a number that is finite"
+_TYPES = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+_BOUNDS = {
+    "gt": "more than {:.15g}",
+    "ge": "{:.15g} or more",
+    "lt": "less than {:.15g}",
+    "le": "{:.15g} or less",
+    "min_length": "at least {} characters",
+    "max_length": "at most {} characters",
+}
 
 
-_SIZE_SCHEMA = _size_schema(zero=False)
+class ExpectedError(ValueError):
+    """Says what was expected; what was found and where is added by `check`."""
+
+    def __init__(self, expected: str) -> None:
+        super().__init__(expected)
+        self.expected = expected
 
 
-class Table(BaseModel):
-    """A mapping of a configuration file: unknown keys are faults, values keep their types, nothing changes later."""
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A mapping of a configuration file: unknown keys are faults, values keep their types, nothing changes later.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    What several keys must agree on is checked in `__post_init__`, which raises `ExpectedError`.
+    """
 
-
-T = TypeVar("T", bound=BaseModel)
-
-
-def wanted(expected: str) -> PydanticCustomError:
-    """Returns the error that says what was expected; what was found and where is added in `check`."""
-    return PydanticCustomError("wanted", "{expected}", {"expected": expected})
-
-
-def _size(value: object) -> int:
-    """Returns the bytes of a size as files write it: text with a unit, or a number of GiB as the engine reads it."""
-    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-        raise wanted(_SIZE_WANTED)
-    try:
-        size_bytes = parse_size(value if isinstance(value, str) else _plain_number(value))
-    except InputError:
-        raise wanted(_SIZE_WANTED) from None
-    return size_bytes
+    @classmethod
+    def from_text(cls, text: str) -> dict[str, Any] | None:
+        """Returns the mapping that a text stands for in its place; None where a mapping must be written."""
+        return None
 
 
-def _positive_size(value: object) -> int:
-    size_bytes = _size(value)
-    if size_bytes <= 0:
-        raise wanted("a size of at least one byte")
-    return size_bytes
+def written_as(parse: Callable[[Any], Any], schema: dict[str, Any]) -> Limits:
+    """Returns the mark of a type whose values stand in files in another form, as in `Annotated[int, written_as(...)]`.
+
+    Args:
+        parse: makes a value from what stands in the file, or raises `ExpectedError`.
+        schema: JSON Schema of what may stand in the file.
+    """
+    return Limits(extra={_PARSE: parse}, extra_json_schema={_IN_FILES: schema})
 
 
-def _plain_number(value: float) -> str:
-    """Returns the digits of a number; `1e3` and its like are written out."""
-    return str(value) if isinstance(value, int) else format(value, "f")
+def about(text: str) -> Limits:
+    """Returns the description of a field, for editors and for whoever leaves a required one away."""
+    return Limits(description=text)
 
 
-def _sizes(value: object) -> list[int]:
-    """Returns the sizes of an axis: one, several, or a range with its end included."""
-    if isinstance(value, list):
-        return [_positive_size(item) for item in value] or _refuse(_SIZES_WANTED)
-    if not isinstance(value, dict):
-        return [_positive_size(value)]
-    if set(value) != {"from", "to", "step"}:
-        raise wanted(_SIZES_WANTED)
-    first, last, step = (_positive_size(value[key]) for key in ("from", "to", "step"))
-    if last < first:
-        raise wanted("a range whose `to` is not less than its `from`")
-    if (last - first) // step >= _MOST_STEPS:
-        raise wanted(f"a range of at most {_MOST_STEPS} steps")
-    return list(range(first, last + 1, step))
+T = TypeVar("T", bound=Table)
+_Item = TypeVar("_Item")
 
-
-def _rate(value: object) -> int:
-    """Returns bytes a second: text with a unit, or a number of GB/s."""
-    if isinstance(value, str) and (match := _RATE.fullmatch(value.strip())):
-        rate = float(match[1]) * _RATE_FACTORS[match[2]]
-    elif isinstance(value, (int, float)) and not isinstance(value, bool):
-        rate = value * 1e9
-    else:
-        raise wanted(_RATE_WANTED)
-    if not 1 <= rate < 1e18:
-        raise wanted(_RATE_WANTED)
-    return round(rate)
-
-
-def _as_list(value: object) -> object:
-    return value if isinstance(value, list) else [value]
-
-
-def _refuse(expected: str) -> Any:
-    raise wanted(expected)
-
-
-Whole = Annotated[int, Strict()]
-"""A whole number; text and `true` are none."""
-
-Number = Annotated[float, Strict()]
-"""A number; text and `true` are none."""
-
-Flag = Annotated[bool, Strict()]
-"""`true` or `false`, nothing else."""
-
-SizeBytes = Annotated[int, BeforeValidator(_positive_size), WithJsonSchema(_SIZE_SCHEMA)]
-"""A size: `8GiB` or a number of GiB in the file, bytes in the program."""
-
-SizeOrZeroBytes = Annotated[int, BeforeValidator(_size), WithJsonSchema(_size_schema(zero=True))]
-"""A size that may be nothing."""
-
-SizesBytes = Annotated[
-    tuple[int, ...],
-    BeforeValidator(_sizes),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                _SIZE_SCHEMA,
-                {"type": "array", "items": _SIZE_SCHEMA, "minItems": 1},
-                {
-                    "type": "object",
-                    "properties": {"from": _SIZE_SCHEMA, "to": _SIZE_SCHEMA, "step": _SIZE_SCHEMA},
-                    "required": ["from", "to", "step"],
-                    "additionalProperties": False,
-                },
-            ],
-            "description": _SIZES_WANTED,
-        }
-    ),
-]
-"""One size, several, or a range with steps."""
-
-BytesPerSecond = Annotated[
-    int,
-    BeforeValidator(_rate),
-    WithJsonSchema(
-        {
-            "anyOf": [{"type": "string", "pattern": _RATE_PATTERN}, {"type": "number", "exclusiveMinimum": 0}],
-            "description": _RATE_WANTED,
-        }
-    ),
-]
-"""A bandwidth: `936 GB/s` or a number of GB/s in the file, bytes a second in the program."""
-
-OneOrMore = BeforeValidator(_as_list)
-"""Lets a list of one be written without brackets."""
+OneOrMore = Annotated[tuple[_Item, ...], Limits(min_length=1, extra_json_schema={_ONE_OR_MORE: True})]
+"""A list that, of one item, can be written without brackets."""
 
 
 def check(schema: type[T], document: Document) -> T:
@@ -180,124 +89,276 @@ def check(schema: type[T], document: Document) -> T:
     """
     if not isinstance(document.value, dict):
         found = "nothing" if document.value is None else shown(document.value)
-        raise InputError(f"{document.name}: found {found}, expected a mapping with {_keys(schema)}")
-    try:
-        return schema.model_validate(document.value)
-    except ValidationError as error:
-        faults = error.errors(include_url=False, include_context=True)
-        lines = [fault_line(document, *_translated(schema, fault)) for fault in faults[:MOST_FAULTS]]
-        if len(faults) > MOST_FAULTS:
-            lines.append(f"{document.name}: and {len(faults) - MOST_FAULTS} more faults")
-        raise FaultsError(lines) from None
+        names = ", ".join(schema.__struct_fields__)
+        raise InputError(f"{document.name}: found {found}, expected a mapping with {names}")
+    reader = _Reader()
+    content: T = reader.table(schema, document.value, ())
+    if reader.faults:
+        lines = [fault_line(document, *fault) for fault in reader.faults[:MOST_FAULTS]]
+        if len(reader.faults) > MOST_FAULTS:
+            lines.append(f"{document.name}: and {len(reader.faults) - MOST_FAULTS} more faults")
+        raise FaultsError(lines)
+    return content
 
 
 def sound(schema: type[T], value: object) -> T | None:
     """Returns a part of a file as `schema` describes it, None where it has a fault (`check` tells which)."""
-    try:
-        return schema.model_validate(value)
-    except ValidationError:
-        return None
+    reader = _Reader()
+    content: T = reader.table(schema, value, ())
+    return None if reader.faults else content
 
 
-def fault_line(document: Document, path: KeyPath, found: str, expected: str) -> str:
-    """Returns one fault in the form all of them have: `file: key.path: found ..., expected ... (line 3)`."""
-    where = f"{document.name}: {path_text(path)}: " if path else f"{document.name}: "
-    line = document.line_of(path)
-    return f"{where}found {found}, expected {expected}" + (f" (line {line})" if line else "")
+def given(table: Table) -> dict[str, Any]:
+    """Returns the keys of a table that say something, with their values: all but those that are None."""
+    return {name: value for name, value in msgspec.structs.asdict(table).items() if value is not None}
 
 
-def path_text(path: KeyPath) -> str:
-    """Returns a key path as people write it: `gpus[1].vram`."""
-    text = ""
-    for step in path:
-        name = step if isinstance(step, int) or len(step) <= _MOST_SHOWN else f"{step[:_MOST_SHOWN]}…"
-        text += f"[{name}]" if isinstance(name, int) else f".{name}" if text else name
-    return text
+def told(table: Table) -> dict[str, Any]:
+    """Returns the keys of a table that say another thing than leaving them away would, with their values."""
+    silent = {
+        field.name: field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
+        for field in msgspec.structs.fields(type(table))
+    }
+    return {name: value for name, value in msgspec.structs.asdict(table).items() if value != silent[name]}
 
 
-def shown(value: object) -> str:
-    """Returns a value for a message, short and on one line."""
-    if isinstance(value, dict):
-        keys = ", ".join(list(value)[:6])
-        return f"a mapping ({keys})" if value else "an empty mapping"
-    if isinstance(value, list):
-        return f"a list of {len(value)}"
-    if value is None:
-        return "nothing"
-    if isinstance(value, bool):
-        return str(value).lower()
-    text = repr(value)
-    return text if len(text) <= _MOST_SHOWN else text[: _MOST_SHOWN - 1] + "…"
+def as_mapping(table: Table) -> dict[str, Any]:
+    """Returns what a table says as JSON values, its tables likewise; keys that are None are left out."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Table):
+            return as_mapping(value)
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items()}
+        return [plain(item) for item in value] if isinstance(value, tuple) else value
+
+    return {name: plain(value) for name, value in given(table).items()}
 
 
-def closest(word: str, known: list[str] | tuple[str, ...]) -> str:
-    """Returns `; did you mean 'x'?` when a known word is near, else nothing."""
-    near = difflib.get_close_matches(word.lower()[:100], known, n=1, cutoff=0.55)
-    return f"; did you mean {near[0]!r}?" if near else ""
+def json_schema_of(schema: type[Table]) -> dict[str, Any]:
+    """Returns the JSON Schema of a table, with the schemas of all tables in it under `$defs`."""
+    _, definitions = msgspec.json.schema_components([schema], ref_template="#/$defs/{name}")
+    found = {name: _as_in_files(part) for name, part in definitions.items()}
+    for table in _tables_in(schema):
+        if "from_text" in vars(table):
+            found[table.__name__] = {"anyOf": [{"type": "string"}, found[table.__name__]]}
+    return {**found.pop(schema.__name__), "$defs": found}
 
 
-def _translated(schema: type[BaseModel], fault: ErrorDetails) -> tuple[KeyPath, str, str]:
-    """Returns path, found and expected of one of pydantic's errors."""
-    path, kind, context = tuple(fault["loc"]), fault["type"], fault.get("ctx", {})
-    if kind == "extra_forbidden":
-        parent = _schema_at(schema, path[:-1])
-        known = [] if parent is None else list(parent.model_fields)
-        key = str(path[-1])
-        return path, f"the key {shown(key)}", f"one of {', '.join(known)}{closest(key, known)}"
-    if kind == "missing":
-        parent = _schema_at(schema, path[:-1])
-        field = None if parent is None else parent.model_fields.get(str(path[-1]))
-        return path, "nothing", (field.description if field and field.description else "a value")
-    if kind in _EXPECTED:
-        return path, shown(fault["input"]), _EXPECTED[kind].format(**context)
-    return path, shown(fault["input"]), fault["msg"]
+def _tables_in(schema: type[Table]) -> set[type[Table]]:
+    """Returns a table's class and those of all tables in it."""
+    found = {schema}
+    forms = [field.form for field in _fields(schema)]
+    while forms:
+        form = forms.pop()
+        forms += form.items
+        if _is_table(form.kind) and form.kind not in found:
+            found.add(form.kind)
+            forms += (field.form for field in _fields(form.kind))
+    return found
 
 
-_EXPECTED = {
-    "wanted": "{expected}",
-    "int_type": "a whole number",
-    "int_from_float": "a whole number",
-    "int_parsing": "a whole number",
-    "float_type": "a number",
-    "float_parsing": "a number",
-    "finite_number": "a number that is finite",
-    "string_type": "text",
-    "bool_type": "true or false",
-    "tuple_type": "a list",
-    "list_type": "a list",
-    "dict_type": "a mapping",
-    "model_type": "a mapping",
-    "model_attributes_type": "a mapping",
-    "too_short": "at least {min_length} of them",
-    "too_long": "at most {max_length} of them",
-    "string_too_short": "at least {min_length} characters",
-    "string_too_long": "at most {max_length} characters",
-    "greater_than": "more than {gt:.15g}",
-    "greater_than_equal": "{ge:.15g} or more",
-    "less_than": "less than {lt:.15g}",
-    "less_than_equal": "{le:.15g} or less",
-    "literal_error": "{expected}",
-}
+def _as_in_files(part: Any) -> Any:
+    """Returns a part of a JSON Schema with what may stand in files where `written_as` or `OneOrMore` say so."""
+    if isinstance(part, list):
+        return [_as_in_files(each) for each in part]
+    if not isinstance(part, dict):
+        return part
+    kept = {key: part[key] for key in ("description", "default") if key in part}
+    if _IN_FILES in part:
+        return {**part[_IN_FILES], **kept}
+    whole = {key: _as_in_files(value) for key, value in part.items() if key != _ONE_OR_MORE}
+    if _ONE_OR_MORE in part:
+        array = {key: value for key, value in whole.items() if key not in kept}
+        return {**kept, "anyOf": [array["items"], array]}
+    if "anyOf" in whole:
+        forms = (each["anyOf"] if set(each) == {"anyOf"} else [each] for each in whole["anyOf"])
+        whole["anyOf"] = [form for several in forms for form in several]
+    return whole
 
 
-def _schema_at(schema: type[BaseModel], path: KeyPath) -> type[BaseModel] | None:
-    """Returns the table that stands at a key path, None when none is declared there."""
-    at: type[BaseModel] | None = schema
-    for step in path:
-        if at is None:
+class _Form(NamedTuple):
+    """A declared type, taken apart.
+
+    Attributes:
+        kind: the type itself, without marks and without None.
+        limits: of the value, or of the number of items.
+        limited: the type with its limits, as msgspec takes it.
+        optional: whether the key may be there without a value.
+        parse: makes the value from what stands in the file.
+        one_or_more: whether a list of one needs no brackets.
+        items: the types in a list (one), a pair (two) or a mapping (one: its values).
+    """
+
+    kind: Any
+    limits: tuple[Limits, ...]
+    limited: Any
+    optional: bool
+    parse: Callable[[Any], Any] | None
+    one_or_more: bool
+    items: tuple[_Form, ...]
+
+    @property
+    def description(self) -> str:
+        return next((limit.description for limit in self.limits if limit.description), "a value")
+
+
+class _Field(NamedTuple):
+    name: str
+    required: bool
+    form: _Form
+
+
+@functools.cache
+def _fields(schema: type[Table]) -> tuple[_Field, ...]:
+    return tuple(_Field(each.name, each.required, _form(each.type)) for each in msgspec.structs.fields(schema))
+
+
+def _form(declared: Any) -> _Form:
+    marks: list[Any] = []
+    optional = False
+    while True:
+        if typing.get_origin(declared) is Annotated:
+            declared, *own = typing.get_args(declared)
+            marks += own
+        elif typing.get_origin(declared) in {typing.Union, types.UnionType}:
+            declared, *others = (each for each in typing.get_args(declared) if each is not type(None))
+            if others:
+                raise TypeError(f"a key has one type, not {len(others) + 1}")
+            optional = True
+        else:
+            break
+    inside = typing.get_args(declared) if typing.get_origin(declared) in {tuple, dict} else ()
+    items = inside[1:] if typing.get_origin(declared) is dict else tuple(each for each in inside if each is not ...)
+    limits = tuple(mark for mark in marks if isinstance(mark, Limits))
+    return _Form(
+        kind=declared,
+        limits=limits,
+        limited=_limited(declared, *limits),
+        optional=optional,
+        parse=next((limit.extra[_PARSE] for limit in limits if limit.extra), None),
+        one_or_more=any(_ONE_OR_MORE in (limit.extra_json_schema or ()) for limit in limits),
+        items=tuple(map(_form, items)),
+    )
+
+
+class _Reader:
+    """Reads a file part by part and goes on after a fault.
+
+    Attributes:
+        faults: key path, what was found and what was expected; once there is one, what is returned is of no use.
+    """
+
+    def __init__(self) -> None:
+        self.faults: list[tuple[KeyPath, str, str]] = []
+
+    def table(self, schema: type[Table], value: Any, path: KeyPath) -> Any:
+        mapping = schema.from_text(value) if isinstance(value, str) else value
+        if not isinstance(mapping, dict):
+            return self._miss(path, value, "a mapping")
+        before = len(self.faults)
+        values: dict[str, Any] = {}
+        fields = _fields(schema)
+        for name, required, form in fields:
+            if name in mapping:
+                values[name] = self._value(form, mapping[name], (*path, name))
+            elif required:
+                self._miss((*path, name), None, form.description)
+        names = [field.name for field in fields]
+        for key in mapping:
+            if key not in names:
+                self.faults.append(
+                    ((*path, key), f"the key {shown(key)}", f"one of {', '.join(names)}{closest(key, names)}")
+                )
+        if len(self.faults) > before:
             return None
-        if isinstance(step, int) or step not in at.model_fields:
-            continue  # a position in a list, or a name in a mapping of tables
-        at = next(_tables_in(at.model_fields[step].annotation), None)
-    return at
+        try:
+            return schema(**values)
+        except ExpectedError as error:
+            return self._miss(path, value, error.expected)
+
+    def _value(self, form: _Form, value: Any, path: KeyPath) -> Any:
+        if value is None and form.optional:
+            return None
+        if form.parse is not None:
+            try:
+                return form.parse(value)
+            except ExpectedError as error:
+                return self._miss(path, value, error.expected)
+        if _is_table(form.kind):
+            return self.table(form.kind, value, path)
+        if typing.get_origin(form.kind) is tuple:
+            return self._list(form, value, path)
+        if typing.get_origin(form.kind) is dict:
+            return self._mapping(form, value, path)
+        try:
+            found = msgspec.convert(value, form.limited)
+        except msgspec.ValidationError:
+            return self._miss(path, value, _expected(form, value))
+        if isinstance(found, float) and not math.isfinite(found):
+            return self._miss(path, value, _FINITE)
+        return found
+
+    def _list(self, form: _Form, value: Any, path: KeyPath) -> Any:
+        items = [value] if form.one_or_more and not isinstance(value, (list, tuple)) else value
+        if not isinstance(items, (list, tuple)):
+            return self._miss(path, value, "a list")
+        forms = form.items
+        if typing.get_args(form.kind)[-1] is ...:
+            forms *= len(items)
+        elif len(items) != len(forms):
+            return self._miss(path, value, f"exactly {len(forms)} of them")
+        least = max((limit.min_length or 0 for limit in form.limits), default=0)
+        most = min((limit.max_length or len(items) for limit in form.limits), default=len(items))
+        if len(items) < least:
+            return self._miss(path, value, f"at least {least} of them")
+        if len(items) > most:
+            return self._miss(path, value, f"at most {most} of them")
+        read = (
+            self._value(each, item, (*path, index)) for index, (each, item) in enumerate(zip(forms, items, strict=True))
+        )
+        return tuple(read)
+
+    def _mapping(self, form: _Form, value: Any, path: KeyPath) -> Any:
+        if not isinstance(value, dict):
+            return self._miss(path, value, "a mapping")
+        (items,) = form.items
+        return {key: self._value(items, item, (*path, key)) for key, item in value.items()}
+
+    def _miss(self, path: KeyPath, value: Any, expected: str) -> None:
+        self.faults.append((path, shown(value), expected))
 
 
-def _tables_in(annotation: Any) -> Iterator[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    for inner in typing.get_args(annotation):
-        yield from _tables_in(inner)
+def _expected(form: _Form, value: Any) -> str:
+    """Returns what was expected instead of a single value that is not as declared."""
+    if typing.get_origin(form.kind) is Literal:
+        *others, last = map(repr, typing.get_args(form.kind))
+        return f"{', '.join(others)} or {last}" if others else last
+    if not _is(value, form.kind):
+        return _TYPES[form.kind]
+    if isinstance(value, float) and not math.isfinite(value):
+        return _FINITE
+    bounds = ((name, getattr(limits, name)) for limits in form.limits for name in _BOUNDS)
+    return next(
+        _BOUNDS[name].format(bound)
+        for name, bound in bounds
+        if bound is not None and not _is(value, _limited(form.kind, Limits(**{name: bound})))
+    )
 
 
-def _keys(schema: type[BaseModel]) -> str:
-    return ", ".join(schema.model_fields)
+def _limited(kind: Any, *limits: Limits) -> Any:
+    for limit in limits:
+        kind = Annotated[kind, limit]
+    return kind
+
+
+def _is_table(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Table)
+
+
+def _is(value: Any, kind: Any) -> bool:
+    try:
+        msgspec.convert(value, kind)
+    except msgspec.ValidationError:
+        return False
+    return True

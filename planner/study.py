@@ -22,12 +22,10 @@ from planner.catalogue import (
     load_catalogue,
 )
 from planner.errors import FaultsError, InputError
-from planner.record import Record, field_names
+from planner.faults import shown
+from planner.record import Record, field_names, replace
 from planner.reserve import ReserveOptions
-from planner.schema import (
-    check,
-    shown,
-)
+from planner.schema import check
 from planner.speed import SpeedParameters
 from planner.study_file import (
     GpuChoice,
@@ -221,8 +219,8 @@ def _scenarios(file: StudyFile) -> Iterator[tuple[str, StudyFile]]:
     """Yields the base and every override: its name, and the whole study with it."""
     yield BASE, file
     for name, override in file.overrides.items():
-        own = {key: getattr(override, key) for key in override.model_fields_set if getattr(override, key) is not None}
-        yield name, file.model_copy(update=own)
+        own = {key: getattr(override, key) for key in override.__struct_fields__ if getattr(override, key) is not None}
+        yield name, replace(file, **own)
 
 
 def _cell_count(study: StudyFile) -> int:

@@ -6,66 +6,55 @@ import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
-
 from planner.catalogue import (
     Catalogue,
     ModelEntry,
     PcieLink,
+    Positive,
     Share,
     StatisticsChoice,
 )
+from planner.config_values import BytesPerSecond, SizeBytes, SizeOrZeroBytes, SizesBytes
 from planner.engine_defaults import DEFAULT_CONTEXT, DEFAULT_KV_TYPE
+from planner.faults import MOST_FAULTS, closest, fault_line, shown
 from planner.objectives import DEFAULT, OBJECTIVES
 from planner.quantisation import QUANTISATIONS
+from planner.record import field
 from planner.reserve import ReserveOptions
-from planner.schema import (
-    MOST_FAULTS,
-    BytesPerSecond,
-    Number,
-    OneOrMore,
-    SizeBytes,
-    SizeOrZeroBytes,
-    SizesBytes,
-    Table,
-    Whole,
-    closest,
-    fault_line,
-    shown,
-    sound,
-    wanted,
-)
+from planner.schema import ExpectedError, Limits, OneOrMore, Table, about, given, json_schema_of, sound, written_as
 from planner.speed import SpeedParameters
 from planner.yaml_file import Document, KeyPath
 
 _MODEL_SUFFIX = ".gguf"
-_Text = Annotated[str, Field(min_length=1, max_length=4096)]
-_Label = Annotated[str, Field(min_length=1, max_length=80)]
-_PositiveNumber = Annotated[Number, Field(gt=0)]
+_Text = Annotated[str, Limits(min_length=1, max_length=4096)]
+_Label = Annotated[str, Limits(min_length=1, max_length=80)]
+_Seconds = Annotated[float, Limits(gt=0, le=86_400)]
+_Microseconds = Annotated[float, Limits(ge=0, le=1e9)]
+_Lost = Annotated[float, Limits(ge=0)]
+_ShareOrZero = Annotated[float, Limits(ge=0, le=1)]
+_Group = Annotated[int, Limits(ge=1, le=1 << 20)]
+_Neurons = Annotated[int, Limits(ge=0, le=1 << 31)]
+_Context = Annotated[int, Limits(ge=1, le=1 << 24)]
 
 
 class ModelChoice(Table):
     """A model: a file, a catalogue entry or declared dimensions."""
 
-    file: _Text | None = Field(default=None, description="a model file, from the study's folder")
-    catalogue: _Label | None = Field(default=None, description="a name in the catalogue")
-    dimensions: ModelEntry | None = Field(default=None, description="a model of your own")
-    name: _Label | None = Field(default=None, description="what to call it in the answers")
-    statistics: StatisticsChoice | None = Field(default=None, description="a folder, a catalogue entry or a curve")
-    active_share: Share | None = Field(default=None, description="share of FFN neurons that fire for a token")
+    file: Annotated[_Text | None, about("a model file, from the study's folder")] = None
+    catalogue: Annotated[_Label | None, about("a name in the catalogue")] = None
+    dimensions: Annotated[ModelEntry | None, about("a model of your own")] = None
+    name: Annotated[_Label | None, about("what to call it in the answers")] = None
+    statistics: Annotated[StatisticsChoice | None, about("a folder, a catalogue entry or a curve")] = None
+    active_share: Annotated[Share | None, about("share of FFN neurons that fire for a token")] = None
 
-    @model_validator(mode="before")
     @classmethod
-    def _from_text(cls, value: Any) -> Any:
-        if isinstance(value, str):
-            return {"file": value} if value.endswith(_MODEL_SUFFIX) or "/" in value else {"catalogue": value}
-        return value
+    def from_text(cls, text: str) -> dict[str, Any]:
+        """Returns the table that a text alone stands for."""
+        return {"file": text} if text.endswith(_MODEL_SUFFIX) or "/" in text else {"catalogue": text}
 
-    @model_validator(mode="after")
-    def _exactly_one(self) -> ModelChoice:
+    def __post_init__(self) -> None:
         if sum(choice is not None for choice in (self.file, self.catalogue, self.dimensions)) != 1:
-            raise wanted("one of file, catalogue, dimensions")
-        return self
+            raise ExpectedError("one of file, catalogue, dimensions")
 
 
 class GpuChoice(Table):
@@ -74,96 +63,88 @@ class GpuChoice(Table):
     `vram` is the memory on the board, `free` what NVML would call free, `budget` the engine's own `--vram-budget`.
     """
 
-    device: Literal["this machine"] | None = Field(default=None, description="this machine, asked through NVML")
-    catalogue: _Label | None = Field(default=None, description="a name in the catalogue")
-    name: _Label | None = Field(default=None, description="what to call it in the answers")
-    vram: SizesBytes | None = Field(default=None, description="memory on the board: a size, a list or a range")
-    free: SizesBytes | None = Field(default=None, description="free memory: a size, a list or a range")
-    budget: SizesBytes | None = Field(default=None, description="the engine's --vram-budget: a size, a list or a range")
-    bandwidth: BytesPerSecond | None = Field(default=None, description="bandwidth of its memory")
-    pcie: PcieLink | None = Field(default=None, description="generation and lanes of its link")
-    context: SizeBytes | None = Field(default=None, description="what a CUDA context takes on it")
-    price: _PositiveNumber | None = Field(default=None, description="a price, in any one currency")
+    device: Annotated[Literal["this machine"] | None, about("this machine, asked through NVML")] = None
+    catalogue: Annotated[_Label | None, about("a name in the catalogue")] = None
+    name: Annotated[_Label | None, about("what to call it in the answers")] = None
+    vram: Annotated[SizesBytes | None, about("memory on the board: a size, a list or a range")] = None
+    free: Annotated[SizesBytes | None, about("free memory: a size, a list or a range")] = None
+    budget: Annotated[SizesBytes | None, about("the engine's --vram-budget: a size, a list or a range")] = None
+    bandwidth: Annotated[BytesPerSecond | None, about("bandwidth of its memory")] = None
+    pcie: Annotated[PcieLink | None, about("generation and lanes of its link")] = None
+    context: Annotated[SizeBytes | None, about("what a CUDA context takes on it")] = None
+    price: Annotated[Positive | None, about("a price, in any one currency")] = None
 
-    @model_validator(mode="before")
     @classmethod
-    def _from_text(cls, value: Any) -> Any:
-        if isinstance(value, str):
-            return {"device": value} if value == "this machine" else {"catalogue": value}
-        return value
+    def from_text(cls, text: str) -> dict[str, Any]:
+        """Returns the table that a text alone stands for."""
+        return {"device": text} if text == "this machine" else {"catalogue": text}
 
-    @model_validator(mode="after")
-    def _known_or_declared(self) -> GpuChoice:
+    def __post_init__(self) -> None:
         if self.device is not None and self.catalogue is not None:
-            raise wanted("device or catalogue, not both")
+            raise ExpectedError("device or catalogue, not both")
         sizes = [size for size in (self.vram, self.free, self.budget) if size is not None]
         if len(sizes) > 1:
-            raise wanted("one of vram, free, budget")
+            raise ExpectedError("one of vram, free, budget")
         if self.device is None and self.catalogue is None and not (sizes and self.bandwidth):
-            raise wanted("device, catalogue, or a GPU of your own with bandwidth and vram (or free, or budget)")
-        return self
+            raise ExpectedError("device, catalogue, or a GPU of your own with bandwidth and vram (or free, or budget)")
 
 
 class HostChoice(Table):
     """A host: a catalogue entry or declared; `memory` limits the cold neurons, without it they are not limited."""
 
-    catalogue: _Label | None = Field(default=None, description="a name in the catalogue")
-    device: Literal["this machine"] | None = Field(default=None, description="this machine's memory size")
-    name: _Label | None = Field(default=None, description="what to call it in the answers")
-    memory: SizeBytes | None = Field(default=None, description="how much memory it has")
-    bandwidth: BytesPerSecond | None = Field(default=None, description="bandwidth of its memory")
+    catalogue: Annotated[_Label | None, about("a name in the catalogue")] = None
+    device: Annotated[Literal["this machine"] | None, about("this machine's memory size")] = None
+    name: Annotated[_Label | None, about("what to call it in the answers")] = None
+    memory: Annotated[SizeBytes | None, about("how much memory it has")] = None
+    bandwidth: Annotated[BytesPerSecond | None, about("bandwidth of its memory")] = None
 
-    @model_validator(mode="before")
     @classmethod
-    def _from_text(cls, value: Any) -> Any:
-        return {"catalogue": value} if isinstance(value, str) else value
+    def from_text(cls, text: str) -> dict[str, Any]:
+        """Returns the table that a text alone stands for."""
+        return {"catalogue": text}
 
-    @model_validator(mode="after")
-    def _known_or_declared(self) -> HostChoice:
+    def __post_init__(self) -> None:
         if self.catalogue is None and self.bandwidth is None:
-            raise wanted("catalogue, or a host of your own with bandwidth")
+            raise ExpectedError("catalogue, or a host of your own with bandwidth")
         if self.device is not None and self.memory is not None:
-            raise wanted("device or memory, not both")
-        return self
+            raise ExpectedError("device or memory, not both")
 
 
-def _objective(value: object) -> object:
-    if value not in tuple(OBJECTIVES):
-        raise wanted(f"an objective: {', '.join(OBJECTIVES)}")
+def _objective(value: object) -> str:
+    if not isinstance(value, str) or value not in OBJECTIVES:
+        raise ExpectedError(f"an objective: {', '.join(OBJECTIVES)}")
     return value
 
 
-_Objective = Annotated[str, BeforeValidator(_objective), WithJsonSchema({"enum": list(OBJECTIVES), "type": "string"})]
+_Objective = Annotated[str, written_as(_objective, {"type": "string", "enum": list(OBJECTIVES)})]
 
 
 class SolverChoice(Table):
     """How to place the hot neurons."""
 
-    name: _Label | None = Field(default=None, description="what to call it in the answers")
+    name: Annotated[_Label | None, about("what to call it in the answers")] = None
     solver: Literal["highs", "cbc"] = "highs"
-    time_limit: Annotated[Number, Field(gt=0, le=86_400)] | None = Field(default=None, description="seconds")
-    relative_gap: Annotated[Number, Field(ge=0, lt=1)] = 1e-6
-    objective: _Objective = Field(default=DEFAULT, description="what the hot neurons catch as much as possible of")
-    granularity: Annotated[Whole, Field(ge=1, le=1 << 20)] | None = Field(
-        default=None, description="neurons come in groups of this; the smallest that the engine computes if not given"
-    )
-    threshold: Annotated[Whole, Field(ge=0, le=1 << 31)] | None = Field(
-        default=None, description="fewest hot neurons of a split layer"
-    )
-    sync_us: Annotated[Number, Field(ge=0, le=1e9)] | None = Field(
-        default=None, description="derive the threshold from this synchronisation time and the two bandwidths"
-    )
+    time_limit: Annotated[_Seconds | None, about("seconds")] = None
+    relative_gap: Annotated[float, Limits(ge=0, lt=1)] = 1e-6
+    objective: Annotated[_Objective, about("what the hot neurons catch as much as possible of")] = DEFAULT
+    granularity: Annotated[
+        _Group | None,
+        about("neurons come in groups of this; the smallest that the engine computes if not given"),
+    ] = None
+    threshold: Annotated[_Neurons | None, about("fewest hot neurons of a split layer")] = None
+    sync_us: Annotated[
+        _Microseconds | None,
+        about("derive the threshold from this synchronisation time and the two bandwidths"),
+    ] = None
 
-    @model_validator(mode="before")
     @classmethod
-    def _from_text(cls, value: Any) -> Any:
-        return {"solver": value} if isinstance(value, str) else value
+    def from_text(cls, text: str) -> dict[str, Any]:
+        """Returns the table that a text alone stands for."""
+        return {"solver": text}
 
-    @model_validator(mode="after")
-    def _one_threshold(self) -> SolverChoice:
+    def __post_init__(self) -> None:
         if self.threshold is not None and self.sync_us is not None:
-            raise wanted("threshold or sync_us, not both")
-        return self
+            raise ExpectedError("threshold or sync_us, not both")
 
     def label(self) -> str:
         """Returns what to call it: its name, or the settings that are not the default."""
@@ -184,95 +165,86 @@ class SolverChoice(Table):
 class Targets(Table):
     """What an answer has to reach to be good enough."""
 
-    hit_rate: Annotated[Number, Field(gt=0, le=1)] | None = Field(default=None, description="least share, 0 to 1")
-    tokens_per_second: _PositiveNumber | None = Field(default=None, description="least decode speed")
-    vram: SizeBytes | None = Field(default=None, description="most VRAM that may be in use")
+    hit_rate: Annotated[Share | None, about("least share, 0 to 1")] = None
+    tokens_per_second: Annotated[Positive | None, about("least decode speed")] = None
+    vram: Annotated[SizeBytes | None, about("most VRAM that may be in use")] = None
 
 
 class SpeedChoice(Table):
     """Parameters of the speed model; what is not given keeps its documented default (`planner.speed`)."""
 
-    gpu_efficiency: Share | None = Field(default=None, description="share of the GPU's bandwidth that is reached")
-    host_efficiency: Share | None = Field(default=None, description="share of the host's bandwidth that is reached")
-    layer_us: Annotated[Number, Field(ge=0)] | None = Field(default=None, description="microseconds lost in a layer")
-    sync_us: Annotated[Number, Field(ge=0)] | None = Field(
-        default=None, description="microseconds lost in a layer that works on both sides"
-    )
-    overlap: Annotated[Number, Field(ge=0, le=1)] | None = Field(
-        default=None, description="how much of the faster side is hidden behind the slower one"
-    )
-    active_share: Share | None = Field(default=None, description="share of neurons that fire, where nothing is known")
+    gpu_efficiency: Annotated[Share | None, about("share of the GPU's bandwidth that is reached")] = None
+    host_efficiency: Annotated[Share | None, about("share of the host's bandwidth that is reached")] = None
+    layer_us: Annotated[_Lost | None, about("microseconds lost in a layer")] = None
+    sync_us: Annotated[_Lost | None, about("microseconds lost in a layer that works on both sides")] = None
+    overlap: Annotated[
+        _ShareOrZero | None,
+        about("how much of the faster side is hidden behind the slower one"),
+    ] = None
+    active_share: Annotated[Share | None, about("share of neurons that fire, where nothing is known")] = None
 
     def parameters(self) -> SpeedParameters:
         """Returns the speed model's parameters."""
-        given = self.model_dump(exclude_none=True)
+        values = given(self)
         for name in ("layer_us", "sync_us"):
-            if name in given:
-                given[name.replace("_us", "_s")] = given.pop(name) / 1e6
-        return SpeedParameters(**given)
+            if name in values:
+                values[name.replace("_us", "_s")] = values.pop(name) / 1e6
+        return SpeedParameters(**values)
 
 
 class ReserveChoice(Table):
     """What the engine takes without charging it to the budget, where it is not to be estimated (`planner.reserve`)."""
 
-    total: SizeOrZeroBytes | None = Field(default=None, description="all of it in one figure")
-    buckets: SizeOrZeroBytes | None = Field(default=None, description="gpu_bucket of each layer")
-    row_padding: SizeOrZeroBytes | None = Field(default=None, description="row padding")
-    spare_rows: SizeOrZeroBytes | None = Field(default=None, description="spare rows of sliced matrices")
-    scratch: SizeOrZeroBytes | None = Field(default=None, description="scratch of the compute graph")
-    work_buffers: SizeOrZeroBytes | None = Field(default=None, description="work buffers while a prompt is read")
-    granularity: SizeOrZeroBytes | None = Field(default=None, description="allocation granularity")
-    uncharged_kv: SizeOrZeroBytes | None = Field(default=None, description="a KV cache that is not charged")
+    total: Annotated[SizeOrZeroBytes | None, about("all of it in one figure")] = None
+    buckets: Annotated[SizeOrZeroBytes | None, about("gpu_bucket of each layer")] = None
+    row_padding: Annotated[SizeOrZeroBytes | None, about("row padding")] = None
+    spare_rows: Annotated[SizeOrZeroBytes | None, about("spare rows of sliced matrices")] = None
+    scratch: Annotated[SizeOrZeroBytes | None, about("scratch of the compute graph")] = None
+    work_buffers: Annotated[SizeOrZeroBytes | None, about("work buffers while a prompt is read")] = None
+    granularity: Annotated[SizeOrZeroBytes | None, about("allocation granularity")] = None
+    uncharged_kv: Annotated[SizeOrZeroBytes | None, about("a KV cache that is not charged")] = None
 
     def options(self) -> ReserveOptions:
         """Returns what replaces computed items."""
-        given = self.model_dump(exclude_none=True)
-        total_bytes = given.pop("total", None)
-        return ReserveOptions(overrides=given, total_bytes=total_bytes)
+        values = given(self)
+        total_bytes = values.pop("total", None)
+        return ReserveOptions(overrides=values, total_bytes=total_bytes)
 
 
 class Override(Table):
     """Keys of a study that replace those of the base."""
 
-    models: Annotated[tuple[ModelChoice, ...], OneOrMore, Field(min_length=1)] | None = None
-    gpus: Annotated[tuple[GpuChoice, ...], OneOrMore, Field(min_length=1)] | None = None
-    hosts: Annotated[tuple[HostChoice, ...], OneOrMore, Field(min_length=1)] | None = None
-    contexts: (
-        Annotated[tuple[Annotated[Whole, Field(ge=1, le=1 << 24)], ...], OneOrMore, Field(min_length=1)] | None
-    ) = None
-    quantisations: Annotated[tuple[str, ...], OneOrMore, Field(min_length=1)] | None = None
-    solvers: Annotated[tuple[SolverChoice, ...], OneOrMore, Field(min_length=1)] | None = None
+    models: OneOrMore[ModelChoice] | None = None
+    gpus: OneOrMore[GpuChoice] | None = None
+    hosts: OneOrMore[HostChoice] | None = None
+    contexts: OneOrMore[_Context] | None = None
+    quantisations: OneOrMore[str] | None = None
+    solvers: OneOrMore[SolverChoice] | None = None
     kv_type: Literal["f16", "f32"] | None = None
     targets: Targets | None = None
     speed: SpeedChoice | None = None
     reserve: ReserveChoice | None = None
 
 
-class StudyFile(Override):
+class StudyFile(Override, kw_only=True):
     """A what-if study."""
 
-    title: str = Field(default="", max_length=200, description="what the study is about")
-    description: str = Field(default="", max_length=4000, description="more about it")
-    catalogue: _Text | None = Field(default=None, description="a directory with your own catalogue")
-    models: Annotated[tuple[ModelChoice, ...], OneOrMore, Field(min_length=1)] = Field(
-        description="at least one model: a file, a catalogue name or declared dimensions"
-    )
-    gpus: Annotated[tuple[GpuChoice, ...], OneOrMore, Field(min_length=1)] = Field(
-        description="at least one GPU: this machine, a catalogue name, or a declared one"
-    )
-    hosts: Annotated[tuple[HostChoice, ...], OneOrMore, Field(min_length=1)] = Field(
-        description="at least one host: a catalogue name, or a declared one"
-    )
-    contexts: Annotated[tuple[Annotated[Whole, Field(ge=1, le=1 << 24)], ...], OneOrMore, Field(min_length=1)] = (
-        DEFAULT_CONTEXT,
-    )
-    quantisations: Annotated[tuple[str, ...], OneOrMore, Field(min_length=1)] = ("F16",)
-    solvers: Annotated[tuple[SolverChoice, ...], OneOrMore, Field(min_length=1)] = (SolverChoice(),)
+    title: Annotated[str, Limits(max_length=200), about("what the study is about")] = ""
+    description: Annotated[str, Limits(max_length=4000), about("more about it")] = ""
+    catalogue: Annotated[_Text | None, about("a directory with your own catalogue")] = None
+    models: Annotated[
+        OneOrMore[ModelChoice], about("at least one model: a file, a catalogue name or declared dimensions")
+    ]
+    gpus: Annotated[OneOrMore[GpuChoice], about("at least one GPU: this machine, a catalogue name, or a declared one")]
+    hosts: Annotated[OneOrMore[HostChoice], about("at least one host: a catalogue name, or a declared one")]
+    contexts: OneOrMore[_Context] = (DEFAULT_CONTEXT,)
+    quantisations: OneOrMore[str] = ("F16",)
+    solvers: OneOrMore[SolverChoice] = (SolverChoice(),)
     kv_type: Literal["f16", "f32"] = DEFAULT_KV_TYPE
     targets: Targets = Targets()
     speed: SpeedChoice = SpeedChoice()
     reserve: ReserveChoice = ReserveChoice()
-    overrides: dict[str, Override] = Field(default={}, description="named variations of the base")
+    overrides: Annotated[dict[str, Override], about("named variations of the base")] = field(default_factory=dict)
 
 
 def unknown_names(document: Document, catalogue: Catalogue) -> list[str]:
@@ -354,32 +326,7 @@ def _items_of(table: Mapping[str, Any], axis: str) -> Iterator[tuple[int, Any]]:
 
 def json_schema() -> dict[str, Any]:
     """Returns the JSON Schema of a study file, for editors."""
-    schema = StudyFile.model_json_schema()
-    definitions = schema.get("$defs", {})
-    # A validator accepts these as plain text or as a single value too, which pydantic cannot see.
-    for name in ("ModelChoice", "GpuChoice", "HostChoice", "SolverChoice", "StatisticsChoice"):
-        if name in definitions:
-            text = {"type": "string"}
-            if name == "SolverChoice":
-                text["enum"] = definitions[name]["properties"]["solver"]["enum"]
-            definitions[name] = {"anyOf": [text, definitions[name]]}
-    for table in (schema, definitions["Override"]):
-        for axis in ("models", "gpus", "hosts", "contexts", "quantisations", "solvers"):
-            table["properties"][axis] = _one_or_more(table["properties"][axis])
-    n_ff = definitions["ModelEntry"]["properties"]
-    n_ff["n_ff"] = _one_or_more(n_ff["n_ff"])
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "Hotsplit what-if study",
-        **{key: value for key, value in schema.items() if key != "title"},
-    }
-
-
-def _one_or_more(axis: dict[str, Any]) -> dict[str, Any]:
-    forms = axis.pop("anyOf", None) or [{key: axis.pop(key) for key in ("type", "items", "minItems") if key in axis}]
-    arrays = [form for form in forms if form.get("type") == "array"]
-    for form in (axis, *arrays):
-        if form.pop("minLength", None) is not None:  # what pydantic makes of a list that has a validator before it
-            for array in arrays:
-                array["minItems"] = 1
-    return {**axis, "anyOf": [*(form["items"] for form in arrays), *forms]}
+    schema = json_schema_of(StudyFile)
+    solver = schema["$defs"]["SolverChoice"]["anyOf"]
+    solver[0] = {**solver[0], "enum": solver[1]["properties"]["solver"]["enum"]}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "Hotsplit what-if study"}

@@ -140,7 +140,7 @@ from {package}.__main__ import main
 try:
     main(["plan", "--help"])
 finally:
-    heavy = {{"numpy", "torch", "pulp", "highspy", "gguf", "pydantic", "yaml", "rich", "transformers"}}
+    heavy = {{"numpy", "torch", "pulp", "highspy", "gguf", "msgspec", "yaml", "rich", "transformers"}}
     assert not heavy & set(sys.modules), heavy & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)

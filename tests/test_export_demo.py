@@ -223,7 +223,7 @@ def test_help_is_light() -> None:
     code = (
         "import argparse, sys; from exporter.commands import demo;"
         "demo.add_parser(argparse.ArgumentParser().add_subparsers());"
-        "print(sorted({'numpy', 'torch', 'gguf', 'rich', 'pydantic'} & set(sys.modules)))"
+        "print(sorted({'numpy', 'torch', 'gguf', 'rich', 'msgspec'} & set(sys.modules)))"
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout == "[]\n"

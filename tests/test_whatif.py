@@ -209,7 +209,7 @@ def test_help_imports_nothing_heavy() -> None:
     program = (
         "import sys\nfrom exporter.__main__ import main\n"
         "try:\n    main(['whatif', '--help'])\nexcept SystemExit:\n    pass\n"
-        "heavy = {'numpy', 'torch', 'pydantic', 'yaml', 'rich', 'pulp', 'gguf'} & set(sys.modules)\n"
+        "heavy = {'numpy', 'torch', 'msgspec', 'yaml', 'rich', 'pulp', 'gguf'} & set(sys.modules)\n"
         "print(sorted(heavy), file=sys.stderr)"
     )
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

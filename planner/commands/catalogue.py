@@ -62,6 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _print_published(as_json: bool) -> int:
     from planner.published import as_markdown, compare
+    from planner.schema import as_mapping
 
     comparisons = compare()
     if not as_json:
@@ -69,7 +70,7 @@ def _print_published(as_json: bool) -> int:
         return 0
     common.print_json(
         [
-            {**comparison.published.model_dump(), "predicted": comparison.predicted, "error": comparison.error}
+            {**as_mapping(comparison.published), "predicted": comparison.predicted, "error": comparison.error}
             for comparison in comparisons
         ]
     )
@@ -166,15 +167,18 @@ def _figure_words(figure: str, value: Any) -> str:
 
 
 def _section_as_dict(catalogue: Catalogue, section: str) -> dict[str, Any]:
+    from planner.schema import as_mapping
+
     if section == "statistics":
         return {name: str(path) for name, path in catalogue.statistics.items()}
     entries: dict[str, Entry] = getattr(catalogue, section)
-    return {name: entry.model_dump(exclude_none=True, mode="json") for name, entry in entries.items()}
+    return {name: as_mapping(entry) for name, entry in entries.items()}
 
 
 def _print_entry(catalogue: Catalogue, name: str, as_json: bool) -> int:
     from planner.errors import InputError
-    from planner.schema import closest
+    from planner.faults import closest
+    from planner.schema import as_mapping
 
     found: list[tuple[str, Entry]] = [
         (section, getattr(catalogue, section)[name])
@@ -186,11 +190,11 @@ def _print_entry(catalogue: Catalogue, name: str, as_json: bool) -> int:
         raise InputError(f"found no entry {name[:80]!r} in the catalogue{closest(name, names)}")
     for section, entry in found:
         if as_json:
-            common.print_json(entry.model_dump(exclude_none=True, mode="json"))
+            common.print_json(as_mapping(entry))
             continue
         common.say(f"{name} ({section}; {catalogue.origins[section, name]})")
-        for figure, value in entry.model_dump(exclude_none=True, mode="json").items():
-            if figure in entry.model_fields_set and figure not in {"title", "sources"}:
+        for figure, value in as_mapping(entry).items():
+            if figure in entry.figures():
                 common.say(f"  {figure}: {_figure_words(figure, value)}")
                 common.say(f"      {entry.source_of(figure) or 'source not given'}")
     return 0
