@@ -6,8 +6,9 @@ from planner.errors import InputError, NoAnswerError
 from planner.planning import PlanRequest
 from planner.problem import SolverOptions
 from planner.study import Study
-from planner.sweep import Workshop, ask_device, budget_of, threshold_rule
+from planner.sweep import ask_device
 from planner.units import format_bytes
+from planner.workshop import Workshop, budget_of, threshold_rule
 
 
 def cell_request(study: Study, name: str | None) -> PlanRequest:

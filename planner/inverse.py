@@ -12,8 +12,9 @@ from planner.errors import InputError
 from planner.record import Record, replace
 from planner.study import Cell, Study
 from planner.study_file import Targets
-from planner.sweep import Workshop, ask_device
+from planner.sweep import ask_device
 from planner.units import GIB, MIB, format_bytes
+from planner.workshop import Workshop
 
 QUESTIONS = ("least-vram", "largest-context", "cheapest")
 

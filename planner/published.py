@@ -16,7 +16,7 @@ from planner.record import Record, replace
 from planner.schema import Limits, Table, check
 from planner.speed import Bandwidths, SpeedParameters, Work, estimate
 from planner.study import study_of
-from planner.sweep import Device, Workshop
+from planner.workshop import Device, Workshop
 from planner.yaml_file import read_yaml
 
 How = Literal["single", "average", "peak", "llama.cpp", "ratio", "hit_rate"]

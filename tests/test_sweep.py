@@ -1,161 +1,28 @@
-"""Answers of what-if cells against arithmetic done here, and against what `plan` says for the same files."""
-
 from __future__ import annotations
 
-import itertools
 import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
-from planner.answers import Answer, CellPath
-from planner.budget import DEFAULT_CONTEXT_BYTES, ENGINE_MARGIN_BYTES
+from planner.budget import ENGINE_MARGIN_BYTES
 from planner.catalogue import Catalogue, load_catalogue
-from planner.cell_request import cell_request
-from planner.errors import InputError, NoAnswerError
-from planner.planning import make_plan
-from planner.study import Study, load_study, study_of
+from planner.errors import InputError
+from planner.study import study_of
 from planner.sweep import sweep
-from tests import model_files
-
-GIB = 1 << 30
-CONTEXT_BYTES = 100 << 20
-
-# A model small enough to count by hand: 4 layers, every matrix F16, all layers with one declared curve.
-N_LAYER, N_EMBD, N_FF, RANK, N_VOCAB = 4, 128, 1024, 32, 64
-NEURON_BYTES = 3 * N_EMBD * 2
-DENSE_BYTES = N_LAYER * (4 * N_EMBD * N_EMBD * 2 + 2 * N_EMBD * 4 + (N_EMBD * RANK + RANK * N_FF) * 2) + (
-    N_EMBD * 4 + N_EMBD * N_VOCAB * 2
+from tests.tiny_cells import (
+    GIB,
+    N_LAYER,
+    TINY,
+    ask,
 )
-KV_BYTES = 2 * N_LAYER * 256 * N_EMBD * 2
-TINY: dict[str, Any] = {
-    "name": "tiny",
-    "active_share": 0.25,
-    "statistics": {"hotness": {"hot_share": 0.25, "activation_share": 0.75}},
-    "dimensions": {
-        "architecture": "llama",
-        "n_layer": N_LAYER,
-        "n_embd": N_EMBD,
-        "n_ff": N_FF,
-        "n_head": 4,
-        "n_vocab": N_VOCAB,
-        "predictor_rank": RANK,
-    },
-}
 
 
 @pytest.fixture(scope="module")
 def catalogue() -> Catalogue:
     return load_catalogue()
-
-
-def ask(catalogue: Catalogue, **changes: Any) -> tuple[Answer, ...]:
-    study: dict[str, Any] = {
-        "models": [TINY],
-        "gpus": {"budget": f"{DENSE_BYTES + KV_BYTES + 1024 * NEURON_BYTES}B", "bandwidth": 100, "name": "g"},
-        "hosts": {"bandwidth": 10, "name": "h"},
-        "contexts": 256,
-        "solvers": {"granularity": 1},
-        "reserve": {"total": 0},
-        "speed": {"gpu_efficiency": 1, "host_efficiency": 1, "layer_us": 0, "sync_us": 0},
-    }
-    return sweep(study_of({**study, **changes}, catalogue).cells, catalogue, processes=1)
-
-
-def test_a_cell_by_hand(catalogue: Catalogue) -> None:
-    (answer,) = ask(catalogue)
-    assert answer.path is CellPath.SPLIT
-    sizes = answer.bytes
-    assert (sizes.dense, sizes.kv_cache, sizes.reserve) == (DENSE_BYTES, KV_BYTES, 0)
-    assert sizes.ffn == sizes.hot == 1024 * NEURON_BYTES
-    assert sizes.vram == DEFAULT_CONTEXT_BYTES + DENSE_BYTES + KV_BYTES + 1024 * NEURON_BYTES
-    # A quarter of all neurons, layers alike: the declared curve says what they catch.
-    assert answer.solved_list == (256,) * N_LAYER
-    assert answer.hit_rate == pytest.approx(0.75, abs=1e-3)
-    assert answer.proof is not None
-    assert answer.proof.status == "optimal"
-    assert answer.proof.caught / answer.proof.total == answer.hit_rate
-    assert answer.proof.upper_bound >= answer.proof.caught
-    active_bytes = 0.25 * N_LAYER * N_FF * NEURON_BYTES
-    gpu_bytes = DENSE_BYTES + KV_BYTES + active_bytes * answer.hit_rate
-    host_bytes = active_bytes * (1 - answer.hit_rate)
-    assert answer.tokens_per_s == pytest.approx(1 / (gpu_bytes / 100e9 + host_bytes / 10e9), rel=1e-6)
-    embedding_bytes = N_EMBD * N_VOCAB * 2
-    assert sizes.host == 3 * 1024 * NEURON_BYTES + embedding_bytes
-
-
-def test_one_more_gib_is_what_a_gib_more_brings(catalogue: Catalogue) -> None:
-    study = {"models": "relu-llama-70b", "quantisations": "Q4_0", "solvers": {}, "reserve": {"total": 0}}
-    gpu = {"budget": ["16GiB", "17GiB", "60GiB"], "bandwidth": 1000}
-    less, more, whole = ask(catalogue, **study, gpus=gpu)
-    assert less.next_gib is not None
-    assert less.hit_rate is not None
-    assert more.hit_rate is not None
-    assert less.next_gib.hit_rate == pytest.approx(more.hit_rate - less.hit_rate, abs=1e-12)
-    assert less.tokens_per_s is not None
-    assert more.tokens_per_s is not None
-    assert less.next_gib.tokens_per_s == pytest.approx(more.tokens_per_s - less.tokens_per_s, rel=1e-9)
-    assert whole.path is CellPath.ALL_ON_GPU
-    assert whole.next_gib is not None
-    assert (whole.next_gib.hit_rate, whole.next_gib.tokens_per_s) == (0, 0)
-
-
-def test_the_engines_paths(catalogue: Catalogue) -> None:
-    everything = DENSE_BYTES + KV_BYTES + N_LAYER * N_FF * NEURON_BYTES
-    budgets = [everything, everything - 1, DENSE_BYTES + KV_BYTES, DENSE_BYTES - 1]
-    gpu = {"budget": [f"{size}B" for size in budgets], "bandwidth": 100}
-    answers = ask(catalogue, gpus=gpu)
-    assert [answer.path.value for answer in answers] == ["all_on_gpu", "split", "dense_only", "dense_incomplete"]
-    assert [answer.hit_rate for answer in answers[::2]] == [1.0, 0.0]
-    assert answers[3].bytes.missing == 1
-    assert answers[3].notes[0] == "the dense part misses 1 B, so the engine gives neurons nothing"
-
-
-def test_the_budget_of_a_board_is_less_context_and_margin(catalogue: Catalogue) -> None:
-    gpu = {"vram": "8GiB", "bandwidth": 100, "context": "100MiB"}
-    (answer,) = ask(catalogue, gpus=gpu)
-    assert answer.bytes.budget == 8 * GIB - CONTEXT_BYTES - ENGINE_MARGIN_BYTES
-    (same,) = ask(catalogue, gpus={"free": "8GiB", "bandwidth": 100, "context": "100MiB"})
-    assert same.bytes == answer.bytes
-
-
-def test_a_host_that_is_too_small_does_not_fit(catalogue: Catalogue) -> None:
-    embedding_bytes = N_EMBD * N_VOCAB * 2
-    cold_bytes = 3 * 1024 * NEURON_BYTES
-    enough, short, tiny = ask(
-        catalogue,
-        hosts=[
-            {"bandwidth": 10, "memory": f"{cold_bytes + embedding_bytes}B"},
-            {"bandwidth": 10, "memory": f"{cold_bytes + embedding_bytes - 1}B"},
-            {"bandwidth": 10, "memory": "1B"},
-        ],
-    )
-    assert enough.path is CellPath.SPLIT
-    assert (short.path, short.bytes.missing, short.hit_rate, short.tokens_per_s) == (
-        CellPath.DOES_NOT_FIT,
-        1,
-        None,
-        None,
-    )
-    assert short.notes[0] == "the host cannot hold what the GPU does not"
-    assert tiny.path is CellPath.DOES_NOT_FIT
-    assert tiny.bytes.missing == cold_bytes + embedding_bytes - 1
-
-
-def test_targets_are_judged_one_by_one(catalogue: Catalogue) -> None:
-    targets = {"hit_rate": 0.7, "tokens_per_second": 1e6, "vram": "1GiB"}
-    (answer,) = ask(catalogue, targets=targets)
-    assert [(target.name, target.met) for target in answer.targets] == [
-        ("hit_rate", True),
-        ("tokens_per_second", False),
-        ("vram", True),
-    ]
-    assert answer.verdict == "misses"
-    assert ask(catalogue, targets={"hit_rate": 0.7})[0].verdict == "meets"
-    assert ask(catalogue)[0].verdict == ""
 
 
 def test_a_gpu_without_bandwidth_has_no_speed_and_says_why(catalogue: Catalogue, monkeypatch: Any) -> None:
@@ -173,35 +40,6 @@ def test_a_gpu_without_bandwidth_has_no_speed_and_says_why(catalogue: Catalogue,
     (answer,) = ask(catalogue, gpus="this machine")
     assert answer.speed is not None
     assert answer.bytes.budget == 6 * GIB - (555 << 20) - ENGINE_MARGIN_BYTES
-
-
-def test_opt_reads_its_embedding_on_the_host(catalogue: Catalogue) -> None:
-    study: dict[str, Any] = {"models": "opt-6.7b", "gpus": {"budget": 80, "bandwidth": 1000}}
-    (answer,) = ask(catalogue, **study, quantisations="F16", solvers={})
-    assert answer.path is CellPath.ALL_ON_GPU
-    assert answer.speed is not None
-    embedding_bytes = 50272 * 4096 * 2
-    assert answer.speed.host_read_bytes == embedding_bytes
-
-
-def test_more_vram_is_never_worse_where_the_cache_stays(catalogue: Catalogue) -> None:
-    gpu = {"catalogue": "rtx-4090", "vram": {"from": "2GiB", "to": "60GiB", "step": "1.7GiB"}}
-    answers = ask(
-        catalogue,
-        models=["relu-llama-70b", "opt-30b", "falcon-40b"],
-        gpus=gpu,
-        quantisations="Q4_0",
-        solvers={},
-        reserve={},
-        speed={},
-    )
-    for model in ("relu-llama-70b", "opt-30b", "falcon-40b"):
-        of_model = [answer for answer in answers if answer.model == model]
-        assert of_model[-1].hit_rate == 1
-        for less, more in itertools.pairwise(of_model):
-            if less.bytes.kv_cache == more.bytes.kv_cache:
-                assert (more.hit_rate or 0) >= (less.hit_rate or 0)
-                assert (more.tokens_per_s or 0) >= (less.tokens_per_s or 0) * (1 - 1e-12)
 
 
 def test_processes_change_nothing(catalogue: Catalogue) -> None:
@@ -242,23 +80,6 @@ def test_this_machine_without_a_gpu_says_what_to_write(catalogue: Catalogue, mon
     )
 
 
-def test_statistics_are_sorted_once_and_torch_stays_away(catalogue: Catalogue, monkeypatch: Any) -> None:
-    from planner.hotness import Hotness
-
-    sorted_models: list[int] = []
-    original = Hotness.from_values.__func__  # type: ignore[attr-defined]
-
-    def counting(cls: type[Hotness], values: Any) -> Hotness:
-        sorted_models.append(len(values))
-        found: Hotness = original(cls, values)
-        return found
-
-    monkeypatch.setattr(Hotness, "from_values", classmethod(counting))
-    gpu = {"catalogue": "t4", "vram": {"from": "8GiB", "to": "16GiB", "step": "1GiB"}}
-    ask(catalogue, models=[TINY, "bamboo-7b"], gpus=gpu, contexts=[64, 128], quantisations=["F16", "Q4_0"])
-    assert sorted_models == [N_LAYER, 32]
-
-
 def test_a_sweep_does_not_import_torch() -> None:
     import subprocess
 
@@ -270,75 +91,3 @@ def test_a_sweep_does_not_import_torch() -> None:
     )
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert run.stdout.split()[0] == "False"
-
-
-@pytest.fixture
-def study(tmp_path: Path) -> Study:
-    """A study of a model file with its own statistics, on several kinds of GPU."""
-    rng = np.random.default_rng(7)
-    (tmp_path / "m" / "activation").mkdir(parents=True)
-    for layer in range(3):
-        counts = torch.from_numpy(rng.integers(0, 10_000, 1536))
-        torch.save(counts, tmp_path / "m" / "activation" / f"activation_{layer}.pt")
-    model = model_files.llama(n_layer=3, n_embd=256, n_ff=1536, n_vocab=64)
-    model.write(tmp_path / "m" / "tiny.powerinfer.gguf")
-    file = tmp_path / "study.yaml"
-    file.write_text(
-        "models: {file: m/tiny.powerinfer.gguf, name: tiny}\n"
-        "gpus:\n  - {name: a, bandwidth: 100, budget: [16MiB, 18MiB, 2]}\n  - {catalogue: t4, context: 100MiB}\n"
-        "  - {name: small, bandwidth: 100, vram: 376MiB, context: 100MiB}\n"
-        "hosts: [{bandwidth: 20}, {bandwidth: 20, memory: 4GiB, name: limited}]\n"
-        "contexts: [64, 512]\nsolvers: [highs, {granularity: 96}, {threshold: 200}]\n"
-    )
-    return load_study(file)
-
-
-def test_a_cell_equals_what_plan_says_for_the_same_inputs(study: Study) -> None:
-    answers = sweep(study.cells, study.catalogue)
-    compared = set()
-    for answer in answers:
-        request = cell_request(study, answer.name)
-        if answer.path is CellPath.DENSE_INCOMPLETE:
-            with pytest.raises(NoAnswerError):
-                make_plan(request)
-            continue
-        plan = make_plan(request).plan
-        assert plan.solved_list == answer.solved_list
-        assert plan.hit_rate == answer.hit_rate
-        assert plan.budget is not None
-        assert plan.budget.ffn_bytes == answer.bytes.ffn
-        assert plan.budget.budget_bytes == answer.bytes.budget
-        compared.add(answer.path)
-    assert {CellPath.SPLIT, CellPath.ALL_ON_GPU} <= compared
-
-
-def test_only_files_with_statistics_of_their_own_can_be_planned(study: Study, catalogue: Catalogue) -> None:
-    declared = study_of({"models": "bamboo-7b", "gpus": "t4", "hosts": "pc-low"}, catalogue)
-    with pytest.raises(InputError) as caught:
-        cell_request(declared, None)
-    assert str(caught.value) == (
-        "study: base / bamboo-7b / F16 / t4 / pc-low / 512: found a model without a file, expected `file:` to plan or "
-        "export it; `hotsplit whatif` answers without one"
-    )
-    figures = study_of(
-        {
-            "models": {"file": str(study.cells[0].model.file), "name": "f", "statistics": "relullama-7b"},
-            "gpus": "t4",
-            "hosts": "pc-low",
-        },
-        catalogue,
-    )
-    with pytest.raises(InputError) as caught:
-        cell_request(figures, None)
-    assert str(caught.value) == (
-        "study: base / f / as in file / t4 / pc-low / 512: found statistics that are figures, expected a folder of "
-        "activation_<L>.pt: which neurons are hot is not in figures"
-    )
-
-
-def test_a_derived_threshold_needs_the_bandwidth(catalogue: Catalogue) -> None:
-    (answer,) = ask(catalogue, solvers={"sync_us": 5, "granularity": 1})
-    # C = ceil(T_sync / (M / host - M / GPU)), M = 768 bytes, 10 and 100 GB/s.
-    least = -(-5e-6 // (NEURON_BYTES / 10e9 - NEURON_BYTES / 100e9))
-    assert least == 73
-    assert all(count == 0 or count >= least for count in answer.solved_list)

@@ -1,0 +1,147 @@
+"""What a placed cell comes to: its bytes on either side, its estimated speed, its proof, and what to know of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from planner.account import Account, EnginePath
+from planner.answers import Answer, Bytes, Proof, TargetResult
+from planner.architectures import ARCHITECTURES
+from planner.engine_limits import unknown_ffn_types
+from planner.geometry import Geometry
+from planner.hotness import Hotness
+from planner.objectives import OBJECTIVES
+from planner.problem import Solution
+from planner.record import Record
+from planner.speed import Bandwidths, SpeedEstimate, Work, estimate
+from planner.study import Cell, GpuCase
+from planner.units import format_bytes
+
+
+class Placement(Record):
+    """A solved cell before it becomes an answer; what inverse questions look at.
+
+    Attributes:
+        neuron_bytes: of each entry of the statistics, layer or expert.
+        solution: None when the host cannot hold what the GPU does not.
+        host_left_bytes: host memory left for cold neurons; None when it is not limited.
+        dense_host_bytes: dense tensors that stay on the host.
+        kv_host_bytes: the part of the KV cache that stays on the host.
+    """
+
+    geometry: Geometry
+    account: Account
+    hotness: Hotness
+    neuron_bytes: tuple[int, ...]
+    solution: Solution | None
+    host_left_bytes: int | None
+    dense_host_bytes: int
+    kv_host_bytes: int
+
+
+def layer_hit_rates(hotness: Hotness, solved_list: Sequence[int]) -> npt.NDArray[np.float64]:
+    """Returns the share of each layer's activations that its hot neurons make, shape (layers,); 0 where none fired."""
+    caught = hotness.caught(np.asarray(solved_list, dtype=np.int64))
+    return np.divide(caught, hotness.totals, out=np.zeros_like(caught), where=hotness.totals > 0)
+
+
+def speed_of(
+    cell: Cell, gpu: GpuCase, placement: Placement, solution: Solution | None
+) -> tuple[SpeedEstimate | None, str | None]:
+    """Returns the estimate, or why there is none."""
+    if solution is None:
+        return None, None
+    if gpu.bandwidth_bytes_per_s is None:
+        return None, "no speed: the GPU's bandwidth is not known; give it in the study (gpus: bandwidth)"
+    geometry, account = placement.geometry, placement.account
+    reuses_embedding = ARCHITECTURES[geometry.architecture].reuses_embedding
+    embedding_bytes = geometry.embedding_bytes if reuses_embedding else 0
+    work = Work(
+        n_embd=geometry.n_embd,
+        dense_gpu_bytes=account.dense_bytes,
+        dense_host_bytes=placement.dense_host_bytes + embedding_bytes,
+        kv_gpu_bytes=account.kv_cache_bytes,
+        kv_host_bytes=placement.kv_host_bytes,
+        ffn_bytes=[n_ff * size for n_ff, size in zip(placement.hotness.n_ff, placement.neuron_bytes, strict=True)],
+        hot_bytes=[count * size for count, size in zip(solution.solved_list, placement.neuron_bytes, strict=True)],
+        hit_rates=layer_hit_rates(placement.hotness, solution.solved_list).tolist(),
+        active_share=cell.model.active_share or cell.speed.active_share,
+    )
+    rates = Bandwidths(gpu.bandwidth_bytes_per_s, cell.host.bandwidth_bytes_per_s, gpu.pcie_bytes_per_s)
+    return estimate(work, rates, cell.speed), None
+
+
+def bytes_of(placement: Placement, solution: Solution | None) -> Bytes:
+    """Returns what lies where, bytes of each kind."""
+    account = placement.account
+    hot_bytes = 0 if solution is None else solution.used_bytes
+    cold_bytes = account.ffn_total_bytes - hot_bytes
+    charged_bytes = account.dense_bytes + account.kv_cache_bytes + hot_bytes
+    missing_bytes = account.missing_bytes
+    if solution is None and placement.host_left_bytes is not None:
+        missing_bytes = max(0, cold_bytes - min(account.ffn_bytes, account.ffn_total_bytes) - placement.host_left_bytes)
+    return Bytes(
+        budget=account.budget_bytes,
+        dense=account.dense_bytes,
+        kv_cache=account.kv_cache_bytes,
+        reserve=account.reserve_bytes,
+        ffn=account.ffn_bytes,
+        hot=hot_bytes,
+        vram=account.budget.context_bytes + charged_bytes + account.uncharged_bytes,
+        free=account.budget.free_bytes,
+        host=cold_bytes + placement.dense_host_bytes + placement.kv_host_bytes + placement.geometry.host_only_bytes,
+        missing=missing_bytes,
+    )
+
+
+def proof_of(cell: Cell, solution: Solution, hotness: Hotness) -> Proof:
+    """Returns what is proven of a placement; `hotness` is what the solver was given."""
+    return Proof(
+        solver=cell.solver.solver,
+        status=solution.status.value,
+        caught=solution.objective,
+        upper_bound=solution.upper_bound,
+        relative_gap=solution.relative_gap,
+        total=hotness.total,
+        unit=OBJECTIVES[cell.solver.objective].unit,
+    )
+
+
+def notes_of(placement: Placement, solution: Solution | None, sizes: Bytes, why_no_speed: str | None) -> Iterator[str]:
+    """Yields what a user should know of a cell, one line each."""
+    account = placement.account
+    if solution is None:
+        yield "the host cannot hold what the GPU does not"
+    elif account.missing_bytes:
+        yield f"the dense part misses {format_bytes(account.missing_bytes)}, so the engine gives neurons nothing"
+    elif account.path is EnginePath.DENSE_ONLY:
+        yield "nothing is left for neurons"
+    if account.kv_half_bytes and not (account.v_on_gpu and account.k_on_gpu):
+        yield "half of the KV cache is in host memory" if account.v_on_gpu else "the KV cache is in host memory"
+    if account.budget.wraps:
+        yield "less than 256 MiB would be free: the engine's own subtraction wraps around; give --vram-budget"
+    if sizes.short:
+        yield f"the engine is expected to run out of VRAM: {format_bytes(sizes.short)} more in use than are free"
+    if why_no_speed is not None:
+        yield why_no_speed
+    yield from placement.geometry.objections
+    if unknown := unknown_ffn_types(placement.geometry):
+        yield unknown
+
+
+def target_results(cell: Cell, answer: Answer) -> Iterator[TargetResult]:
+    """Yields for each target of the study what was wanted, what was found and whether that meets it."""
+    targets = cell.targets
+    if targets.hit_rate is not None:
+        found = answer.hit_rate
+        yield TargetResult("hit_rate", targets.hit_rate, found, found is not None and found >= targets.hit_rate)
+    if targets.tokens_per_second is not None:
+        rate = answer.tokens_per_s
+        met = rate is not None and rate >= targets.tokens_per_second
+        yield TargetResult("tokens_per_second", targets.tokens_per_second, rate, met)
+    if targets.vram is not None:
+        used = answer.bytes.vram
+        yield TargetResult("vram", targets.vram, used, answer.hit_rate is not None and used <= targets.vram)

@@ -1,0 +1,315 @@
+"""Where cells are answered: every model read once, its statistics sorted once, budgets only move a cut."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from planner.account import account_for
+from planner.answers import Answer, CellPath, NextGib
+from planner.budget import Budget, automatic_budget, stated_budget
+from planner.catalogue import Catalogue
+from planner.engine_defaults import ACTIVATIONS_FOLDER
+from planner.engine_limits import engine_granularity
+from planner.entries import dimensions_of, published_statistics
+from planner.errors import InputError
+from planner.experts import with_experts
+from planner.geometry import Geometry, geometry_from_dimensions, geometry_from_header
+from planner.header import read_header
+from planner.host import HostMemory
+from planner.hotness import Hotness
+from planner.objectives import OBJECTIVES
+from planner.placed import Placement, bytes_of, notes_of, proof_of, speed_of, target_results
+from planner.planning import ThresholdRule
+from planner.problem import Problem, Solution, SolverOptions, SolverStatus
+from planner.record import Record, replace
+from planner.solve import solve
+from planner.speed import SpeedEstimate
+from planner.statistics import Statistics, read_statistics
+from planner.study import Cell, GpuCase, Model
+from planner.units import GIB, format_bytes
+from planner.vram import Gpu
+
+
+class Device(Record):
+    """What this machine says, asked once for a whole study.
+
+    Attributes:
+        gpu: the GPU that the engine would use.
+        memory: the host's memory.
+    """
+
+    gpu: Gpu | None
+    memory: HostMemory | None
+
+
+class Workshop:
+    """Answers cells and keeps what cells share: headers, sorted statistics, accounts, placements.
+
+    Args:
+        catalogue: what names refer to.
+        device: this machine, where cells name it.
+    """
+
+    def __init__(self, catalogue: Catalogue, device: Device) -> None:
+        self._catalogue = catalogue
+        self._device = device
+        self._geometries: dict[tuple[Model, str | None], Geometry] = {}
+        self._whole_geometries: dict[tuple[Model, str | None], Geometry] = {}
+        self._statistics: dict[tuple[Model, tuple[int, ...]], tuple[Statistics, Hotness]] = {}
+        self._placements: dict[object, Placement] = {}
+        self._solutions: dict[object, Solution] = {}
+        self._ranked: dict[object, Hotness] = {}
+
+    def geometry(self, cell: Cell) -> Geometry:
+        """Returns the geometry of the cell's model."""
+        key = (cell.model, cell.quantisation)
+        if key not in self._geometries:
+            self._geometries[key] = _read_geometry(cell.model, cell.quantisation)
+        return self._geometries[key]
+
+    def statistics(self, cell: Cell) -> tuple[Statistics, Hotness]:
+        """Returns the cell's statistics and their sorted form."""
+        n_ff = self.geometry(cell).n_ff
+        key = (cell.model, n_ff)
+        if key not in self._statistics:
+            statistics = _read_statistics(cell.model, n_ff, self._catalogue)
+            self._statistics[key] = (statistics, Hotness.from_values(statistics.values))
+        return self._statistics[key]
+
+    def whole_geometry(self, cell: Cell) -> Geometry:
+        """Returns the geometry with all experts that the cell's statistics know."""
+        key = (cell.model, cell.quantisation)
+        if key not in self._whole_geometries:
+            statistics, hotness = self.statistics(cell)
+            self._whole_geometries[key] = with_experts(self.geometry(cell), statistics.labels, hotness.n_ff)
+        return self._whole_geometries[key]
+
+    def ranked(self, cell: Cell) -> Hotness:
+        """Returns what the cell's objective makes of its statistics, sorted."""
+        statistics, hotness = self.statistics(cell)
+        neuron_bytes = self.whole_geometry(cell).neuron_bytes
+        key = (id(hotness), neuron_bytes, cell.solver.objective)
+        if key not in self._ranked:
+            objective = OBJECTIVES[cell.solver.objective]
+            self._ranked[key] = objective.hotness(hotness, statistics.values, neuron_bytes)
+        return self._ranked[key]
+
+    def place(self, cell: Cell) -> Placement:
+        """Returns the account and the placement of a cell."""
+        gpu, host = self.gpu(cell), self._host_memory(cell)
+        rates = (gpu.bandwidth_bytes_per_s, cell.host.bandwidth_bytes_per_s) if cell.solver.sync_us is not None else ()
+        size = (gpu.vram_bytes, gpu.free_bytes, gpu.budget_bytes, gpu.context_bytes)
+        key = (
+            cell.model,
+            cell.quantisation,
+            size,
+            host,
+            cell.context,
+            cell.kv_type,
+            cell.solver,
+            rates,
+            repr(cell.reserve),
+        )
+        if key not in self._placements:
+            self._placements[key] = self._place(cell, gpu, host)
+        return self._placements[key]
+
+    def answer(self, cell: Cell) -> Answer:
+        """Returns the answer of a cell.
+
+        Raises:
+            InputError: model or statistics are not what they must be.
+            OSError: a file cannot be read.
+        """
+        placement = self.place(cell)
+        gpu = self.gpu(cell)
+        solution = placement.solution
+        speed, why_no_speed = speed_of(cell, gpu, placement, solution)
+        sizes = bytes_of(placement, solution)
+        answer = Answer(
+            name=cell.name,
+            scenario=cell.scenario,
+            model=cell.model.label,
+            quantisation=cell.quantisation or "as in file",
+            gpu=gpu.label,
+            gpu_name=gpu.name,
+            host=cell.host.label,
+            context=cell.context,
+            solver=cell.solver.label(),
+            vram_bytes=gpu.vram_bytes if gpu.vram_bytes is not None else gpu.free_bytes,
+            price=gpu.price,
+            path=CellPath.DOES_NOT_FIT if solution is None else CellPath(placement.account.path.value),
+            bytes=sizes,
+            n_ff=placement.hotness.n_ff,
+            solved_list=() if solution is None else solution.solved_list,
+            hit_rate=None if solution is None else placement.hotness.hit_rate(solution.solved_list),
+            proof=None if solution is None else proof_of(cell, solution, self.ranked(cell)),
+            speed=speed,
+            next_gib=None if solution is None else self._next_gib(cell, gpu, placement, solution, speed),
+            targets=(),
+            basis=tuple(self._basis(cell, gpu, placement)),
+            notes=tuple(notes_of(placement, solution, sizes, why_no_speed)),
+        )
+        return replace(answer, targets=tuple(target_results(cell, answer)))
+
+    def gpu(self, cell: Cell) -> GpuCase:
+        """Returns the GPU with what this machine says about it, where the study names this machine."""
+        case, found = cell.gpu, self._device.gpu
+        if case.choice.device is None or found is None:
+            return case
+        same = next((entry for entry in self._catalogue.gpus.values() if entry.title == found.name), None)
+        sized = (case.vram_bytes, case.free_bytes, case.budget_bytes) != (None, None, None)
+        link = same.pcie.bytes_per_s() if same and same.pcie else None
+        return replace(
+            case,
+            name=f"{found.name} (this machine)",
+            label=f"{found.name} (this machine)" if not sized else case.label,
+            free_bytes=case.free_bytes if sized else found.free_bytes,
+            bandwidth_bytes_per_s=case.bandwidth_bytes_per_s or (same.bandwidth if same else None),
+            pcie_bytes_per_s=case.pcie_bytes_per_s or link,
+        )
+
+    def _host_memory(self, cell: Cell) -> int | None:
+        if cell.host.this_machine and self._device.memory is not None:
+            return self._device.memory.available_bytes or self._device.memory.total_bytes or None
+        return cell.host.memory_bytes
+
+    def _place(self, cell: Cell, gpu: GpuCase, host_memory_bytes: int | None) -> Placement:
+        _, hotness = self.statistics(cell)
+        geometry = self.whole_geometry(cell)
+        account = account_for(
+            geometry, budget_of(gpu), context=cell.context, kv_type=cell.kv_type, reserve_options=cell.reserve
+        )
+        dense_host_bytes = account.dense_total_bytes - account.dense_bytes
+        kv_host_bytes = 2 * account.kv_half_bytes - account.kv_cache_bytes
+        host_left_bytes = None
+        if host_memory_bytes is not None:
+            host_left_bytes = host_memory_bytes - dense_host_bytes - kv_host_bytes - geometry.host_only_bytes
+        placement = Placement(
+            geometry, account, hotness, geometry.neuron_bytes, None, host_left_bytes, dense_host_bytes, kv_host_bytes
+        )
+        if host_left_bytes is not None and host_left_bytes < 0:
+            return placement
+        solution = self._solve(cell, gpu, placement, account.ffn_bytes)
+        if solution.status is SolverStatus.INFEASIBLE:
+            return placement
+        if not solution.solved_list:
+            raise InputError(f"{cell.name}: the solver found no placement ({solution.status.value}); give it more time")
+        return replace(placement, solution=solution)
+
+    def _solve(self, cell: Cell, gpu: GpuCase, placement: Placement, ffn_bytes: int) -> Solution:
+        granularity = cell.solver.granularity or engine_granularity(placement.geometry)
+        thresholds = threshold_rule(cell, gpu).for_layers(placement.neuron_bytes, placement.hotness.n_ff)
+        problem = Problem(
+            hotness=self.ranked(cell),
+            neuron_bytes=placement.neuron_bytes,
+            ffn_bytes=min(ffn_bytes, placement.account.ffn_total_bytes),
+            host_bytes=placement.host_left_bytes,
+            thresholds=thresholds,
+            granularity=granularity,
+        )
+        options = SolverOptions(
+            solver=cell.solver.solver,
+            time_limit_s=cell.solver.time_limit,
+            relative_gap=cell.solver.relative_gap,
+            confirm=False,
+        )
+        key = (
+            id(problem.hotness),
+            problem.neuron_bytes,
+            problem.ffn_bytes,
+            problem.host_bytes,
+            thresholds,
+            granularity,
+            options,
+        )
+        if key not in self._solutions:
+            self._solutions[key] = solve(problem, options)
+        return self._solutions[key]
+
+    def _next_gib(
+        self, cell: Cell, gpu: GpuCase, placement: Placement, solution: Solution, speed: SpeedEstimate | None
+    ) -> NextGib:
+        """Returns what one more GiB for neurons adds, by placing once more with it."""
+        account = placement.account
+        if account.missing_bytes or account.ffn_bytes >= account.ffn_total_bytes:
+            return NextGib(0.0, None if speed is None else 0.0)
+        more = self._solve(cell, gpu, placement, account.ffn_bytes + GIB)
+        if not more.solved_list:
+            return NextGib(0.0, None if speed is None else 0.0)
+        faster, _ = speed_of(cell, gpu, placement, more)
+        gained = None if speed is None or faster is None else faster.tokens_per_s - speed.tokens_per_s
+        hotness = placement.hotness
+        return NextGib(hotness.hit_rate(more.solved_list) - hotness.hit_rate(solution.solved_list), gained)
+
+    def _basis(self, cell: Cell, gpu: GpuCase, placement: Placement) -> Iterator[tuple[str, str]]:
+        statistics, _ = self.statistics(cell)
+        yield "model", placement.geometry.source
+        yield "statistics", statistics.source
+        yield "budget", _budget_basis(gpu, placement.account.budget)
+        if cell.model.active_source:
+            yield "active_share", f"{cell.model.active_share:.4g}: {cell.model.active_source}"
+        else:
+            yield "active_share", f"{cell.speed.active_share:.4g}: the speed model's default, nothing is known"
+        if gpu.bandwidth_bytes_per_s is not None:
+            rates = f"{gpu.bandwidth_bytes_per_s / 1e9:g} GB/s GPU, {cell.host.bandwidth_bytes_per_s / 1e9:g} GB/s host"
+            yield "speed", f"bytes read for a token over {rates}; see docs/speed.md"
+
+
+def _read_geometry(model: Model, quantisation: str | None) -> Geometry:
+    if model.file is not None:
+        return geometry_from_header(read_header(model.file))
+    if model.entry is None:
+        raise InputError(f"model {model.label!r}: found neither a file nor dimensions")
+    return geometry_from_dimensions(
+        dimensions_of(model.entry, quantisation or "F16"), source=f"{model.label}, declared"
+    )
+
+
+def _read_statistics(model: Model, n_ff: tuple[int, ...], catalogue: Catalogue) -> Statistics:
+    choice = model.statistics
+    if choice is None:
+        if model.file is None:
+            raise InputError(
+                f"model {model.label!r}: found no statistics, expected a folder, a name or a hotness curve"
+            )
+        return read_statistics(model.file.parent / ACTIVATIONS_FOLDER, n_layer=len(n_ff), n_ff=n_ff)
+    if choice.folder is not None:
+        return read_statistics(model.folder / choice.folder, n_layer=len(n_ff), n_ff=n_ff)
+    return published_statistics(choice, catalogue, n_ff, source=f"model {model.label!r}")
+
+
+def budget_of(gpu: GpuCase) -> Budget:
+    """Returns the budget that the engine would start from on a GPU of a study."""
+    if gpu.budget_bytes is not None:
+        return stated_budget(gpu.budget_bytes)
+    free_bytes = (gpu.free_bytes if gpu.free_bytes is not None else gpu.vram_bytes) or 0
+    if gpu.context_bytes is None:
+        return automatic_budget(free_bytes, total_bytes=gpu.vram_bytes)
+    return automatic_budget(
+        free_bytes, total_bytes=gpu.vram_bytes, context_bytes=gpu.context_bytes, context_basis="stated"
+    )
+
+
+def _budget_basis(gpu: GpuCase, budget: Budget) -> str:
+    if gpu.budget_bytes is not None:
+        return "the engine's --vram-budget"
+    kind = "free memory" if gpu.free_bytes is not None else "memory on the board, all of it free"
+    return f"{kind}, less {format_bytes(budget.context_bytes)} CUDA context ({budget.context_basis}) and 256 MiB margin"
+
+
+def threshold_rule(cell: Cell, gpu: GpuCase) -> ThresholdRule:
+    """Returns the communication constraint that a cell asks for.
+
+    Raises:
+        InputError: it is to be derived, and the bandwidth of the GPU is not known.
+    """
+    if cell.solver.sync_us is None:
+        return ThresholdRule(neurons=cell.solver.threshold)
+    if gpu.bandwidth_bytes_per_s is None:
+        raise InputError(f"{cell.name}: sync_us needs the GPU's bandwidth; give it in the study (gpus: bandwidth)")
+    return ThresholdRule(
+        sync_s=cell.solver.sync_us / 1e6,
+        gpu_bytes_per_s=gpu.bandwidth_bytes_per_s,
+        host_bytes_per_s=cell.host.bandwidth_bytes_per_s,
+    )
