@@ -79,8 +79,9 @@ def _counts(layer: tuple[_Frame, float]) -> npt.NDArray[np.int64]:
     cumulative[0] = 0.0
     for segment, (former, latter) in zip(frame.segments(weight), itertools.pairwise(frame.knots), strict=True):
         start, end = round(former[0]), round(latter[0])
-        t = np.arange(start, end + 1) - start
-        cumulative[start : end + 1] = former[1] + segment.sum(t / (end - start))
+        t = np.arange(end - start + 1, dtype=np.float64)
+        t /= end - start
+        np.add(former[1], segment.sum(t), out=cumulative[start : end + 1])
     counts = np.zeros(figures.neurons, np.int64)
     counts[: figures.nonzero] = whole_counts(cumulative)
     np.clip(counts[: figures.nonzero], 1, figures.max, out=counts[: figures.nonzero])

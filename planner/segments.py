@@ -42,10 +42,24 @@ class Segment(Record):
         return cls(start, length, last, 0.0, first - last, (first - last) / (mean - last) - 1.0)
 
     def sum(self, t: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """Returns the sum of the counts from 0 to each `t`."""
-        linear = self.linear * (t - t * t / 2)
-        power = self.power / (self.exponent + 1) * (1 - (1 - t) ** (self.exponent + 1))
-        sums: npt.NDArray[np.float64] = self.length * (self.floor * t + linear + power)
+        """Returns the sum of the counts from 0 to each `t`.
+
+        That is length · (floor·t + linear·(t - t²/2) + power/(exponent+1) · (1 - (1-t)^(exponent+1))), worked out in
+        few arrays: a new one costs as much as what is done in it.
+        """
+        sums: npt.NDArray[np.float64] = self.floor * t
+        if self.linear:
+            part = t * t
+            part /= 2
+            np.subtract(t, part, out=part)
+            part *= self.linear
+            sums += part
+        part = 1 - t
+        part **= self.exponent + 1
+        np.subtract(1, part, out=part)
+        part *= self.power / (self.exponent + 1)
+        sums += part
+        sums *= self.length
         return sums
 
     def squares(self) -> float:
@@ -67,7 +81,7 @@ def area_of(length: Number, floor: Number, linear: Number, power: Number, expone
 
 def whole_counts(cumulative: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
     """Returns whole, descending counts whose sums stay within one of `cumulative`: shape [k + 1] to [k]."""
-    sums = np.rint(cumulative).astype(np.int64)
-    counts: npt.NDArray[np.int64] = sums[1:] - sums[:-1]
-    # Rounding may leave a count one above the count before it.
-    return np.sort(counts)[::-1]
+    counts = np.diff(np.rint(cumulative)).astype(np.int64)
+    # Rounding may leave a count one above the count before it. The rest is in order, which this sort makes use of.
+    counts.sort(kind="stable")
+    return counts[::-1]
