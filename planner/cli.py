@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any, NoReturn, TextIO
 
 from planner import __version__
+from planner.collector import collect_rarely
 from planner.errors import HotsplitError
 from planner.interrupt import INTERRUPTED, complain_of_interruption, interruptible
 from planner.text import LONGEST_LINE, printable
@@ -71,6 +72,7 @@ def run_command(parser: argparse.ArgumentParser, arguments: Sequence[str] | None
 
     Whatever a user can do something about ends here as one line on standard error for each fault, made safe to print.
     """
+    collect_rarely()
     _replace_closed_streams()
     _let_all_characters_through()
     return interruptible(lambda: _run(parser, arguments))

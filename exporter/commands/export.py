@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import gc
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,8 +65,8 @@ def run(arguments: argparse.Namespace) -> int:
     output = arguments.output or _beside(model)
     common.keep_inputs(output, model, arguments.plan)
     # Only now, so that bad input is told before torch has loaded.
-    with _no_collector():
-        from exporter.export import export_plan
+    from exporter.export import export_plan
+
     export_plan(
         plan,
         statistics,
@@ -82,18 +79,6 @@ def run(arguments: argparse.Namespace) -> int:
     )
     _report(plan, output, as_json=arguments.json)
     return 0
-
-
-@contextlib.contextmanager
-def _no_collector() -> Iterator[None]:
-    """Keeps Python from looking again and again for garbage among what an import makes, a tenth of torch's time."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def _gather(arguments: argparse.Namespace) -> tuple[Plan, Statistics, Geometry | None, Path | None]:
