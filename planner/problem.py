@@ -147,12 +147,14 @@ class SolverOptions(Record):
             mostly nothing at all; only what they leave open is refined no further than this.
         confirm: pose the reduced ILP to the solver also where the price has already proven the answer. It cannot
             change the answer; a sweep over many budgets turns it off.
+        explain: say why the answer is as it is. That takes as long as the placement; a sweep turns it off, too.
     """
 
     solver: str = "highs"
     time_limit_s: float | None = None
     relative_gap: float = 1e-5
     confirm: bool = True
+    explain: bool = True
 
     def __post_init__(self) -> None:
         if self.solver not in SOLVERS:
@@ -227,7 +229,7 @@ class Solution(Record):
         hit_rate: objective as a share of all activations; 0 when nothing was activated at all.
         used_bytes: VRAM bytes of the hot neurons.
         host_bytes: host memory bytes of the cold neurons.
-        explanation: why; None when there is no answer.
+        explanation: why; None when there is no answer, or when nobody asked.
         infeasibility: set exactly when the status is INFEASIBLE.
     """
 

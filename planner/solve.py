@@ -19,7 +19,7 @@ from planner.branch import Branching
 from planner.explain import explain, host_not_reached, host_too_small
 from planner.hotness import Ints
 from planner.price import Bools, Curves, curves_of, cut, dual_bound, gains, lifted, range_of, whole_range
-from planner.problem import Infeasibility, Problem, Solution, SolverOptions, SolverStatus
+from planner.problem import Explanation, Infeasibility, Problem, Solution, SolverOptions, SolverStatus
 from planner.record import Draft, field
 from planner.settle import settle
 from planner.tangents import Tangents
@@ -374,13 +374,17 @@ def _solution(search: _Search) -> Solution:
         hit_rate=search.caught / total if total > 0 else 0.0,
         used_bytes=used_bytes,
         host_bytes=problem.total_bytes - used_bytes,
-        explanation=explain(
-            problem,
-            curves,
-            search.positions,
-            search.price,
-            proof=search.proof,
-            solver=search.solver,
-            confirmed=search.confirmed,
-        ),
+        explanation=_explanation(search, search.positions) if search.options.explain else None,
+    )
+
+
+def _explanation(search: _Search, positions: Ints) -> Explanation:
+    return explain(
+        search.problem,
+        search.curves,
+        positions,
+        search.price,
+        proof=search.proof,
+        solver=search.solver,
+        confirmed=search.confirmed,
     )

@@ -7,6 +7,7 @@ gives layers the statistics of other layers (PowerInfer issue 247).
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import re
@@ -33,7 +34,7 @@ _FILE_NAME = re.compile(r"activation_([0-9]{1,9})(?:_([0-9]{1,9}))?\.pt", re.ASC
 _NAMING = "expected activation_0.pt, activation_1.pt, … or, for experts, activation_0_0.pt, activation_0_1.pt, …"
 
 
-class Statistics(Record):
+class Statistics(Record, dict=True):
     """What is known about how often neurons fire.
 
     Attributes:
@@ -42,16 +43,20 @@ class Statistics(Record):
         values: for each label the activation counts by neuron number, shape [n_ff], a real numeric type of its own,
             finite and at least 0, not sorted. Of statistics of more than `MOST_KEPT_BYTES` a part is read again each
             time it is asked for, so ask in order and once.
-        fingerprint: `sha256:` and the digest of labels and counts. Equal counts have equal fingerprints in whatever
-            type they were saved.
+        known_fingerprint: the fingerprint, where it was worked out while the values were read.
         ignored: names in the folder that are not statistics, sorted.
     """
 
     source: str
     labels: tuple[str, ...]
     values: Sequence[npt.NDArray[Any]]
-    fingerprint: str
+    known_fingerprint: str | None = None
     ignored: tuple[str, ...] = ()
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """`sha256:` and the digest of labels and counts: the same for equal counts in whatever type they were saved."""
+        return self.known_fingerprint or fingerprint_of(self.labels, self.values)
 
     @property
     def n_ff(self) -> tuple[int, ...]:
@@ -176,7 +181,7 @@ def statistics_from_values(source: str, values: Sequence[npt.NDArray[Any]]) -> S
             raise InputError(f"{source}: layer {layer}: has {counts.ndim} dimensions; expected 1")
         _check_counts(f"{source}: layer {layer}", counts)
     labels = tuple(str(layer) for layer in range(len(values)))
-    return Statistics(source, labels, tuple(values), fingerprint_of(labels, values))
+    return Statistics(source, labels, tuple(values))
 
 
 def fingerprint_of(labels: Sequence[str], values: Iterable[npt.NDArray[Any]]) -> str:

@@ -213,6 +213,7 @@ class Workshop:
             time_limit_s=cell.solver.time_limit,
             relative_gap=cell.solver.relative_gap,
             confirm=False,
+            explain=False,
         )
         key = (
             id(problem.hotness),

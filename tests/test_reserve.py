@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from planner.dimensions import Dimensions
 from planner.errors import InputError
 from planner.geometry import Geometry, geometry_from_dimensions
-from planner.reserve import BLOCK_BYTES, ITEMS, Reserve, ReserveOptions, _kinds_of, _PromptPool
+from planner.reserve import BLOCK_BYTES, ITEMS, Reserve, ReserveOptions, _kinds_of, _prompt_pool
 from planner.units import MIB
 
 _7B = geometry_from_dimensions(Dimensions("llama", 32, 4096, 11008, 32, 32000))
@@ -215,7 +215,7 @@ def test_work_buffers_suffice_for_any_number_of_neurons_up_to_the_most(
     dimensions: Dimensions, batch: int, dips_at: list[int]
 ) -> None:
     geometry = geometry_from_dimensions(dimensions)
-    pool = _PromptPool(geometry, _kinds_of(geometry, batch), batch, 512)
+    pool = _prompt_pool(geometry, _kinds_of(geometry, batch), batch, 512)
     exact = [pool.bytes_of(rows) for rows in range(max(geometry.n_ff) + 1)]
     assert [rows for rows in range(1, len(exact)) if exact[rows] < exact[rows - 1]] == dips_at
     assert [pool.most_bytes(rows) for rows in range(len(exact))] == list(itertools.accumulate(exact, max))
