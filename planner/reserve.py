@@ -8,32 +8,22 @@ named, `llama.cpp`, at commit d3ebd7c.
 
 from __future__ import annotations
 
-import bisect
-import functools
-import itertools
 import math
 from collections.abc import Mapping, Sequence
-from typing import TypeAlias
 
-from planner.architectures import Level
 from planner.errors import InputError
-from planner.geometry import DenseTensor, Geometry
+from planner.geometry import Geometry
 from planner.ggml_types import TYPES_BY_NAME
+from planner.prompt_pool import ROW_PADDING, PromptPool, prompt_pool
 from planner.record import Record, field
 from planner.scratch import Scratch
 from planner.units import MIB
 
-# 443, 8967-8971: the last row of a matrix is padded to a multiple of this many numbers.
-ROW_PADDING = 512
 # cudaMalloc hands out large allocations in whole blocks of 2 MiB and lets smaller ones share blocks (CUDA's behaviour
 # on discrete GPUs, not the engine's code).
 BLOCK_BYTES = 2 * MIB
 LARGE_BYTES = 1 * MIB
 SMALL_ALIGNMENT = 512
-# 113-117: prompts of more tokens than this are multiplied by cuBLAS in F16, quantised weights dequantised before.
-_CUBLAS_ABOVE = 32
-# 8809: prompts of more tokens than this multiply down_t as a whole matrix in F32.
-_GEMM_ABOVE = 100
 
 ITEMS = ("buckets", "row_padding", "spare_rows", "scratch", "work_buffers", "granularity", "uncharged_kv")
 
@@ -103,14 +93,12 @@ class Reserve:
         self._options = options or ReserveOptions()
         self._context = context or geometry.context_train or 0
         self._tokens = min(self._context, batch)
-        # The account asks for the reserve of many sizes; which matrices there are does not depend on them.
-        self._kinds = _kinds_of(geometry, self._tokens)
         self._layers = sorted(set(zip(geometry.n_ff, geometry.neuron_bytes, strict=True)))
         self._neurons = sum(geometry.n_ff)
         self._ffn_bytes = geometry.ffn_bytes
         self._uncharged_kv_bytes = uncharged_kv_bytes
         # Made when it is asked for: an override does without.
-        self._pool: _PromptPool | None = None
+        self._pool: PromptPool | None = None
         # A row of an FFN matrix has n_embd numbers in whatever layer it is.
         self._row_padding_bytes = max(
             _padding_bytes(geometry.n_embd, m.type_name) for layer in geometry.ffn for m in layer
@@ -150,7 +138,7 @@ class Reserve:
     def _work_buffer_bytes(self, most_rows: int, *, is_exact: bool) -> int:
         """Returns what the pool takes when the widest layer has `most_rows`, or at most so many when not `is_exact`."""
         if self._pool is None:
-            self._pool = _prompt_pool(self._geometry, self._kinds, self._tokens, self._context)
+            self._pool = prompt_pool(self._geometry, self._tokens, self._context)
         return self._pool.bytes_of(most_rows) if is_exact else self._pool.most_bytes(most_rows)
 
     def _split_items(self, ffn_bytes: int) -> tuple[ReserveItem, ...]:
@@ -302,168 +290,3 @@ def _expected_waste_bytes(allocations: int) -> int:
 def _small_waste_bytes(matrices: int, layers: int) -> int:
     """Spare rows and buckets are small: alignment each, and one block begun."""
     return (matrices + layers) * SMALL_ALIGNMENT + (BLOCK_BYTES if layers else 0)
-
-
-def _kinds_of(geometry: Geometry, tokens: int) -> tuple[DenseTensor, ...]:
-    """Returns one matrix of each kind of the dense part, in creation order: the one that needs the largest copies."""
-    largest: dict[str, DenseTensor] = {}
-    for tensor, _ in geometry.dense_kinds:
-        if len(tensor.shape) > 1:
-            rival = largest.setdefault(tensor.kind, tensor)
-            largest[tensor.kind] = max(
-                rival, tensor, key=lambda each: sum(_cublas_buffers(each.shape, each.type_name, tokens))
-            )
-    return tuple(largest.values())
-
-
-_Stage: TypeAlias = tuple[int, ...]
-"""Bytes of the buffers that one multiplication has at the same time."""
-
-
-def _prompt_pool(geometry: Geometry, kinds: tuple[DenseTensor, ...], tokens: int, context: int) -> _PromptPool:
-    """Returns the pool of a prompt.
-
-    Args:
-        geometry: the model.
-        kinds: one matrix of each kind of its dense part, in creation order.
-        tokens: of the prompt, at most the batch.
-        context: cells of the KV cache.
-    """
-    if tokens <= 1:
-        return _kept_pool((), (), (), (), 0)
-    n_embd, n_ff = geometry.n_embd, max(geometry.n_ff)
-
-    def of(level: Level) -> list[DenseTensor]:
-        return [tensor for tensor in kinds if tensor.level is level]
-
-    def stages(level: Level) -> list[_Stage]:
-        return [_cublas_buffers(t.shape, t.type_name, tokens) for t in of(level)]
-
-    # What predictors write may be on the host, and is staged through the pool as F32 (8229-8251).
-    predictors = [
-        (*buffers, 4 * tokens * t.shape[1])
-        for buffers, t in zip(stages(Level.PREDICTORS), of(Level.PREDICTORS), strict=True)
-    ]
-    attention = (2 * tokens * n_embd, 2 * geometry.n_head * context * tokens)
-    return _kept_pool(
-        before=(*stages(Level.ATTENTION), attention, *predictors),
-        ffn=((4 * tokens * n_embd, 4 * tokens * n_ff), (4 * tokens * n_ff, 4 * tokens * n_embd)),
-        row_bytes=(4 * n_embd, 4 * tokens) if tokens > _GEMM_ABOVE else (),
-        output=tuple(stages(Level.OUTPUT)),
-        n_ff=n_ff,
-    )
-
-
-class _PromptPool:
-    """The size to which the engine's buffer pool grows while one prompt is read.
-
-    Replays the pool's rule (`_Pool`) over the multiplications of one layer, the widest one, and of the output.
-
-    Args:
-        before: the multiplications before the FFN.
-        ffn: the two of the FFN, or nothing.
-        row_bytes: bytes of further buffers of the last of these for each row of it.
-        output: the multiplications after it.
-        n_ff: rows of the widest layer.
-    """
-
-    def __init__(
-        self,
-        before: tuple[_Stage, ...],
-        ffn: tuple[_Stage, ...],
-        row_bytes: tuple[int, ...],
-        output: tuple[_Stage, ...],
-        n_ff: int,
-    ) -> None:
-        self._ffn = ffn
-        self._row_bytes = row_bytes
-        self._output = output
-        self._begun = _Pool()
-        for stage in before:
-            self._begun.use(stage)
-        self._peaks = self._find_peaks({size for stage in (*before, *ffn, *output) for size in stage}, n_ff)
-        # The largest size for any number of neurons up to each peak.
-        self._highest = list(itertools.accumulate(map(self.bytes_of, self._peaks), max))
-
-    def bytes_of(self, rows: int) -> int:
-        """Returns the size when the layer has `rows` neurons on the GPU."""
-        pool = self._begun.copy()
-        if rows and self._ffn:
-            up, down = self._ffn
-            pool.use(up)
-            pool.use((*down, *(row_bytes * rows for row_bytes in self._row_bytes)))
-        for stage in self._output:
-            pool.use(stage)
-        return pool.total_bytes
-
-    def most_bytes(self, most_rows: int) -> int:
-        """Returns the largest size for any number of neurons up to `most_rows`: one that is larger may take less.
-
-        A buffer for a few more rows can be large enough to serve the output, too, which else has one of its own.
-        """
-        if not self._ffn:
-            return 0
-        return max(self._highest[bisect.bisect_right(self._peaks, most_rows) - 1], self.bytes_of(most_rows))
-
-    def _find_peaks(self, sizes: set[int], n_ff: int) -> list[int]:
-        """Returns numbers of rows, ascending, one of which takes most among any 0 to m when m itself does not.
-
-        While every choice of the pool stays the same, more rows take more; so these are the last rows before one
-        changes: before a buffer for rows no longer fits into another, and before one starts to hold another.
-        """
-        sizes = sizes | {_grown(size) for size in sizes}
-        peaks = {0}
-        for row_bytes in self._row_bytes:
-            for size in sizes:
-                peaks.add(size // row_bytes)
-                peaks.add(bisect.bisect_left(range(n_ff + 1), size, key=lambda rows: _grown(row_bytes * rows)) - 1)
-        return sorted(rows for rows in peaks if 0 <= rows <= n_ff)
-
-
-# One model, context and batch have one pool, whatever the budget.
-_kept_pool = functools.lru_cache(maxsize=256)(_PromptPool)
-
-
-def _grown(size: int) -> int:
-    """Returns what the pool allocates for a buffer of `size`: 5 % more, in whole 256 bytes (6434-6435)."""
-    return -(-(size * 105 // 100) // 256) * 256
-
-
-def _cublas_buffers(shape: tuple[int, ...], type_name: str, tokens: int) -> _Stage:
-    """Returns the F16 copies of one multiplication (7685-7725): weights when quantised, input, result."""
-    row_length, rows = shape[0], shape[1]
-    if type_name == "F32":
-        return ()
-    if type_name != "F16" and tokens <= _CUBLAS_ABOVE:
-        # mul_mat_q quantises the input only: 36 bytes for 32 numbers of the padded row (8165, 8239).
-        return (tokens * -(-row_length // ROW_PADDING) * ROW_PADDING * 36 // 32,)
-    weights = () if type_name == "F16" else (2 * row_length * rows,)
-    return (*weights, 2 * tokens * row_length, 2 * tokens * rows)
-
-
-class _Pool:
-    """The engine's pool of CUDA buffers."""
-
-    def __init__(self) -> None:
-        self._free: list[int] = []
-        self.total_bytes = 0
-
-    def copy(self) -> _Pool:
-        """Returns a pool that goes on from here by itself."""
-        other = _Pool()
-        other._free, other.total_bytes = self._free.copy(), self.total_bytes
-        return other
-
-    def use(self, sizes: _Stage) -> None:
-        """Takes buffers of all `sizes` at once, then gives them back."""
-        taken = []
-        for size in sizes:
-            fitting = [free for free in self._free if free >= size]
-            if fitting:
-                best = min(fitting)
-                self._free.remove(best)
-                taken.append(best)
-            else:
-                self.total_bytes += _grown(size)
-                taken.append(_grown(size))
-        self._free += taken

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,7 +9,7 @@ from hypothesis import strategies as st
 from planner.dimensions import Dimensions
 from planner.errors import InputError
 from planner.geometry import Geometry, geometry_from_dimensions
-from planner.reserve import BLOCK_BYTES, ITEMS, Reserve, ReserveOptions, _kinds_of, _prompt_pool
+from planner.reserve import BLOCK_BYTES, ITEMS, Reserve, ReserveOptions
 from planner.units import MIB
 
 _7B = geometry_from_dimensions(Dimensions("llama", 32, 4096, 11008, 32, 32000))
@@ -197,28 +195,6 @@ def test_more_neurons_never_take_less_short_of_all(data: st.DataObject) -> None:
     fewer, more = sorted(data.draw(st.integers(0, geometry.ffn_bytes - 1)) for _ in range(2))
     assert reserve.total_bytes(fewer) <= reserve.total_bytes(more)
     assert all(item.n_bytes >= 0 for item in reserve.items(more))
-
-
-@pytest.mark.parametrize(
-    ("dimensions", "batch", "dips_at"),
-    [
-        # From 376 rows on, what the pool grew to for a row's numbers (2048 bytes and 5 %) holds the output's result.
-        (Dimensions("llama", 1, 512, 1024, 4, 4000), 101, [376]),
-        (Dimensions("falcon", 1, 512, 1024, 4, 4000), 128, [477]),
-        (Dimensions("llama", 1, 256, 1024, 4, 1000, quantisation="Q4_0"), 512, []),
-        # Up to 100 tokens no matrix is multiplied as a whole; one token needs no pool.
-        (Dimensions("opt", 1, 256, 1024, 4, 1000), 64, []),
-        (Dimensions("opt", 1, 256, 1024, 4, 1000), 1, []),
-    ],
-)
-def test_work_buffers_suffice_for_any_number_of_neurons_up_to_the_most(
-    dimensions: Dimensions, batch: int, dips_at: list[int]
-) -> None:
-    geometry = geometry_from_dimensions(dimensions)
-    pool = _prompt_pool(geometry, _kinds_of(geometry, batch), batch, 512)
-    exact = [pool.bytes_of(rows) for rows in range(max(geometry.n_ff) + 1)]
-    assert [rows for rows in range(1, len(exact)) if exact[rows] < exact[rows - 1]] == dips_at
-    assert [pool.most_bytes(rows) for rows in range(len(exact))] == list(itertools.accumulate(exact, max))
 
 
 def test_more_neurons_need_no_smaller_reserve_short_of_everything() -> None:
