@@ -42,6 +42,14 @@ class Area(Record, dict=True):
         return self.side**2
 
 
+class Share(Record):
+    of_one: float
+
+    def __post_init__(self) -> None:
+        if self.of_one > 1:
+            raise ValueError("more than one")
+
+
 class Count(Draft):
     seen: int = 0
     found: list[int] = field(default_factory=list)
@@ -81,6 +89,13 @@ def test_replacing_makes_another_record() -> None:
     assert point == Point(1, 5)
     with pytest.raises(TypeError, match="`Point` has no field 'z'"):
         replace(point, z=1)
+
+
+def test_another_record_is_checked_as_the_first_was() -> None:
+    with pytest.raises(ValueError, match="more than one"):
+        Share(2)
+    with pytest.raises(ValueError, match="more than one"):
+        replace(Share(0.5), of_one=2)
 
 
 def test_the_names_come_in_the_order_of_declaration() -> None:
