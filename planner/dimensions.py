@@ -22,7 +22,7 @@ class Dimensions(Record):
     """A model declared by its dimensions, for planning without its file.
 
     Attributes:
-        architecture: `llama`, `bamboo`, `falcon` or `opt`.
+        architecture: a name of `planner.architectures.ARCHITECTURES`, such as `llama`.
         n_layer, n_embd, n_head, n_vocab: as in the model's configuration.
         n_ff: neurons of a layer, or of each layer.
         n_head_kv: heads of keys and values; None means `n_head` (no grouped-query attention).

@@ -30,12 +30,14 @@ class Objective(NamedTuple):
     Attributes:
         name: in options, studies and plans.
         unit: what its numbers count, for people.
+        about: what it is good for, in the help of `--objective`.
         impacts: from the statistics of every layer, shape (n_ff of the layer,) each, and the bytes of one neuron of
             each layer, makes the impacts, in the same shapes. Given back as they came, nothing is sorted again.
     """
 
     name: str
     unit: str
+    about: str
     impacts: Callable[[Values, Sequence[int]], Values]
 
     def hotness(self, by_activations: Hotness, values: Values, neuron_bytes: Sequence[int]) -> Hotness:
@@ -68,8 +70,13 @@ OBJECTIVES: Mapping[str, Objective] = MappingProxyType(
     {
         objective.name: objective
         for objective in (
-            Objective("activations", "activations", _activations),
-            Objective("host-reads", "bytes of host reads", _host_reads),
+            Objective("activations", "activations", "as in the paper", _activations),
+            Objective(
+                "host-reads",
+                "bytes of host reads",
+                "bytes that the host need not read, which differs where layers are quantised differently",
+                _host_reads,
+            ),
         )
     }
 )

@@ -137,7 +137,7 @@ def test_faults_of_an_entry_come_together_with_their_lines(tmp_path: Path) -> No
     with pytest.raises(FaultsError) as caught:
         load_catalogue(tmp_path)
     assert caught.value.lines == (
-        f"{file}: models.mine.architecture: found 'mamba', expected an architecture: llama, bamboo, falcon, opt "
+        f"{file}: models.mine.architecture: found 'mamba', expected an architecture: {', '.join(ARCHITECTURES)} "
         "(line 3)",
         f"{file}: models.mine.n_ff: found nothing, expected neurons of a layer, or a list for all layers (line 3)",
         f"{file}: models.mine.n_f: found the key 'n_f', expected one of title, sources, architecture, n_layer, n_embd, "

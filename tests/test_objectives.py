@@ -64,8 +64,9 @@ def test_host_reads_are_as_many_as_an_enumeration_finds(layers: list[tuple[list[
 
 
 def test_an_unknown_objective_is_told_what_there_is() -> None:
-    with pytest.raises(InputError, match=r"^objective 'joy' is not known; known are activations, host-reads$"):
+    with pytest.raises(InputError) as caught:
         known_objective("joy")
+    assert str(caught.value) == f"objective 'joy' is not known; known are {', '.join(OBJECTIVES)}"
 
 
 def test_a_plan_says_what_it_maximised_and_is_exported(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -95,7 +96,7 @@ def test_a_plan_says_what_it_maximised_and_is_exported(capsys: pytest.CaptureFix
     document["solver"]["maximises"] = "joy"
     plan.write_text(json.dumps(document))
     assert hotsplit(capsys, "export", "--plan", plan, "--output", tmp_path / "y.gpuidx").err == (
-        f"hotsplit: error: {plan}: solver.maximises: found 'joy', expected one of activations, host-reads\n"
+        f"hotsplit: error: {plan}: solver.maximises: found 'joy', expected one of {', '.join(OBJECTIVES)}\n"
     )
 
 
@@ -125,7 +126,9 @@ def test_where_layers_differ_in_bytes_the_answers_differ() -> None:
     values, sizes = [np.array([5]), np.array([4, 4])], (12, 5)
     hotness = Hotness.from_values(values)
     solved = {
-        name: solve(Problem(objective.hotness(hotness, values, sizes), neuron_bytes=sizes, ffn_bytes=12)).solved_list
-        for name, objective in OBJECTIVES.items()
+        name: solve(
+            Problem(OBJECTIVES[name].hotness(hotness, values, sizes), neuron_bytes=sizes, ffn_bytes=12)
+        ).solved_list
+        for name in ("activations", "host-reads")
     }
     assert solved == {"activations": (0, 2), "host-reads": (1, 0)}

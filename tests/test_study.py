@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from planner.architectures import ARCHITECTURES
 from planner.catalogue import load_catalogue
 from planner.errors import FaultsError, InputError
 from planner.study import MOST_CELLS, Study, load_study, study_of
@@ -139,8 +140,8 @@ def test_all_faults_are_reported_together_each_with_its_path_and_line(tmp_path: 
         "solvers, kv_type, targets, speed, reserve, title, description, catalogue, overrides; did you mean 'models'? "
         "(line 2)",
         "x.yaml: models[1]: found a mapping (file, catalogue), expected one of file, catalogue, dimensions (line 3)",
-        "x.yaml: models[2].dimensions.architecture: found 'lama', expected an architecture: llama, bamboo, falcon, opt "
-        "(line 3)",
+        "x.yaml: models[2].dimensions.architecture: found 'lama', expected an architecture: "
+        f"{', '.join(ARCHITECTURES)} (line 3)",
         "x.yaml: models[2].dimensions.n_layer: found '2', expected a whole number (line 3)",
         "x.yaml: models[2].dimensions.n_embd: found nothing, expected the width of the model (line 3)",
         f"x.yaml: gpus[1].vram: found '8XB', expected {_SIZE} (line 6)",

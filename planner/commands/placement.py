@@ -113,8 +113,9 @@ def add_solver_options(parser: argparse.ArgumentParser) -> None:
         "--objective",
         choices=tuple(OBJECTIVES),
         default=_UNSAID["objective"],
-        help="what the hot neurons catch as much as possible of: activations, as in the paper, or bytes that the host "
-        "need not read, which differs where layers are quantised differently (default: %(default)s)",
+        help="what the hot neurons catch as much as possible of: "
+        + "; ".join(f"{objective.name}, {objective.about}" for objective in OBJECTIVES.values())
+        + " (default: %(default)s)",
     )
     group.add_argument(
         "--host-memory",
