@@ -70,19 +70,25 @@ def _staged(target: Path) -> Iterator[Path]:
         with contextlib.suppress(FileNotFoundError):
             os.chmod(staged_path, stat.S_IMODE(target.stat().st_mode))
         os.fsync(descriptor)
-        # Windows refuses to rename a file that is open.
-        os.close(descriptor)
-        descriptor = -1
+        # Windows neither renames nor removes a file that is open.
+        descriptor = _close(descriptor)
         os.replace(staged_path, target)
     except BaseException:
+        with contextlib.suppress(OSError):
+            _close(descriptor)
         with contextlib.suppress(OSError):
             staged_path.unlink()
         raise
     finally:
         _staged_paths.discard(staged_path)
-        if descriptor >= 0:
-            os.close(descriptor)
     _sync_folder(target.parent)
+
+
+def _close(descriptor: int) -> int:
+    """Closes a descriptor that is open, and returns what stands for one that is not."""
+    if descriptor >= 0:
+        os.close(descriptor)
+    return -1
 
 
 def remove_staged() -> None:

@@ -23,6 +23,34 @@ def names(folder: Path) -> list[str]:
     return sorted(entry.name for entry in folder.iterdir())
 
 
+def test_a_staged_file_is_closed_before_it_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows removes no file that is open; a failed run would leave its staged file there."""
+    opened: list[int] = []
+    closed: list[int] = []
+    open_file, close_file, unlink = os.open, os.close, Path.unlink
+
+    def note_opened(*arguments: Any) -> int:
+        opened.append(open_file(*arguments))
+        return opened[-1]
+
+    def note_closed(descriptor: int) -> None:
+        closed.append(descriptor)
+        close_file(descriptor)
+
+    def remove(path: Path, missing_ok: bool = False) -> None:
+        assert opened[:1] == closed
+        unlink(path, missing_ok)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", note_opened)
+        patch.setattr(os, "close", note_closed)
+        patch.setattr(Path, "unlink", remove)
+        with pytest.raises(RuntimeError), staged(tmp_path / "out"):
+            raise RuntimeError
+    assert closed == opened
+    assert names(tmp_path) == []
+
+
 def test_content_appears_under_the_name(tmp_path: Path) -> None:
     write_whole(tmp_path / "out", b"new")
     assert (tmp_path / "out").read_bytes() == b"new"
