@@ -90,6 +90,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if options.processes or not (options.smoke or options.phase):
                 rows += _processes(bench, repeat)
     _print(rows, before)
+    if before and not any(row.key in before for row in rows):
+        print(f"nothing to compare: {options.against} holds none of these")
     if options.json is not None:
         write_whole(options.json, (json.dumps(_document(rows), indent=2) + "\n").encode())
     return 0

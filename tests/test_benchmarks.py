@@ -32,7 +32,12 @@ def test_a_round_of_every_phase(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert document["machine"]["cores"] >= 1
     capsys.readouterr()
     assert main([*arguments, "--phase", "solve", "--against", str(kept)]) == 0
-    assert "time of before" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "time of before" in printed
+    assert "nothing to compare" not in printed
+    kept.write_text(json.dumps({"rows": {"70b / plan": {}}}), encoding="utf-8")
+    assert main([*arguments, "--phase", "solve", "--against", str(kept)]) == 0
+    assert capsys.readouterr().out.endswith(f"nothing to compare: {kept} holds none of these\n")
     bench = Bench(CASES["7b"], tmp_path / "cases")
     assert sum(bench.solved_list) > 0
     assert verify_index(bench.index, statistics=bench.statistics, plan=bench.planning.plan) == []
