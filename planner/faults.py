@@ -31,7 +31,7 @@ def path_text(path: KeyPath) -> str:
 def shown(value: object) -> str:
     """Returns a value for a message, short and on one line."""
     if isinstance(value, dict):
-        keys = ", ".join(list(value)[:6])
+        keys = ", ".join(map(str, list(value)[:6]))
         return f"a mapping ({keys})" if value else "an empty mapping"
     if isinstance(value, list):
         return f"a list of {len(value)}"

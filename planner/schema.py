@@ -265,7 +265,7 @@ class _Reader:
             elif required:
                 self._miss((*path, name), None, form.description)
         names = [field.name for field in fields]
-        for key in mapping:
+        for key in self._text_keys(mapping, path):
             if key not in names:
                 self.faults.append(
                     ((*path, key), f"the key {shown(key)}", f"one of {', '.join(names)}{closest(key, names)}")
@@ -323,7 +323,12 @@ class _Reader:
         if not isinstance(value, dict):
             return self._miss(path, value, "a mapping")
         (items,) = form.items
-        return {key: self._value(items, item, (*path, key)) for key, item in value.items()}
+        return {key: self._value(items, value[key], (*path, key)) for key in self._text_keys(value, path)}
+
+    def _text_keys(self, mapping: dict[Any, Any], path: KeyPath) -> list[str]:
+        """Returns the keys that are text; others, which programs can give and files cannot, are faults."""
+        self.faults += ((path, f"the key {shown(key)}", "text") for key in mapping if not isinstance(key, str))
+        return [key for key in mapping if isinstance(key, str)]
 
     def _miss(self, path: KeyPath, value: Any, expected: str) -> None:
         self.faults.append((path, shown(value), expected))

@@ -1,6 +1,7 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -325,6 +326,20 @@ def test_a_program_describes_a_study_with_the_same_keys() -> None:
     assert study.cells[0].name == "base / opt-30b / F16 / t4 / pc-low / 512"
     with pytest.raises(FaultsError, match=r"^study: gpus: found nothing, expected at least one GPU"):
         study_of({"models": ["opt-30b"], "hosts": "pc-low"}, catalogue)
+
+
+def test_keys_of_a_program_that_are_no_text_are_faults() -> None:
+    faulty: dict[Any, Any] = {"models": "opt-30b", "gpus": "t4", "hosts": "pc-low", "title": {9: 1}, 1: 2}
+    faulty |= {"overrides": {3: {}, "o": {None: 4}}, "speed": {7: 8}}
+    with pytest.raises(FaultsError) as caught:
+        study_of(faulty, load_catalogue())
+    assert caught.value.lines == (
+        "study: speed: found the key 7, expected text (line 1)",
+        "study: title: found a mapping (9), expected text (line 1)",
+        "study: overrides: found the key 3, expected text (line 1)",
+        "study: overrides.o: found the key nothing, expected text (line 1)",
+        "study: found the key 1, expected text (line 1)",
+    )
 
 
 def test_the_schema_is_json_schema_that_knows_every_key_and_form() -> None:
