@@ -48,13 +48,16 @@ class Entry(Table):
     sources: Annotated[tuple[Source, ...], about("a source for every figure")] = ()
 
     def figures(self) -> list[str]:
-        """Returns the names of the figures that this entry gives, other than as they are when not given."""
-        return [name for name in told(self) if name not in {"title", "sources"}]
+        """Returns the names of the figures that this entry gives: other ones than when not given, or with a source."""
+        given = {*told(self), *self._sourced()} - {"title", "sources"}
+        return [name for name in self.__struct_fields__ if name in given]
 
     def unsourced(self) -> list[str]:
         """Returns the figures of this entry that no source names."""
-        named = {figure for source in self.sources for figure in source.figures}
-        return sorted(set(self.figures()) - named)
+        return sorted({*self.figures()} - self._sourced())
+
+    def _sourced(self) -> set[str]:
+        return {figure for source in self.sources for figure in source.figures}
 
     def source_of(self, figure: str) -> str | None:
         """Returns where a figure comes from, None when the entry does not say."""

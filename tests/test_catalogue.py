@@ -119,6 +119,16 @@ def test_a_users_directory_comes_on_top(tmp_path: Path) -> None:
     assert list(found.models) == list(load_catalogue().models)
 
 
+def test_a_figure_with_a_source_is_given_even_where_it_is_the_default(tmp_path: Path) -> None:
+    (tmp_path / "models.yaml").write_text(
+        "models:\n  mine: {architecture: llama, n_layer: 1, n_embd: 32, n_ff: 32, n_head: 1, n_vocab: 8, n_expert: 1,\n"
+        "    predictor_rank: 0, sources: [{figures: [predictor_rank, n_ff], source: its card}]}\n"
+    )
+    mine = load_catalogue(tmp_path).models["mine"]
+    assert mine.figures() == ["architecture", "n_layer", "n_embd", "n_ff", "n_head", "n_vocab", "predictor_rank"]
+    assert mine.unsourced() == ["architecture", "n_embd", "n_head", "n_layer", "n_vocab"]
+
+
 def test_a_directory_without_a_catalogue_is_said_to_be_none(tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         load_catalogue(tmp_path)
