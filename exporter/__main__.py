@@ -25,7 +25,7 @@ exit code: 0 done, 1 the answer is no, 2 bad input or usage, 130 interrupted
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the `hotsplit` command line and returns its exit code (see `planner.cli`)."""
-    return interruptible(lambda: _run(arguments))
+    return interruptible(lambda: _run(arguments), ends_process=arguments is None)
 
 
 def _run(arguments: Sequence[str] | None) -> int:

@@ -12,7 +12,7 @@ DESCRIPTION = "Decide how many neurons of each FFN layer live on the GPU."
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the planner's command line and returns its exit code (see `planner.cli`)."""
-    return interruptible(lambda: _run(arguments))
+    return interruptible(lambda: _run(arguments), ends_process=arguments is None)
 
 
 def _run(arguments: Sequence[str] | None) -> int:

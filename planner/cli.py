@@ -75,7 +75,7 @@ def run_command(parser: argparse.ArgumentParser, arguments: Sequence[str] | None
     collect_rarely()
     _replace_closed_streams()
     _let_all_characters_through()
-    return interruptible(lambda: _run(parser, arguments))
+    return interruptible(lambda: _run(parser, arguments), ends_process=arguments is None)
 
 
 def _run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> int:

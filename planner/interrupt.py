@@ -18,12 +18,18 @@ from types import FrameType
 INTERRUPTED = 130
 # Long enough for any Python code to notice, short enough for someone who waits.
 _MOST_WAIT_S = 1.0
+_COMPLAINT = "hotsplit: error: interrupted; no file is left half-written\n"
 
 
-def interruptible(run: Callable[[], int]) -> int:
+def interruptible(run: Callable[[], int], *, ends_process: bool = False) -> int:
     """Returns the exit code of `run`, or 130 when Ctrl-C came.
 
     Away from the main thread, or where somebody else handles or ignores SIGINT, `run` is only called.
+
+    Args:
+        run: what may be interrupted.
+        ends_process: whether the process ends with it. Then Ctrl-C no longer counts once `run` has done its work: it
+            could only break off what Python does as it ends, with a traceback or an exit code that `run` did not earn.
     """
     if (
         threading.current_thread() is not threading.main_thread()
@@ -39,7 +45,7 @@ def interruptible(run: Callable[[], int]) -> int:
         complain_of_interruption()
         return INTERRUPTED
     finally:
-        watch.close()
+        watch.close(for_good=ends_process)
     # An interrupted import that a library reports as missing is no answer to the user's question.
     return INTERRUPTED if watch.interrupted and exit_code else exit_code
 
@@ -47,7 +53,7 @@ def interruptible(run: Callable[[], int]) -> int:
 def complain_of_interruption() -> None:
     """Says on standard error what happened, and what need not be feared."""
     if sys.stderr is not None:
-        sys.stderr.write("hotsplit: error: interrupted; no file is left half-written\n")
+        sys.stderr.write(_COMPLAINT)
 
 
 @contextlib.contextmanager
@@ -87,9 +93,10 @@ class _Watch:
         signal.signal(signal.SIGINT, self._notice)
         threading.Thread(target=self._wait, name="interrupt", daemon=True).start()
 
-    def close(self) -> None:
-        """Leaves Ctrl-C to Python again; after an interruption it is ignored while the process ends."""
-        signal.signal(signal.SIGINT, signal.SIG_IGN if self.interrupted else signal.default_int_handler)
+    def close(self, *, for_good: bool) -> None:
+        """Leaves Ctrl-C to Python again; ignores it from now on after an interruption, and where it is `for_good`."""
+        ignored = self.interrupted or for_good
+        signal.signal(signal.SIGINT, signal.SIG_IGN if ignored else signal.default_int_handler)
         signal.set_wakeup_fd(self._former_writer)
         self._close()
 
@@ -107,7 +114,9 @@ class _Watch:
                 from planner.files import remove_staged
 
                 remove_staged()
-                complain_of_interruption()
+                # Past Python's own stream, which the main thread may hold, or be closing as it ends.
+                with contextlib.suppress(OSError, ValueError, AttributeError):
+                    os.write(sys.stderr.fileno(), _COMPLAINT.encode())
                 os._exit(INTERRUPTED)
             self._noticed.clear()
 

@@ -39,6 +39,29 @@ def test_a_run_that_ends_by_itself_keeps_its_exit_code_and_the_handler() -> None
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+def test_ctrl_c_while_the_process_ends_changes_nothing_any_more() -> None:
+    program = (
+        "import atexit, signal, sys\nfrom planner.interrupt import interruptible\n"
+        "atexit.register(lambda: (signal.raise_signal(signal.SIGINT), print('ended')))\n"
+        "sys.exit(interruptible(lambda: {exit_code}, ends_process=True))\n"
+    )
+    for exit_code in (0, 1, 2):
+        command = [sys.executable, "-c", program.format(exit_code=exit_code)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout, done.stderr) == (exit_code, "ended\n", "")
+
+
+@pytest.mark.parametrize("package", ["planner", "exporter"])
+def test_the_command_line_ends_its_process_and_a_program_s_call_does_not(package: str) -> None:
+    program = (
+        f"import signal, sys\nfrom {package}.__main__ import main\nsys.argv = ['hotsplit', 'catalogue', '--json']\n"
+        "main({arguments})\nprint(signal.getsignal(signal.SIGINT) is signal.SIG_IGN, file=sys.stderr)\n"
+    )
+    for arguments, ignored in (("", "True\n"), ("['catalogue', '--json']", "False\n")):
+        command = [sys.executable, "-c", program.format(arguments=arguments)]
+        assert subprocess.run(command, capture_output=True, text=True, check=True).stderr == ignored
+
+
 def test_a_fault_that_is_not_ctrl_c_passes() -> None:
     def fails() -> int:
         raise ValueError("a fault of our own")
