@@ -8,8 +8,10 @@ named, `llama.cpp`, at commit d3ebd7c.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from planner.errors import InputError
 from planner.geometry import Geometry
@@ -25,7 +27,16 @@ BLOCK_BYTES = 2 * MIB
 LARGE_BYTES = 1 * MIB
 SMALL_ALIGNMENT = 512
 
-ITEMS = ("buckets", "row_padding", "spare_rows", "scratch", "work_buffers", "granularity", "uncharged_kv")
+_LABELS = {
+    "buckets": "gpu_bucket of each layer",
+    "row_padding": "Row padding",
+    "spare_rows": "Spare rows",
+    "scratch": "Scratch of the compute graph",
+    "work_buffers": "Work buffers while a prompt is read",
+    "granularity": "Allocation granularity",
+    "uncharged_kv": "KV cache of -c 0",
+}
+ITEMS = tuple(_LABELS)
 
 
 class ReserveItem(Record):
@@ -97,8 +108,7 @@ class Reserve:
         self._neurons = sum(geometry.n_ff)
         self._ffn_bytes = geometry.ffn_bytes
         self._uncharged_kv_bytes = uncharged_kv_bytes
-        # Made when it is asked for: an override does without.
-        self._pool: PromptPool | None = None
+        self._least_neuron_bytes = min(geometry.neuron_bytes)
         # A row of an FFN matrix has n_embd numbers in whatever layer it is.
         self._row_padding_bytes = max(
             _padding_bytes(geometry.n_embd, m.type_name) for layer in geometry.ffn for m in layer
@@ -118,124 +128,140 @@ class Reserve:
             if (".ffn_gate" if geometry.gated else ".ffn_up") in matrix.name
         )
 
+    @functools.cached_property
+    def _pool(self) -> PromptPool:
+        """Made when it is asked for: a stated reserve does without."""
+        return prompt_pool(self._geometry, self._tokens, self._context)
+
     def total_bytes(self, ffn_bytes: int) -> int:
         """Returns the uncharged bytes when neurons get `ffn_bytes`; never less for more bytes, short of everything."""
-        return sum(item.n_bytes for item in self.items(ffn_bytes))
+        if self._options.total_bytes is not None:
+            return self._options.total_bytes
+        return sum(self._amounts(self._slices(ffn_bytes)).values())
 
     def items(self, ffn_bytes: int) -> tuple[ReserveItem, ...]:
         """Returns the items when neurons get `ffn_bytes`; with room for every neuron, no layer is partly placed."""
         if self._options.total_bytes is not None:
             return (ReserveItem("stated", "Reserve as stated", self._options.total_bytes, "option"),)
-        whole = ffn_bytes >= self._ffn_bytes
-        computed = self._whole_items() if whole else self._split_items(ffn_bytes)
+        slices = self._slices(ffn_bytes)
+        basis = {**self._basis(slices), **dict.fromkeys(self._options.overrides, "stated")}
         return tuple(
-            ReserveItem(item.key, item.label, self._options.overrides[item.key], "stated")
-            if item.key in self._options.overrides
-            else item
-            for item in computed
+            ReserveItem(key, _LABELS[key], n_bytes, basis[key]) for key, n_bytes in self._amounts(slices).items()
         )
 
-    def _work_buffer_bytes(self, most_rows: int, *, is_exact: bool) -> int:
-        """Returns what the pool takes when the widest layer has `most_rows`, or at most so many when not `is_exact`."""
-        if self._pool is None:
-            self._pool = prompt_pool(self._geometry, self._tokens, self._context)
-        return self._pool.bytes_of(most_rows) if is_exact else self._pool.most_bytes(most_rows)
-
-    def _split_items(self, ffn_bytes: int) -> tuple[ReserveItem, ...]:
-        geometry = self._geometry
-        most_neurons = min(self._neurons, ffn_bytes // min(neuron_bytes for _, neuron_bytes in self._layers))
-        layers = min(geometry.n_layer, most_neurons)
+    def _slices(self, ffn_bytes: int) -> _Slices | None:
+        """Returns what is sliced at most when neurons get `ffn_bytes`; None when there is room for every neuron."""
+        if ffn_bytes >= self._ffn_bytes:
+            return None
+        neurons = min(self._neurons, ffn_bytes // self._least_neuron_bytes)
+        layers = min(self._geometry.n_layer, neurons)
         matrices = layers * self._matrices
-        most_rows = max(min(n_ff, ffn_bytes // neuron_bytes) for n_ff, neuron_bytes in self._layers)
-        # A bucket is a row of 4-byte numbers, padded like any other.
-        bucket_bytes = 4 * most_neurons + layers * 4 * (ROW_PADDING - 1)
-        large = min(matrices, ffn_bytes // LARGE_BYTES)
-        return self._items(
-            bucket_bytes=bucket_bytes,
-            bucket_basis=f"4 bytes for each of {most_neurons:,} neurons and padding, in {layers} partly placed layers",
+        return _Slices(
+            neurons=neurons,
+            layers=layers,
+            matrices=matrices,
+            large_matrices=min(matrices, ffn_bytes // LARGE_BYTES),
+            rows=max(min(n_ff, ffn_bytes // neuron_bytes) for n_ff, neuron_bytes in self._layers),
             scratch_bytes=self._scratch.split_bytes(ffn_bytes),
-            ffn_padding_bytes=matrices * self._row_padding_bytes,
-            spare_bytes=matrices * self._spare_row_bytes,
-            spare_basis=f"one row for each of {matrices} sliced matrices (llama.cpp 2915-2921 never frees it)",
-            work_buffer_bytes=self._work_buffer_bytes(most_rows, is_exact=False),
-            ffn_granularity_bytes=_expected_waste_bytes(large) + _small_waste_bytes(matrices, layers),
-            granularity_basis=f"{large} sliced matrices of no particular size",
         )
 
-    def _whole_items(self) -> tuple[ReserveItem, ...]:
+    def _amounts(self, slices: _Slices | None) -> dict[str, int]:
+        """Returns the bytes of each item, as computed or as stated, in the order of `ITEMS`."""
+        if slices is None:
+            return self._whole_amounts
+        return self._all_amounts(
+            # A bucket is a row of 4-byte numbers, padded like any other.
+            bucket_bytes=4 * slices.neurons + slices.layers * 4 * (ROW_PADDING - 1),
+            ffn_padding_bytes=slices.matrices * self._row_padding_bytes,
+            spare_bytes=slices.matrices * self._spare_row_bytes,
+            scratch_bytes=slices.scratch_bytes,
+            work_buffer_bytes=self._pool.most_bytes(slices.rows),
+            ffn_waste_bytes=_expected_waste_bytes(slices.large_matrices)
+            + _small_waste_bytes(slices.matrices, slices.layers),
+        )
+
+    @functools.cached_property
+    def _whole_amounts(self) -> dict[str, int]:
         geometry = self._geometry
         sizes = [
             (matrix.row_bytes * n_ff + self._row_padding_bytes, 1)
             for layer, n_ff in zip(geometry.ffn, geometry.n_ff, strict=True)
             for matrix in layer
         ]
-        return self._items(
+        return self._all_amounts(
             bucket_bytes=0,
-            bucket_basis="no layer is partly placed",
-            scratch_bytes=self._scratch.whole_bytes,
             ffn_padding_bytes=len(sizes) * self._row_padding_bytes,
             spare_bytes=0,
-            spare_basis="no layer is partly placed",
-            work_buffer_bytes=self._work_buffer_bytes(max(geometry.n_ff), is_exact=True),
-            ffn_granularity_bytes=_Granularity.of(sizes).waste_bytes,
-            granularity_basis=f"{len(sizes)} whole matrices",
+            scratch_bytes=self._scratch.whole_bytes,
+            work_buffer_bytes=self._pool.bytes_of(max(geometry.n_ff)),
+            ffn_waste_bytes=_Granularity.of(sizes).waste_bytes,
         )
 
-    def _items(
+    def _all_amounts(
         self,
         *,
         bucket_bytes: int,
-        bucket_basis: str,
-        scratch_bytes: int,
         ffn_padding_bytes: int,
         spare_bytes: int,
-        spare_basis: str,
+        scratch_bytes: int,
         work_buffer_bytes: int,
-        ffn_granularity_bytes: int,
-        granularity_basis: str,
-    ) -> tuple[ReserveItem, ...]:
-        tokens = self._tokens
+        ffn_waste_bytes: int,
+    ) -> dict[str, int]:
+        stated = self._options.overrides
         # What an allocation of another size wastes goes with that size, or more neurons could take less in all.
-        waste_bytes = self._fixed.with_one_more(self._options.overrides.get("scratch", scratch_bytes)).waste_bytes
-        items = [
-            ReserveItem("buckets", "gpu_bucket of each layer", bucket_bytes, bucket_basis),
-            ReserveItem(
-                "row_padding",
-                "Row padding",
-                self._dense_padding_bytes + ffn_padding_bytes,
-                f"last rows padded to {ROW_PADDING} numbers (ggml-cuda.cu 8967-8971)",
-            ),
-            ReserveItem("spare_rows", "Spare rows", spare_bytes, spare_basis),
-            ReserveItem(
-                "scratch",
-                "Scratch of the compute graph",
-                scratch_bytes,
-                f"largest stage of the graph for {tokens} tokens at context {self._context}, largest slice included "
-                "(llama.cpp 9942-9957, 2911)",
-            ),
-            ReserveItem(
-                "work_buffers",
-                "Work buffers while a prompt is read",
-                work_buffer_bytes,
-                f"cuBLAS copies for {tokens} tokens, pool with 5 % look-ahead (ggml-cuda.cu 6390-6442)",
-            ),
-            ReserveItem(
-                "granularity",
-                "Allocation granularity",
-                waste_bytes + ffn_granularity_bytes,
-                f"blocks of 2 MiB: dense part and cache exactly, {granularity_basis}",
-            ),
-        ]
-        if self._uncharged_kv_bytes or "uncharged_kv" in self._options.overrides:
-            items.append(
-                ReserveItem(
-                    "uncharged_kv",
-                    "KV cache of -c 0",
-                    self._uncharged_kv_bytes,
-                    f"charged for context 0, made for {self._context} (llama.cpp 3407, 9855)",
-                )
-            )
-        return tuple(items)
+        waste_bytes = self._fixed.with_one_more(stated.get("scratch", scratch_bytes)).waste_bytes
+        amounts = {
+            "buckets": bucket_bytes,
+            "row_padding": self._dense_padding_bytes + ffn_padding_bytes,
+            "spare_rows": spare_bytes,
+            "scratch": scratch_bytes,
+            "work_buffers": work_buffer_bytes,
+            "granularity": waste_bytes + ffn_waste_bytes,
+        }
+        if self._uncharged_kv_bytes:
+            amounts["uncharged_kv"] = self._uncharged_kv_bytes
+        return {**amounts, **stated}
+
+    def _basis(self, slices: _Slices | None) -> dict[str, str]:
+        """Returns what the computed figure of each item rests on."""
+        buckets = spare_rows = "no layer is partly placed"
+        tokens = f"{self._tokens} tokens"
+        granularity = f"{sum(map(len, self._geometry.ffn))} whole matrices"
+        if slices is not None:
+            split = f"{slices.layers} partly placed layers"
+            buckets = f"4 bytes for each of {slices.neurons:,} neurons and padding, in {split}"
+            spare_rows = f"one row for each of {slices.matrices} sliced matrices (llama.cpp 2915-2921 never frees it)"
+            granularity = f"{slices.large_matrices} sliced matrices of no particular size"
+        return {
+            "buckets": buckets,
+            "row_padding": f"last rows padded to {ROW_PADDING} numbers (ggml-cuda.cu 8967-8971)",
+            "spare_rows": spare_rows,
+            "scratch": f"largest stage of the graph for {tokens} at context {self._context}, largest slice included "
+            "(llama.cpp 9942-9957, 2911)",
+            "work_buffers": f"cuBLAS copies for {tokens}, pool with 5 % look-ahead (ggml-cuda.cu 6390-6442)",
+            "granularity": f"blocks of 2 MiB: dense part and cache exactly, {granularity}",
+            "uncharged_kv": f"charged for context 0, made for {self._context} (llama.cpp 3407, 9855)",
+        }
+
+
+class _Slices(NamedTuple):
+    """What is sliced at most when neurons get a number of bytes.
+
+    Attributes:
+        neurons: on the GPU, all layers together.
+        layers: with neurons on both sides.
+        matrices: of these layers.
+        large_matrices: slices that `cudaMalloc` gives blocks of their own.
+        rows: of the largest slice.
+        scratch_bytes: of the compute graph.
+    """
+
+    neurons: int
+    layers: int
+    matrices: int
+    large_matrices: int
+    rows: int
+    scratch_bytes: int
 
 
 def _padding_bytes(row_length: int, type_name: str) -> int:
