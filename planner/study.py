@@ -23,7 +23,7 @@ from planner.catalogue import (
 )
 from planner.errors import FaultsError, InputError
 from planner.faults import shown
-from planner.record import Record, field_names, replace
+from planner.record import Record, replace
 from planner.reserve import ReserveOptions
 from planner.schema import check
 from planner.speed import SpeedParameters
@@ -270,11 +270,7 @@ def _numbered(cells: list[Cell]) -> Iterator[Cell]:
     for cell in cells:
         seen[cell.name] = seen.get(cell.name, 0) + 1
         number = seen[cell.name]
-        yield cell if number == 1 else Cell(**{**_fields_of(cell), "name": f"{cell.name} #{number}"})
-
-
-def _fields_of(cell: Cell) -> dict[str, Any]:
-    return {name: getattr(cell, name) for name in field_names(Cell)}
+        yield cell if number == 1 else replace(cell, name=f"{cell.name} #{number}")
 
 
 def _model(choice: ModelChoice, catalogue: Catalogue, folder: Path, speed: SpeedChoice) -> Model:
