@@ -66,29 +66,22 @@ def _staged(target: Path) -> Iterator[Path]:
     staged_path, descriptor = _create_locked(target)
     _staged_paths.add(staged_path)
     try:
-        yield staged_path
-        with contextlib.suppress(FileNotFoundError):
-            os.chmod(staged_path, stat.S_IMODE(target.stat().st_mode))
-        os.fsync(descriptor)
-        # Windows neither renames nor removes a file that is open.
-        descriptor = _close(descriptor)
+        try:
+            yield staged_path
+            with contextlib.suppress(FileNotFoundError):
+                os.chmod(staged_path, stat.S_IMODE(target.stat().st_mode))
+            os.fsync(descriptor)
+        finally:
+            # Windows neither renames nor removes a file that is open.
+            os.close(descriptor)
         os.replace(staged_path, target)
     except BaseException:
-        with contextlib.suppress(OSError):
-            _close(descriptor)
         with contextlib.suppress(OSError):
             staged_path.unlink()
         raise
     finally:
         _staged_paths.discard(staged_path)
     _sync_folder(target.parent)
-
-
-def _close(descriptor: int) -> int:
-    """Closes a descriptor that is open, and returns what stands for one that is not."""
-    if descriptor >= 0:
-        os.close(descriptor)
-    return -1
 
 
 def remove_staged() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import bisect
 import functools
 import itertools
+from collections.abc import Iterator
 from typing import TypeAlias
 
 from planner.architectures import Level
@@ -38,20 +39,20 @@ def prompt_pool(geometry: Geometry, tokens: int, context: int) -> PromptPool:
     n_embd, n_ff = geometry.n_embd, max(geometry.n_ff)
     kinds = _kinds_of(geometry, tokens)
 
-    def stages(level: Level, staged_bytes: int = 0) -> list[_Stage]:
-        return [
-            (*_cublas_buffers(t.shape, t.type_name, tokens), *([staged_bytes * t.shape[1]] if staged_bytes else []))
-            for t in kinds
-            if t.level is level
-        ]
+    def of(level: Level) -> Iterator[DenseTensor]:
+        return (tensor for tensor in kinds if tensor.level is level)
 
     scores = (2 * tokens * n_embd, 2 * geometry.n_head * context * tokens)
     return _kept_pool(
-        # What predictors write may be on the host, and is staged through the pool as F32 (8229-8251).
-        before=(*stages(Level.ATTENTION), scores, *stages(Level.PREDICTORS, staged_bytes=4 * tokens)),
+        before=(
+            *(_cublas_buffers(tensor, tokens) for tensor in of(Level.ATTENTION)),
+            scores,
+            # What predictors write may be on the host, and is staged through the pool as F32 (8229-8251).
+            *((*_cublas_buffers(tensor, tokens), 4 * tokens * tensor.shape[1]) for tensor in of(Level.PREDICTORS)),
+        ),
         ffn=((4 * tokens * n_embd, 4 * tokens * n_ff), (4 * tokens * n_ff, 4 * tokens * n_embd)),
         row_bytes=(4 * n_embd, 4 * tokens) if tokens > _GEMM_ABOVE else (),
-        output=tuple(stages(Level.OUTPUT)),
+        output=tuple(_cublas_buffers(tensor, tokens) for tensor in of(Level.OUTPUT)),
         n_ff=n_ff,
     )
 
@@ -131,15 +132,13 @@ def _kinds_of(geometry: Geometry, tokens: int) -> tuple[DenseTensor, ...]:
     for tensor, _ in geometry.dense_kinds:
         if len(tensor.shape) > 1:
             rival = largest.setdefault(tensor.kind, tensor)
-            largest[tensor.kind] = max(
-                rival, tensor, key=lambda each: sum(_cublas_buffers(each.shape, each.type_name, tokens))
-            )
+            largest[tensor.kind] = max(rival, tensor, key=lambda each: sum(_cublas_buffers(each, tokens)))
     return tuple(largest.values())
 
 
-def _cublas_buffers(shape: tuple[int, ...], type_name: str, tokens: int) -> _Stage:
+def _cublas_buffers(tensor: DenseTensor, tokens: int) -> _Stage:
     """Returns the F16 copies of one multiplication (7685-7725): weights when quantised, input, result."""
-    row_length, rows = shape[0], shape[1]
+    (row_length, rows), type_name = tensor.shape[:2], tensor.type_name
     if type_name == "F32":
         return ()
     if type_name != "F16" and tokens <= _CUBLAS_ABOVE:

@@ -108,11 +108,6 @@ def sound(schema: type[T], value: object) -> T | None:
     return None if reader.faults else content
 
 
-def given(table: Table) -> dict[str, Any]:
-    """Returns the keys of a table that say something, with their values: all but those that are None."""
-    return {name: value for name, value in msgspec.structs.asdict(table).items() if value is not None}
-
-
 def told(table: Table) -> dict[str, Any]:
     """Returns the keys of a table that say another thing than leaving them away would, with their values."""
     silent = {
@@ -132,7 +127,7 @@ def as_mapping(table: Table) -> dict[str, Any]:
             return {key: plain(item) for key, item in value.items()}
         return [plain(item) for item in value] if isinstance(value, tuple) else value
 
-    return {name: plain(value) for name, value in given(table).items()}
+    return {name: plain(value) for name, value in msgspec.structs.asdict(table).items() if value is not None}
 
 
 def json_schema_of(schema: type[Table]) -> dict[str, Any]:
@@ -258,13 +253,12 @@ class _Reader:
             return self._miss(path, value, "a mapping")
         before = len(self.faults)
         values: dict[str, Any] = {}
-        fields = _fields(schema)
-        for name, required, form in fields:
+        for name, required, form in _fields(schema):
             if name in mapping:
                 values[name] = self._value(form, mapping[name], (*path, name))
             elif required:
                 self._miss((*path, name), None, form.description)
-        names = [field.name for field in fields]
+        names = schema.__struct_fields__
         for key in self._text_keys(mapping, path):
             if key not in names:
                 self.faults.append(

@@ -25,7 +25,7 @@ from planner.errors import FaultsError, InputError
 from planner.faults import shown
 from planner.record import Record, replace
 from planner.reserve import ReserveOptions
-from planner.schema import check
+from planner.schema import check, told
 from planner.speed import SpeedParameters
 from planner.study_file import (
     GpuChoice,
@@ -219,8 +219,7 @@ def _scenarios(file: StudyFile) -> Iterator[tuple[str, StudyFile]]:
     """Yields the base and every override: its name, and the whole study with it."""
     yield BASE, file
     for name, override in file.overrides.items():
-        own = {key: getattr(override, key) for key in override.__struct_fields__ if getattr(override, key) is not None}
-        yield name, replace(file, **own)
+        yield name, replace(file, **told(override))
 
 
 def _cell_count(study: StudyFile) -> int:

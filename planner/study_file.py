@@ -21,7 +21,7 @@ from planner.objectives import DEFAULT, OBJECTIVES
 from planner.quantisation import QUANTISATIONS
 from planner.record import field
 from planner.reserve import ReserveOptions
-from planner.schema import ExpectedError, Limits, OneOrMore, Table, about, given, json_schema_of, sound, written_as
+from planner.schema import ExpectedError, Limits, OneOrMore, Table, about, json_schema_of, sound, told, written_as
 from planner.speed import SpeedParameters
 from planner.yaml_file import Document, KeyPath
 
@@ -185,7 +185,7 @@ class SpeedChoice(Table):
 
     def parameters(self) -> SpeedParameters:
         """Returns the speed model's parameters."""
-        values = given(self)
+        values = told(self)
         for name in ("layer_us", "sync_us"):
             if name in values:
                 values[name.replace("_us", "_s")] = values.pop(name) / 1e6
@@ -206,7 +206,7 @@ class ReserveChoice(Table):
 
     def options(self) -> ReserveOptions:
         """Returns what replaces computed items."""
-        values = given(self)
+        values = told(self)
         total_bytes = values.pop("total", None)
         return ReserveOptions(overrides=values, total_bytes=total_bytes)
 

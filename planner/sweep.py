@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from planner.answers import Answer
 from planner.catalogue import Catalogue
@@ -13,10 +14,11 @@ from planner.study import Cell
 from planner.vram import choose_gpu
 from planner.workshop import Device, Workshop
 
+if TYPE_CHECKING:
+    from planner.sweep_processes import Progress
+
 # From this many cells on a second process earns more than its start costs (about a second: numpy, schema, statistics).
 _PARALLEL_FROM = 300
-
-Progress = Callable[[int], None]
 
 
 def ask_device(cells: Sequence[Cell]) -> Device:

@@ -1,4 +1,4 @@
-"""What several test modules share: a shared library with NVML's C interface, compiled here, that the binding loads."""
+"""What several test modules share: the shipped catalogue, and a library with NVML's C interface, compiled here."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from planner.catalogue import Catalogue, load_catalogue
 
 # The suite draws the same examples every time, on fast machines and slow ones, so a run that fails is one that was
 # broken; `HYPOTHESIS_PROFILE=explore make test` draws others.
@@ -154,3 +156,9 @@ def load_nvml() -> Iterator[Callable[[Path], NvmlStandIn]]:
 def nvml(compile_nvml: Callable[..., Path], load_nvml: Callable[[Path], NvmlStandIn]) -> NvmlStandIn:
     """The stand-in as today's drivers are."""
     return load_nvml(compile_nvml())
+
+
+@pytest.fixture(scope="session")
+def catalogue() -> Catalogue:
+    """The catalogue that is shipped; nothing in it can be changed."""
+    return load_catalogue()

@@ -12,11 +12,6 @@ from planner.geometry import geometry_from_dimensions
 from planner.schema import sound
 
 
-@pytest.fixture(scope="module")
-def catalogue() -> Catalogue:
-    return load_catalogue()
-
-
 def test_every_figure_has_a_source(catalogue: Catalogue) -> None:
     entries = {**catalogue.models, **catalogue.gpus, **catalogue.hosts}
     assert {name: entry.unsourced() for name, entry in entries.items() if entry.unsourced()} == {}

@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from planner.answers import Answer
-from planner.catalogue import Catalogue, load_catalogue
+from planner.catalogue import Catalogue
 from planner.errors import InputError
 from planner.inverse import Reply, ask
 from planner.report.whatif import verdict_words
@@ -11,11 +11,6 @@ from planner.study import study_of
 from planner.sweep import sweep
 
 GIB, MIB = 1 << 30, 1 << 20
-
-
-@pytest.fixture(scope="module")
-def catalogue() -> Catalogue:
-    return load_catalogue()
 
 
 BASE: dict[str, Any] = {

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from planner.catalogue import Catalogue, load_catalogue
+from planner.catalogue import Catalogue
 from planner.inverse import ask
 from planner.report.charts import Series, heat_map, legend, line_chart
 from planner.report.page import page
@@ -19,11 +19,6 @@ from planner.study import Study, study_of
 from planner.sweep import sweep
 
 HOSTILE = "</script><script>window.bad=1</script><img src=x onerror='window.bad=2'>\"'&\x1b\u202e"
-
-
-@pytest.fixture(scope="module")
-def catalogue() -> Catalogue:
-    return load_catalogue()
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,6 @@ from planner.schema import (
     about,
     as_mapping,
     check,
-    given,
     json_schema_of,
     sound,
     told,
@@ -183,7 +182,7 @@ def test_a_key_has_one_type() -> None:
 
 def test_what_a_table_says() -> None:
     oven = Oven(watts=2000, fan=True)
-    assert given(oven) == {"watts": 2000, "fan": True}
+    assert as_mapping(oven) == {"watts": 2000, "fan": True}
     assert told(oven) == {"fan": True}
     assert told(Recipe(eggs=12, steps=("mix",))) == {"eggs": 12, "steps": ("mix",)}
     recipe = Recipe(eggs=12, tin=(1, 2.0), ovens=(oven,), shops={"a": oven})

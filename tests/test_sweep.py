@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from planner.budget import ENGINE_MARGIN_BYTES
-from planner.catalogue import Catalogue, load_catalogue
+from planner.catalogue import Catalogue
 from planner.errors import InputError
 from planner.study import study_of
 from planner.sweep import sweep
@@ -18,11 +18,6 @@ from tests.tiny_cells import (
     TINY,
     ask,
 )
-
-
-@pytest.fixture(scope="module")
-def catalogue() -> Catalogue:
-    return load_catalogue()
 
 
 def test_a_gpu_without_bandwidth_has_no_speed_and_says_why(catalogue: Catalogue, monkeypatch: Any) -> None:

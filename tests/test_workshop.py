@@ -12,7 +12,7 @@ import torch
 
 from planner.answers import CellPath
 from planner.budget import DEFAULT_CONTEXT_BYTES, ENGINE_MARGIN_BYTES
-from planner.catalogue import Catalogue, load_catalogue
+from planner.catalogue import Catalogue
 from planner.cell_request import cell_request
 from planner.errors import InputError, NoAnswerError
 from planner.planning import make_plan
@@ -32,11 +32,6 @@ from tests.tiny_cells import (
     TINY,
     ask,
 )
-
-
-@pytest.fixture(scope="module")
-def catalogue() -> Catalogue:
-    return load_catalogue()
 
 
 def test_a_cell_by_hand(catalogue: Catalogue) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from planner.errors import InputError
-from planner.record import Record, field_names, replace
+from planner.record import Record, as_builtins, field_names, replace
 from planner.text import listed
 from planner.units import MIB
 
@@ -51,7 +51,8 @@ class Position(Record, order=True):
 
     def to_dict(self) -> dict[str, int]:
         """Returns the fields by name."""
-        return {name: getattr(self, name) for name in field_names(type(self))}
+        numbers: dict[str, int] = as_builtins(self)
+        return numbers
 
     @classmethod
     def from_dict(cls, value: object) -> Position:

@@ -193,8 +193,9 @@ def _print_entry(catalogue: Catalogue, name: str, as_json: bool) -> int:
             common.print_json(as_mapping(entry))
             continue
         common.say(f"{name} ({section}; {catalogue.origins[section, name]})")
+        figures = entry.figures()
         for figure, value in as_mapping(entry).items():
-            if figure in entry.figures():
+            if figure in figures:
                 common.say(f"  {figure}: {_figure_words(figure, value)}")
                 common.say(f"      {entry.source_of(figure) or 'source not given'}")
     return 0
