@@ -27,7 +27,7 @@ from planner.architectures import (
 )
 from planner.dimensions import Dimensions, tensors_of
 from planner.errors import InputError
-from planner.ggml_types import TYPES_BY_NAME
+from planner.ggml_types import NAMED_TYPES_OF_MAGIC
 from planner.header import ArraySummary, Header, TensorInfo
 from planner.record import Record, field_names, replace
 from planner.text import listed
@@ -402,7 +402,7 @@ class _Matcher:
         return tensor.shape[1]
 
     def _matrix(self, tensor: TensorInfo) -> FfnMatrix:
-        ggml_type = TYPES_BY_NAME[tensor.type_name]
+        ggml_type = NAMED_TYPES_OF_MAGIC["PWRI" if self._is_powerinfer else "GGUF"][tensor.type_name]
         # Rounded up where an ordinary file's ffn_down has a type whose block does not divide n_embd.
         row_bytes = -(-self._n_embd * ggml_type.type_bytes // ggml_type.block)
         return FfnMatrix(tensor.name, row_bytes, tensor.type_name)

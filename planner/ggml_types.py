@@ -3,6 +3,9 @@
 The same number means different things in the two kinds of file. `GGUF` files follow today's ggml. `PWRI` files follow
 PowerInfer's fork, which left ggml before the I-quants: its enum goes from `Q8_K` = 15 straight to `I8` = 16,
 `I16` = 17, `I32` = 18 (`ggml.h` 333-355 at commit d3ebd7c).
+
+One type also has two sizes: a block of `Q8_1` holds two float32 scales in PowerInfer (40 bytes, `ggml-quants.h` 49-55)
+and two float16 scales in today's ggml (36 bytes, `ggml-common.h` 258-269 at commit d99724f).
 """
 
 from __future__ import annotations
@@ -38,7 +41,8 @@ class GgmlType(Record):
         return row_length // self.block * self.type_bytes
 
 
-# Sizes: the block structs of ggml-quants.h with QK_K = 256, and of today's ggml for the types that came later.
+# Sizes: PowerInfer's block structs (ggml-quants.h at commit d3ebd7c, QK_K = 256) and those of today's ggml
+# (ggml-common.h at commit d99724f, August 2026) for the types that came later.
 _SHARED = {
     0: GgmlType("F32", 1, 4),
     1: GgmlType("F16", 1, 2),
@@ -47,7 +51,6 @@ _SHARED = {
     6: GgmlType("Q5_0", 32, 22),
     7: GgmlType("Q5_1", 32, 24),
     8: GgmlType("Q8_0", 32, 34),
-    9: GgmlType("Q8_1", 32, 40),
     10: GgmlType("Q2_K", 256, 84),
     11: GgmlType("Q3_K", 256, 110),
     12: GgmlType("Q4_K", 256, 144),
@@ -57,10 +60,13 @@ _SHARED = {
 }
 _INTEGERS = (GgmlType("I8", 1, 1), GgmlType("I16", 1, 2), GgmlType("I32", 1, 4))
 
-PWRI_TYPES: Mapping[int, GgmlType] = MappingProxyType({**_SHARED, **dict(enumerate(_INTEGERS, start=16))})
+PWRI_TYPES: Mapping[int, GgmlType] = MappingProxyType(
+    {**_SHARED, 9: GgmlType("Q8_1", 32, 40), **dict(enumerate(_INTEGERS, start=16))}
+)
 GGUF_TYPES: Mapping[int, GgmlType] = MappingProxyType(
     {
         **_SHARED,
+        9: GgmlType("Q8_1", 32, 36),
         16: GgmlType("IQ2_XXS", 256, 66),
         17: GgmlType("IQ2_XS", 256, 74),
         18: GgmlType("IQ3_XXS", 256, 98),
@@ -79,9 +85,15 @@ GGUF_TYPES: Mapping[int, GgmlType] = MappingProxyType(
         39: GgmlType("MXFP4", 32, 17),
         40: GgmlType("NVFP4", 64, 36),
         41: GgmlType("Q1_0", 128, 18),
+        42: GgmlType("Q2_0", 64, 18),
     }
 )
 TYPES_OF_MAGIC: Mapping[str, Mapping[int, GgmlType]] = MappingProxyType({"GGUF": GGUF_TYPES, "PWRI": PWRI_TYPES})
+_GGUF_BY_NAME = {ggml_type.name: ggml_type for ggml_type in GGUF_TYPES.values()}
+# A name without a file beside it is the engine's, which also gives sizes to types that only today's ggml knows.
 TYPES_BY_NAME: Mapping[str, GgmlType] = MappingProxyType(
-    {ggml_type.name: ggml_type for ggml_type in GGUF_TYPES.values()}
+    {**_GGUF_BY_NAME, **{ggml_type.name: ggml_type for ggml_type in PWRI_TYPES.values()}}
+)
+NAMED_TYPES_OF_MAGIC: Mapping[str, Mapping[str, GgmlType]] = MappingProxyType(
+    {"GGUF": MappingProxyType(_GGUF_BY_NAME), "PWRI": TYPES_BY_NAME}
 )

@@ -11,10 +11,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-# Block and bytes a block, from the structs in ggml-quants.h: F32, F16, Q4_0, Q5_0, Q8_0, Q6_K, Q4_K.
-SIZES = {0: (1, 4), 1: (1, 2), 2: (32, 18), 3: (32, 20), 6: (32, 22), 8: (32, 34), 14: (256, 210), 12: (256, 144)}
+# Block and bytes per block, from the engine's structs in ggml-quants.h; NAMES says which types these are.
+SIZES = {
+    0: (1, 4),
+    1: (1, 2),
+    2: (32, 18),
+    3: (32, 20),
+    6: (32, 22),
+    8: (32, 34),
+    9: (32, 40),
+    14: (256, 210),
+    12: (256, 144),
+}
 F32, F16, Q4_0, Q5_0, Q8_0, Q6_K, Q4_K = 0, 1, 2, 6, 8, 14, 12
-NAMES = {0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 6: "Q5_0", 8: "Q8_0", 14: "Q6_K", 12: "Q4_K"}
+NAMES = {0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 6: "Q5_0", 8: "Q8_0", 9: "Q8_1", 14: "Q6_K", 12: "Q4_K"}
 
 _FORMATS = {"u8": (0, "<B"), "i8": (1, "<b"), "u16": (2, "<H"), "i16": (3, "<h"), "u32": (4, "<I"), "i32": (5, "<i")}
 _FORMATS |= {"f32": (6, "<f"), "bool": (7, "<?"), "u64": (10, "<Q"), "i64": (11, "<q"), "f64": (12, "<d")}
