@@ -15,6 +15,7 @@ from planner.config_values import BytesPerSecond, SizeBytes
 from planner.curves import HotnessCurve as DeclaredCurve
 from planner.errors import FaultsError, InputError
 from planner.faults import closest, fault_line
+from planner.input_file import check_regular
 from planner.record import Record
 from planner.schema import ExpectedError, Limits, OneOrMore, Table, about, check, told, written_as
 from planner.text import listed
@@ -225,7 +226,7 @@ def load_catalogue(user_directory: Path | None = None) -> Catalogue:
 
     Raises:
         FaultsError: faults in an entry, each with its place.
-        InputError: the directory holds none of the files of a catalogue.
+        InputError: the directory holds none of the files of a catalogue, or a pipe, device or folder in place of one.
         OSError: a file cannot be read.
     """
     models: dict[str, ModelEntry] = {}
@@ -236,7 +237,10 @@ def load_catalogue(user_directory: Path | None = None) -> Catalogue:
     for directory in [SHIPPED] if user_directory is None else [SHIPPED, user_directory]:
         files = [directory / f"{section}.yaml" for section in ("models", "gpus", "hosts")]
         csv_files = sorted((directory / "statistics").glob("*.csv"))
-        present = [path for path in files if path.is_file()]
+        # A link to nowhere is there, too, and is better said than passed over.
+        present = [path for path in files if path.exists() or path.is_symlink()]
+        for path in (*present, *csv_files):
+            check_regular(path, "a file of the catalogue")
         if not present and not csv_files:
             raise InputError(
                 f"{directory}: found no catalogue, expected a directory with models.yaml, gpus.yaml, hosts.yaml or "

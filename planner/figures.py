@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from planner.errors import InputError
+from planner.input_file import check_regular, read_bounded
 from planner.record import Record
 
 _FOLDER = Path(__file__).parent / "catalog" / "statistics"
@@ -76,12 +77,15 @@ def read_figures(path: Path) -> tuple[LayerFigures, ...]:
         InputError: a column or layer is missing, or a layer's figures cannot all be true.
         OSError: the file cannot be read.
     """
-    if path.stat().st_size > _MOST_FILE_BYTES:
-        raise InputError(
-            f"{path}: is larger than {_MOST_FILE_BYTES} bytes; expected one line of figures for each layer"
-        )
+    check_regular(path, "a file of figures")
+    content = read_bounded(
+        path,
+        _MOST_FILE_BYTES,
+        too_large=f"is larger than {_MOST_FILE_BYTES} bytes; expected one line of figures for each layer",
+    )
     try:
-        lines = [line for line in path.read_text("utf-8").splitlines() if line.strip() and not line.startswith("#")]
+        text = content.decode("utf-8")
+        lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
     except UnicodeDecodeError:
         raise InputError(f"{path}: is not text; expected comma-separated figures") from None
     rows = csv.reader(lines)

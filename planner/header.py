@@ -27,6 +27,7 @@ from typing import BinaryIO, NoReturn, TypeAlias
 
 from planner.errors import InputError
 from planner.ggml_types import TYPES_OF_MAGIC, GgmlType
+from planner.input_file import START_BYTES, stand_in
 from planner.record import Record
 
 MAGICS = ("GGUF", "PWRI")
@@ -196,6 +197,8 @@ class _Reader:
             self._fail(f"{self._file_bytes} bytes long; expected a GGUF or PWRI file")
         found = self._take(4, "the magic")
         if found.decode("latin-1") not in MAGICS:
+            if what := stand_in(self._window[:START_BYTES]):
+                self._fail(what)
             self._fail(f"not a GGUF file: starts with {found!r}; expected b'GGUF' or b'PWRI'")
         return found.decode("ascii")
 

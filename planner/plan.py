@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from planner.errors import FaultsError, InputError
 from planner.files import write_whole
+from planner.input_file import read_bounded
 from planner.record import Record, field_names
 
 FORMAT = "hotsplit.plan"
@@ -25,6 +26,7 @@ VERSION = 1
 # The plan of 128 layers of 512 experts has 4 MB; JSON of nothing but empty lists takes 45 times its size in memory.
 _MOST_FILE_BYTES = 8 << 20
 _MOST_BYTES = 1 << 63
+_LONGEST_WHOLE = 100
 # The objective is a sum of up to tens of millions of float64 terms, printed and read back.
 _FLOAT_TOLERANCE = 1e-9
 _LEFT_OUT_WHEN_EMPTY = ("labels", "granularity", "maximises")
@@ -147,7 +149,7 @@ class Plan(Record):
         if document.get("format") != FORMAT:
             raise InputError(f'{where}: format: found {_shown(document.get("format"))}, expected "{FORMAT}"')
         version = document.get("version")
-        if version != VERSION or isinstance(version, bool):
+        if version != VERSION or type(version) is not int:
             raise InputError(
                 f"{where}: version: found {_shown(version)}, expected {VERSION}; "
                 "make the plan again with this version of Hotsplit"
@@ -235,18 +237,26 @@ class Plan(Record):
 
 
 def read_plan(path: Path) -> Plan:
-    """Reads and checks a plan file.
+    """Reads and checks a plan, from a file or a pipe.
 
     Raises:
-        InputError: not JSON, not a plan, too large, or it contradicts itself (`FaultsError`, one line each).
+        InputError: not JSON, not a plan, too large, a number that no program can hold, a key that appears twice, or it
+            contradicts itself (`FaultsError`, one line each).
         OSError: the file cannot be read.
     """
-    with open(path, "rb") as file:
-        content = file.read(_MOST_FILE_BYTES + 1)
-    if len(content) > _MOST_FILE_BYTES:
-        raise InputError(f"{path}: larger than any plan ({_MOST_FILE_BYTES} bytes); is this a plan file?")
+    content = read_bounded(
+        path, _MOST_FILE_BYTES, too_large=f"larger than any plan ({_MOST_FILE_BYTES} bytes); is this a plan file?"
+    )
     try:
-        document = json.loads(content, parse_constant=_refuse_constant)
+        document = json.loads(
+            content,
+            parse_constant=_refuse_constant,
+            parse_float=_finite,
+            parse_int=_whole,
+            object_pairs_hook=_distinct_keys,
+        )
+    except InputError as error:
+        raise InputError(f"{path}: {error}; expected a plan written by `hotsplit plan`") from None
     except (ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
         raise InputError(f"{path}: not JSON ({reason[:200]}); expected a plan written by `hotsplit plan`") from None
@@ -405,7 +415,8 @@ def _non_negative(value: Any) -> float | None:
         number = float(value)
     except OverflowError:
         return None
-    return number if math.isfinite(number) and number >= 0 else None
+    # Adding 0 makes -0.0 the one zero there is, or a plan would change when it is written again.
+    return number + 0.0 if math.isfinite(number) and number >= 0 else None
 
 
 def _sequence(value: Any, accept: Callable[[Any], T | None]) -> tuple[T, ...] | None:
@@ -435,3 +446,32 @@ def _shown(value: object) -> str:
 
 def _refuse_constant(constant: str) -> float:
     raise ValueError(f"{constant} is not a JSON number")
+
+
+def _finite(text: str) -> float:
+    """Returns the number that JSON writes as `text`; `1e999` is JSON, but other programs read it as infinity."""
+    number = float(text)
+    if math.isinf(number):
+        raise InputError(f"found the number {_cut(text)}, larger than any float")
+    return number
+
+
+def _whole(text: str) -> int:
+    """Returns the whole number that JSON writes as `text`; nothing in a plan needs more than 64 bits."""
+    if len(text) > _LONGEST_WHOLE:
+        raise InputError(f"found the number {_cut(text)} of {len(text)} digits, expected at most {_LONGEST_WHOLE}")
+    return int(text)
+
+
+def _distinct_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Returns an object of JSON; of a key that appears twice, programs take one value or the other."""
+    values: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in values:
+            raise InputError(f"found the key {_shown(key)} twice in one object")
+        values[key] = value
+    return values
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= 24 else text[:24] + "…"

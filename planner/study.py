@@ -159,7 +159,7 @@ def load_study(path: Path, *, catalogue_directory: Path | None = None) -> Study:
     """Reads a study, its catalogue, and works out its cells.
 
     Args:
-        path: the YAML file. Paths in it are relative to its folder.
+        path: the YAML file, or a pipe. Paths in it are relative to its folder, those in a pipe to the working folder.
         catalogue_directory: a user's catalogue, instead of the one that the file names.
 
     Raises:
@@ -173,15 +173,20 @@ def load_study(path: Path, *, catalogue_directory: Path | None = None) -> Study:
     except FaultsError as error:
         raise FaultsError([*error.lines, *_further_faults(path, document, catalogue_directory)]) from None
     if catalogue_directory is None and file.catalogue is not None:
-        catalogue_directory = path.parent / file.catalogue
+        catalogue_directory = _folder_of(path) / file.catalogue
     return _study(path, document, file, load_catalogue(catalogue_directory))
+
+
+def _folder_of(path: Path) -> Path:
+    """Returns what paths in a study are relative to; `/dev/stdin` and `<(...)` have no folder that means anything."""
+    return Path() if path.is_absolute() and path.parts[1:2] in {("dev",), ("proc",)} else path.parent
 
 
 def _further_faults(path: Path, document: Document, catalogue_directory: Path | None) -> list[str]:
     """Returns the faults that are found with a catalogue only, of a study in which the schema has found others."""
     named = document.value.get("catalogue")
     if catalogue_directory is None and isinstance(named, str):
-        catalogue_directory = path.parent / named
+        catalogue_directory = _folder_of(path) / named
     try:
         return unknown_names(document, load_catalogue(catalogue_directory))
     except (InputError, OSError):
@@ -205,7 +210,8 @@ def _study(path: Path, document: Document, file: StudyFile, catalogue: Catalogue
     count = sum(_cell_count(scenario) for _, scenario in scenarios)
     if count > MOST_CELLS:
         raise InputError(f"{path}: found {count} cells, expected at most {MOST_CELLS}; make an axis shorter")
-    cells = [cell for name, scenario in scenarios for cell in _cells_of(name, scenario, catalogue, path.parent)]
+    folder = _folder_of(path)
+    cells = [cell for name, scenario in scenarios for cell in _cells_of(name, scenario, catalogue, folder)]
     return Study(
         path=path,
         title=file.title or path.stem,

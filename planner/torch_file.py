@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from planner.errors import InputError
+from planner.input_file import START_BYTES, stand_in
 from planner.torch_pickle import EXPECTED, Call, External, Mapping, Name, PickleTerm, damaged
 
 MOST_FILE_BYTES = 1 << 28
@@ -115,8 +116,12 @@ def read_vector(path: Path) -> npt.NDArray[Any]:
             return _read_zip(file)
         if start == _LEGACY_START:
             return _read_legacy(file)
+        file.seek(0)
+        what = stand_in(file.read(START_BYTES))
     if not start:
         raise InputError(f"is empty; {EXPECTED}")
+    if what:
+        raise InputError(what)
     kind = "a bare pickle" if start[0] == 0x80 else "not a PyTorch file"
     raise InputError(f"is {kind}; {EXPECTED}")
 

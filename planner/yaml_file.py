@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 import yaml
 
 from planner.errors import InputError
+from planner.input_file import read_bounded
 from planner.record import Draft, Record, field
 
 # A study of some thousand lines has a few hundred kilobytes.
@@ -60,17 +61,16 @@ class Document(Record):
 
 
 def read_yaml(path: Path) -> Document:
-    """Reads one YAML document.
+    """Reads one YAML document, from a file or a pipe.
 
     Raises:
         InputError: not YAML, not UTF-8, too large, too deep, too many values, a key twice, several documents, a tag or
             an alias that is not plain data; the message names file, line and column.
         OSError: the file cannot be read.
     """
-    with path.open("rb") as file:
-        content = file.read(MOST_FILE_BYTES + 1)
-    if len(content) > MOST_FILE_BYTES:
-        raise InputError(f"{path}: found more than {MOST_FILE_BYTES >> 20} MiB, expected a configuration")
+    content = read_bounded(
+        path, MOST_FILE_BYTES, too_large=f"found more than {MOST_FILE_BYTES >> 20} MiB, expected a configuration"
+    )
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

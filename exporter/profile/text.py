@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from planner.errors import InputError
+from planner.input_file import START_BYTES, pointer
 from planner.record import Record, as_builtins, field_names, replace
 from planner.text import listed
 from planner.units import MIB
@@ -191,6 +192,8 @@ def _surveyed(path: Path) -> TextFile:
     n_bytes = 0
     with path.open("rb") as handle:
         while block := handle.read(MIB):
+            if not n_bytes and (found := pointer(block[:START_BYTES])):
+                raise InputError(f"{path}: {found}")
             digest.update(block)
             n_bytes += len(block)
     return TextFile(path, n_bytes, f"sha256:{digest.hexdigest()}")
