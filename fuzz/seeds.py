@@ -87,26 +87,46 @@ def studies() -> Iterator[bytes]:
 
 
 def torch_files() -> Iterator[bytes]:
-    """Yields what `torch.save` writes of one tensor of 64 bytes, in both forms and in several types."""
+    """Yields what `torch.save` writes of one tensor of 64 bytes, with checksums and without."""
     import torch
 
+    yield from _with_checksums()
+    torch.serialization.set_crc32_options(False)
+    try:
+        file = io.BytesIO()
+        torch.save(torch.arange(8), file)
+        yield file.getvalue()
+    finally:
+        torch.serialization.set_crc32_options(True)
+
+
+def _with_checksums() -> Iterator[bytes]:
+    """Yields tensors in both forms, in several types, with attributes, and in another protocol."""
+    import torch
+
+    described, parameter = torch.arange(8), torch.nn.Parameter(torch.arange(16.0))
+    described.note = {"layer": 3, "kinds": (None, b"x", torch.float16)}  # type: ignore[attr-defined]
+    parameter.layer = 3  # type: ignore[attr-defined]
     for values in (
         torch.arange(8),
         torch.arange(32).bfloat16(),
         torch.arange(16).to(torch.uint32),
         torch.arange(16.0).view(2, 8)[1],
+        described,
+        parameter,
     ):
         for is_zip in (True, False):
-            file = io.BytesIO()
-            torch.save(values, file, _use_new_zipfile_serialization=is_zip)
-            yield file.getvalue()
+            for protocol in (2, 3) if values is described else (2,):
+                file = io.BytesIO()
+                torch.save(values, file, _use_new_zipfile_serialization=is_zip, pickle_protocol=protocol)
+                yield file.getvalue()
 
 
 def pickles() -> Iterator[bytes]:
     """Yields the pickle inside each of the archives."""
     import zipfile
 
-    for content in torch_files():
+    for content in _with_checksums():
         if content.startswith(b"PK"):
             with zipfile.ZipFile(io.BytesIO(content)) as archive:
                 yield archive.read(next(name for name in archive.namelist() if name.endswith("data.pkl")))

@@ -32,14 +32,14 @@ _MOST_PICKLE_BYTES = 1 << 16
 _MOST_ENTRIES = 1024
 # What a zip reader may read of an archive's list of contents; every entry in it takes 46 bytes and becomes an object.
 _MOST_DIRECTORY_BYTES = 1 << 20
-# Four pickles, and the number of values behind them.
-_MOST_LEGACY_HEAD_BYTES = 4 * _MOST_PICKLE_BYTES + 64
+# Five pickles, and the number of values behind them.
+_MOST_LEGACY_HEAD_BYTES = 5 * _MOST_PICKLE_BYTES + 64
 _LONGEST_ORDER = 20
 
 _ZIP_START = b"PK\x03\x04"
 # The first pickle of the older form is the number 0x1950a86a20f9469cfc6c (`torch.serialization.MAGIC_NUMBER`).
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
-_LEGACY_START = b"\x80\x02\x8a\x0a" + _LEGACY_MAGIC.to_bytes(10, "little") + b"."
+_LONGEST_LEGACY_START = 64
 _LEGACY_PROTOCOL = 1001
 
 _STORAGE_DTYPES = {
@@ -76,12 +76,16 @@ _NUMPY_CODES = {
     "float8_e5m2fnuz": "u1",
     "float8_e8m0fnu": "u1",
 }
+_PLAIN_CLASSES = (Name("torch", "Tensor"), Name("torch.nn.parameter", "Parameter"))
 _REFUSED_BUILDERS = {
     "_rebuild_qtensor": "a quantised tensor",
     "_rebuild_sparse_tensor": "a sparse tensor",
     "_rebuild_sparse_csr_tensor": "a sparse tensor",
     "_rebuild_nested_tensor": "a nested tensor",
     "_rebuild_meta_tensor_no_storage": "a meta tensor, which has no values",
+    "_rebuild_wrapper_subclass": "a wrapper around a tensor, which has no values",
+    "_rebuild_device_tensor_from_numpy": "a tensor of an accelerator; save tensor.cpu() instead",
+    "_rebuild_xla_tensor": "a tensor of an accelerator; save tensor.cpu() instead",
 }
 
 
@@ -91,7 +95,8 @@ def read_vector(path: Path) -> npt.NDArray[Any]:
     Every PyTorch integer and float type is read. The array has the file's own type where numpy has it; `bool` becomes
     `uint8`, and `bfloat16` and the 8-bit floats become `float32`, which holds each of their values exactly.
 
-    A parameter (`torch.nn.Parameter`) counts as its tensor, and so does a strided view such as one row of a larger
+    A parameter (`torch.nn.Parameter`) or buffer counts as its tensor, with or without Python attributes, which are left
+    unread; and so does a strided view such as one row of a larger
     tensor, as long as every value has bytes of its own.
 
     Args:
@@ -111,11 +116,11 @@ def read_vector(path: Path) -> npt.NDArray[Any]:
     if status.st_size > MOST_FILE_BYTES:
         raise InputError(f"has {status.st_size} bytes; {EXPECTED}, of at most {MOST_FILE_BYTES} bytes")
     with _ThriftyFile(path) as file:
-        start = file.read(len(_LEGACY_START))
+        start = file.read(_LONGEST_LEGACY_START)
         if start.startswith(_ZIP_START):
             return _read_zip(file)
-        if start == _LEGACY_START:
-            return _read_legacy(file)
+        if head_bytes := _legacy_start(start):
+            return _read_legacy(file, head_bytes)
         file.seek(0)
         what = stand_in(file.read(START_BYTES))
     if not start:
@@ -181,11 +186,16 @@ def _read_archive(archive: zipfile.ZipFile) -> npt.NDArray[Any]:
     pickled = _stored(archive, pickles[0])
     if pickled.file_size > _MOST_PICKLE_BYTES:
         raise InputError(f"has a pickle of {pickled.file_size} bytes, too much for one tensor; {EXPECTED}")
+    if not any(entry.CRC for entry in archive.infolist()):
+        # `torch.serialization.set_crc32_options(False)` writes 0 for every entry, and PyTorch reads what it wrote. One
+        # entry with another checksum is enough to know that they were computed, and 0 is then a checksum like any.
+        for entry in archive.infolist():
+            del entry.CRC  # what is not there, `zipfile` does not compare
     view = _describe(PickleTerm(archive.read(pickled)).read())
     order = "little"
     if prefix + "byteorder" in names:
-        with archive.open(_stored(archive, prefix + "byteorder")) as entry:
-            order = entry.read(_LONGEST_ORDER + 1).decode("ascii", "replace")
+        with archive.open(_stored(archive, prefix + "byteorder")) as text:
+            order = text.read(_LONGEST_ORDER + 1).decode("ascii", "replace")
     if order not in ("little", "big"):
         raise InputError(f"has the byte order {order[:_LONGEST_ORDER]!r}; expected little or big")
     key = f"{prefix}data/{view.storage_key}"
@@ -204,38 +214,75 @@ def _stored(archive: zipfile.ZipFile, name: str) -> zipfile.ZipInfo:
     return entry
 
 
-def _read_legacy(file: _ThriftyFile) -> npt.NDArray[Any]:
+def _legacy_start(start: bytes) -> int:
+    """Returns the length of the pickle that begins every file of the older form, in any protocol; 0 for other files."""
+    if start[:1] != b"\x80":
+        return 0
+    first = PickleTerm(start)
+    try:
+        return first.position if first.read() == _LEGACY_MAGIC else 0
+    except InputError:
+        return 0
+
+
+def _read_legacy(file: _ThriftyFile, start: int) -> npt.NDArray[Any]:
     """Reads the form before PyTorch 1.6, which `_use_new_zipfile_serialization=False` still writes.
 
     Five pickles (magic, protocol, the writer's type sizes, the tensor, the list of storage keys), then for each
     storage its number of elements as int64 and its bytes, little-endian.
+
+    Args:
+        file: the file.
+        start: where the first pickle ends.
     """
     file.seek(0)
     head = file.read(_MOST_LEGACY_HEAD_BYTES)
-    start = len(_LEGACY_START)
     parts = []
     for _ in range(4):
         # Pickles of one tensor are short; a pickle that is cut off here is damaged or not one tensor's.
-        term = PickleTerm(head[start : start + _MOST_PICKLE_BYTES])
-        parts.append(term.read())
-        start += term.position
-    protocol, _, tensor, keys = parts
+        pickled = PickleTerm(head[start : start + _MOST_PICKLE_BYTES])
+        parts.append((pickled.read(), pickled.externals))
+        start += pickled.position
+    (protocol, _), _, (tensor, storages), (keys, _) = parts
     if protocol != _LEGACY_PROTOCOL:
         raise InputError(f"is of an unknown version of the older PyTorch format; {EXPECTED}")
     view = _describe(tensor)
-    if keys != [view.storage_key]:
-        raise InputError(f"holds more than one tensor; {EXPECTED}")
-    if len(head) < start + 8:
+    before, after = _beside(view, keys, storages)
+    start += before
+    file.seek(start)
+    count = file.read(8)
+    if len(count) < 8:
         raise InputError(f"is truncated; {EXPECTED}")
-    (elements,) = struct.unpack_from("<q", head, start)
+    (elements,) = struct.unpack("<q", count)
     # Of a storage without a type, the number is of its bytes; in any case the bytes that follow must be as many.
     if elements not in (view.storage_elements, view.storage_bytes):
         raise InputError(f"says {view.storage_elements} and {elements} about the length of its values")
     start += 8
-    view.check_bytes(os.fstat(file.fileno()).st_size - start)
-    file.seek(start)
+    view.check_bytes(os.fstat(file.fileno()).st_size - start - after)
     file.most = MOST_FILE_BYTES
-    return view.values(file.read(), "<")
+    return view.values(file.read(view.storage_bytes), "<")
+
+
+def _beside(view: _View, keys: object, storages: list[External]) -> tuple[int, int]:
+    """Returns the bytes before and after the storage of `view` that are those of tensors among its attributes.
+
+    Args:
+        view: the tensor.
+        keys: of all storages, in the order of the file.
+        storages: what the pickle says of them.
+    """
+    if keys == [view.storage_key]:
+        return 0, 0
+    lengths = {}
+    for storage in storages:
+        kind = storage.identity[1] if isinstance(storage.identity, tuple) and len(storage.identity) > 1 else None
+        untyped = isinstance(kind, Name) and kind.name == "UntypedStorage"
+        dtype, key, elements = _storage(storage, Name("torch", "uint8") if untyped else None)
+        lengths[key] = 8 + elements * np.dtype(_NUMPY_CODES[dtype]).itemsize
+    if not isinstance(keys, list) or sorted(map(str, keys)) != sorted(lengths):
+        raise InputError(f"holds more than one tensor; {EXPECTED}")
+    place = keys.index(view.storage_key)
+    return sum(lengths[key] for key in keys[:place]), sum(lengths[key] for key in keys[place + 1 :])
 
 
 class _View(NamedTuple):
@@ -297,9 +344,7 @@ def _describe(term: object) -> _View:
     Raises:
         InputError: it is something else; the message says what.
     """
-    builder, arguments = _builder(term)
-    if builder == "_rebuild_parameter" and len(arguments) == 3:
-        builder, arguments = _builder(arguments[0])
+    builder, arguments, wanted = _unwrapped(term)
     # storage, offset, size, stride [, requires_grad, hooks [, dtype] [, metadata]]
     counts = {"_rebuild_tensor": (4, 4), "_rebuild_tensor_v2": (6, 7), "_rebuild_tensor_v3": (7, 8)}
     if builder not in counts:
@@ -308,12 +353,14 @@ def _describe(term: object) -> _View:
     if not least <= len(arguments) <= most:
         raise damaged()
     metadata = arguments[most - 1] if len(arguments) == most and most > 4 else None
-    if metadata is not None and not (isinstance(metadata, Mapping) and not metadata.items):
+    if metadata is not None and not (isinstance(metadata, Mapping) and not metadata.keys):
         raise InputError("holds a lazily negated or conjugated view; save tensor.clone() instead")
     storage, offset, size, stride = arguments[:4]
     dtype, key, elements = _storage(storage, arguments[6] if builder == "_rebuild_tensor_v3" else None)
     if not (isinstance(size, tuple) and isinstance(stride, tuple)):
         raise damaged()
+    if any(name != Name("torch", dtype) for name in wanted):
+        raise InputError("holds a tensor that takes another type when it is loaded; save tensor.cpu() instead")
     if not all(_is_count(number) for number in (offset, elements, *size, *stride)) or len(size) != len(stride):
         raise damaged()
     if len(size) != 1:
@@ -323,6 +370,55 @@ def _describe(term: object) -> _View:
     if length > 1 and stride[0] == 0:
         raise InputError("holds one number repeated (an expanded view); save tensor.contiguous() instead")
     return _View(key, elements, dtype, offset, length, stride[0] if length > 1 else 1)
+
+
+# Of a tensor's settable properties, those that write into its values; `torch._utils._set_obj_state` sets whatever it is
+# given, and PyTorch itself never saves these as attributes.
+_WRITING = {"data", "real", "imag"}
+
+
+def _unwrapped(term: object) -> tuple[str, tuple[Any, ...], list[object]]:
+    """Returns the call that builds the tensor itself, and the types that it must have.
+
+    Around it may stand calls that make a parameter of it, give it attributes, or move it to an accelerator.
+
+    Raises:
+        InputError: what is around the tensor changes its values, or only the code of another class knows what it means.
+    """
+    wanted: list[object] = []
+    while True:
+        builder, arguments = _builder(term)
+        wrapping = (builder, len(arguments))
+        if wrapping in {("_rebuild_parameter", 3), ("_rebuild_parameter_with_state", 4)}:
+            _check_state(arguments[3:])
+            term = arguments[0]
+        elif wrapping in {("_rebuild_from_type_v2", 4), ("_rebuild_from_type", 4)}:
+            function, kind, inner, state = arguments
+            if not isinstance(kind, Name):
+                raise damaged()
+            if kind not in _PLAIN_CLASSES:
+                raise InputError(
+                    f"holds a tensor of the class {'.'.join(kind)[:80]!r}, which means what its own code makes of it; "
+                    "save tensor.as_subclass(torch.Tensor) instead"
+                )
+            _check_state((state,))
+            term = Call(function, inner)
+        elif wrapping == ("_rebuild_device_tensor_from_cpu_tensor", 4):
+            wanted.append(arguments[1])
+            term = arguments[0]
+        else:
+            return builder, arguments, wanted
+
+
+def _check_state(states: tuple[object, ...]) -> None:
+    """Checks what a tensor is given as attributes: a dict, or a pair of dicts where its class has slots."""
+    for state in states:
+        # A term is a tuple of its own kind; a plain one is a pair.
+        for part in state if type(state) is tuple else (state,):
+            if part is not None and not isinstance(part, Mapping):
+                raise damaged()
+            if part is not None and not all(isinstance(key, str) and key not in _WRITING for key in part.keys):
+                raise InputError(f"holds a tensor whose attributes write over its values; {EXPECTED}")
 
 
 def _builder(term: object) -> tuple[str, tuple[Any, ...]]:
@@ -335,6 +431,7 @@ def _builder(term: object) -> tuple[str, tuple[Any, ...]]:
             int: "a number",
             float: "a number",
             str: "a text",
+            bytes: "bytes",
         }
         raise InputError(f"holds {kinds.get(type(term), 'no tensor')}; {EXPECTED}")
     function, arguments = term

@@ -1,9 +1,10 @@
 """A pickle read as an inert term: names stay names, calls stay records of calls, and nothing in it ever runs.
 
-A pickle is a program, and files come from strangers. `PickleTerm` knows the two dozen opcodes that `torch.save` uses to
-describe a tensor; what the term means is `planner.torch_file`'s to say.
+A pickle is a program, and files come from strangers. `PickleTerm` knows the opcodes of protocols 2 to 5 that
+`torch.save` uses to describe a tensor and plain values beside it; what the term means is `planner.torch_file`'s to say.
 
-Source: PyTorch 2.13, `torch/serialization.py` (`_save`, `_legacy_save`); the opcodes are those of `pickletools`.
+Source: PyTorch 2.13, `torch/serialization.py` (`_save`, `_legacy_save`), `torch/_weights_only_unpickler.py`; the
+opcodes are those of `pickletools`.
 """
 
 from __future__ import annotations
@@ -38,9 +39,9 @@ class External(NamedTuple):
 
 
 class Mapping(NamedTuple):
-    """A dict that the pickle builds: only whether it has items matters here."""
+    """A dict that the pickle builds: only its keys matter here."""
 
-    items: list[None]
+    keys: list[object]
 
 
 def damaged() -> InputError:
@@ -49,14 +50,19 @@ def damaged() -> InputError:
 
 
 class PickleTerm:
-    """Reads one pickle as an inert term, with only the opcodes that describe a tensor.
+    """Reads one pickle as an inert term, with only the opcodes that describe a tensor and its Python attributes.
 
     Nothing is imported, called, hashed or compared, every opcode costs a bounded time, and a term takes memory in
     proportion to the pickle's bytes.
+
+    Attributes:
+        position: where reading goes on.
+        externals: every reference out of the pickle, in order.
     """
 
     def __init__(self, content: bytes) -> None:
         self.position = 0
+        self.externals: list[External] = []
         self._content = content
         self._stack: list[Any] = []
         self._marks: list[int] = []
@@ -80,6 +86,8 @@ class PickleTerm:
 
     def take(self, count: int) -> bytes:
         """Returns the next `count` bytes."""
+        if count < 0:
+            raise damaged()
         start = self.position
         taken = self._content[start : start + count]
         if len(taken) != count:
@@ -149,6 +157,11 @@ class PickleTerm:
         arguments, function = self.pop(), self.pop()
         self.push(Call(function, arguments))
 
+    def refer(self) -> None:
+        """Makes a reference out of the pickle of the top of the stack."""
+        self.externals.append(External(self.pop()))
+        self.push(self.externals[-1])
+
     def extend_list(self, terms: list[Any]) -> None:
         """Adds to the list on top of the stack."""
         top = self._stack[-1]
@@ -159,13 +172,15 @@ class PickleTerm:
     def set_item(self) -> None:
         """Adds one item to the mapping below it."""
         self.pop()
-        self.pop()
-        self._note_items()
+        self._note_keys([self.pop()])
 
     def set_items(self) -> None:
         """Adds the items since the last mark to the mapping below them."""
-        self.pop_to_mark()
-        self._note_items()
+        self._note_keys(self.pop_to_mark()[::2])
+
+    def add_items(self) -> None:
+        """Adds the items since the last mark to the set below them; a set is a list here."""
+        self.extend_list(self.pop_to_mark())
 
     def set_attributes(self) -> None:
         """Steps over attributes, such as the versions in a module's `state_dict`; no tensor's call survives it."""
@@ -173,16 +188,17 @@ class PickleTerm:
         top = self.pop()
         self.push(Call(top.function, None) if isinstance(top, Call) else None)
 
-    def _note_items(self) -> None:
-        """Notes that the mapping on top of the stack has items, which is all that matters: no tensor needs any."""
+    def _note_keys(self, keys: list[object]) -> None:
+        """Notes the keys of items that the mapping on top of the stack gets; their values matter to no tensor."""
         top = self._stack[-1]
         if isinstance(top, Mapping):
-            top.items.append(None)
-        elif not (isinstance(top, Call) and top.function == Name("collections", "OrderedDict")):
+            top.keys.extend(keys)
+        elif not (isinstance(top, Call) and top.function in _MAPPINGS):
             raise damaged()
 
 
 _STOP = 0x2E
+_MAPPINGS = (Name("collections", "OrderedDict"), Name("collections", "Counter"))
 _OPERATIONS: dict[int, Callable[[PickleTerm], object]] = {
     0x80: lambda term: term.take(1),  # PROTO
     0x95: lambda term: term.take(8),  # FRAME
@@ -196,6 +212,14 @@ _OPERATIONS: dict[int, Callable[[PickleTerm], object]] = {
     0x6A: lambda term: term.recall(term.number(4)),  # LONG_BINGET
     0x58: lambda term: term.push(term.take(term.number(4)).decode("utf-8")),  # BINUNICODE
     0x8C: lambda term: term.push(term.take(term.number(1)).decode("utf-8")),  # SHORT_BINUNICODE
+    0x8D: lambda term: term.push(term.take(term.number(8)).decode("utf-8")),  # BINUNICODE8
+    # Python 2 wrote its text as bytes of no stated encoding; what matters here is ASCII.
+    0x55: lambda term: term.push(term.take(term.number(1)).decode("latin-1")),  # SHORT_BINSTRING
+    0x54: lambda term: term.push(term.take(term.number(4, signed=True)).decode("latin-1")),  # BINSTRING
+    0x43: lambda term: term.push(term.take(term.number(1))),  # SHORT_BINBYTES
+    0x42: lambda term: term.push(term.take(term.number(4))),  # BINBYTES
+    0x8E: lambda term: term.push(term.take(term.number(8))),  # BINBYTES8
+    0x96: lambda term: term.push(term.take(term.number(8))),  # BYTEARRAY8
     0x4A: lambda term: term.push(term.number(4, signed=True)),  # BININT
     0x4B: lambda term: term.push(term.number(1)),  # BININT1
     0x4D: lambda term: term.push(term.number(2)),  # BININT2
@@ -215,9 +239,13 @@ _OPERATIONS: dict[int, Callable[[PickleTerm], object]] = {
     0x7D: lambda term: term.push(Mapping([])),  # EMPTY_DICT
     0x73: PickleTerm.set_item,  # SETITEM
     0x75: PickleTerm.set_items,  # SETITEMS
+    0x8F: lambda term: term.push([]),  # EMPTY_SET
+    0x90: PickleTerm.add_items,  # ADDITEMS
+    0x91: lambda term: term.push(tuple(term.pop_to_mark())),  # FROZENSET
     0x62: PickleTerm.set_attributes,  # BUILD
     0x52: PickleTerm.call,  # REDUCE
-    0x51: lambda term: term.push(External(term.pop())),  # BINPERSID
+    0x81: PickleTerm.call,  # NEWOBJ, a call of the class
+    0x51: PickleTerm.refer,  # BINPERSID
 }
 
 

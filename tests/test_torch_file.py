@@ -14,8 +14,9 @@ import sys
 import time
 import tracemalloc
 import zipfile
+import zlib
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -229,6 +230,154 @@ def test_quantised_tensors(path: Path) -> None:
     assert refusal(path) == "holds a quantised tensor"
 
 
+def with_attributes(tensor: torch.Tensor | None = None, **attributes: object) -> torch.Tensor:
+    tensor = torch.arange(5) if tensor is None else tensor
+    for name, value in attributes.items():
+        setattr(tensor, name, value)
+    return tensor
+
+
+def with_state() -> torch.nn.Parameter:
+    parameter = torch.nn.Parameter(torch.arange(5.0))
+    parameter.layer = 3  # type: ignore[attr-defined]
+    return parameter
+
+
+def arguments_of(tensor: torch.Tensor) -> tuple[Any, ...]:
+    """What PyTorch's function that rebuilds the tensor is called with."""
+    arguments: tuple[Any, ...] = tensor.__reduce_ex__(2)[1]  # type: ignore[no-untyped-call]
+    return arguments
+
+
+class Rebuilt:
+    """Something that pickles as a call of `function`."""
+
+    def __init__(self, function: Callable[..., object], *arguments: object) -> None:
+        self.call = (function, arguments)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self.call
+
+
+PLAIN_WITH_MORE: dict[str, Callable[[], Any]] = {
+    "attribute": lambda: with_attributes(layer=3),
+    "attributes": lambda: with_attributes(
+        note="ü" * 300, raw=b"x" * 300, array=bytearray(b"y"), kinds={"a": {1, 2}, "b": (None, True, 0.5, [1 << 40])}
+    ),
+    "frozen set": lambda: with_attributes(kinds=frozenset({"a", "b"})),
+    "types": lambda: with_attributes(was=torch.float16, on=torch.device("cuda:1"), shape_was=torch.Size([2, 3])),
+    "tensor before": lambda: with_attributes(total=torch.arange(7.0).half(), mask=torch.ones(3, dtype=torch.bool)),
+    "buffer": lambda: torch.nn.Buffer(torch.arange(5)),
+    "buffer of a row": lambda: torch.nn.Buffer(torch.arange(12).view(3, 4)[1]),
+    "parameter": lambda: torch.nn.Parameter(torch.arange(5.0)),
+    "parameter with state": with_state,
+    "parameter of a column": lambda: torch.nn.Parameter(torch.arange(12.0).view(4, 3)[:, 1]),
+    "uint16 with an attribute": lambda: with_attributes(torch.arange(5).to(torch.uint16), layer=3),
+    "from an accelerator": lambda: Rebuilt(
+        torch._utils._rebuild_device_tensor_from_cpu_tensor, torch.arange(5), torch.int64, "cpu", False
+    ),
+    "older attribute": lambda: Rebuilt(
+        torch._tensor._rebuild_from_type,
+        torch._utils._rebuild_tensor_v2,
+        torch.Tensor,
+        arguments_of(torch.arange(5)),
+        {"layer": 3},
+    ),
+}
+FORMS = [(zipped, protocol) for zipped in (True, False) for protocol in (2, 3, 4, 5)]
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize(("zipped", "protocol"), FORMS)
+@pytest.mark.parametrize("name", PLAIN_WITH_MORE)
+def test_attributes_parameters_and_protocols_are_read_as_pytorch_reads_them(
+    path: Path, name: str, zipped: bool, protocol: int
+) -> None:
+    made = PLAIN_WITH_MORE[name]()
+    torch.save(made, path, _use_new_zipfile_serialization=zipped, pickle_protocol=protocol)
+    if "uint16" in name and not zipped:
+        expected = made  # PyTorch cannot read this back itself
+    elif protocol == 2 and name not in {"frozen set", "older attribute"}:
+        expected = torch.load(path, weights_only=True)
+    else:  # PyTorch's safe reader knows less; the file is this test's own
+        expected = torch.load(path, weights_only=False)
+    np.testing.assert_array_equal(read_vector(path), numbers(expected.detach()))
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_a_pickle_of_another_beginning_is_no_file_of_the_older_form(path: Path, protocol: int) -> None:
+    for magic in (torch.serialization.MAGIC_NUMBER + 1, "hot", (torch.serialization.MAGIC_NUMBER,)):
+        path.write_bytes(pickle.dumps(magic, protocol=protocol) + bytes(100))
+        assert refusal(path) == f"is a bare pickle; {EXPECTED}"
+
+
+def test_the_storages_of_attributes_must_be_whole(path: Path) -> None:
+    tensor = with_attributes(first=torch.arange(9.0), last=torch.arange(3, dtype=torch.uint8))
+    torch.save(tensor, path, _use_new_zipfile_serialization=False)
+    content = path.read_bytes()
+    assert read_vector(path).tolist() == [0, 1, 2, 3, 4]
+    path.write_bytes(content + b"\0")
+    assert refusal(path) == "declares 5 values of 8 bytes but holds 41 bytes"
+    path.write_bytes(content[:-1])
+    assert refusal(path) == "declares 5 values of 8 bytes but holds 39 bytes"
+    tensor.other = torch.zeros(3, dtype=torch.complex64)  # type: ignore[attr-defined]
+    torch.save(tensor, path, _use_new_zipfile_serialization=False)
+    assert refusal(path) == "holds complex numbers (complex64); expected activation counts"
+
+
+class OfItsOwn(torch.Tensor):
+    """A tensor whose class could mean anything."""
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: torch.arange(5).as_subclass(OfItsOwn),
+            "holds a tensor of the class '"
+            + OfItsOwn.__module__
+            + ".OfItsOwn', which means what its own code makes of it; "
+            "save tensor.as_subclass(torch.Tensor) instead",
+        ),
+        (
+            lambda: Rebuilt(
+                torch._tensor._rebuild_from_type_v2,
+                torch._utils._rebuild_tensor_v2,
+                torch.Tensor,
+                arguments_of(torch.arange(5)),
+                {"data": torch.zeros(5)},
+            ),
+            f"holds a tensor whose attributes write over its values; {EXPECTED}",
+        ),
+        (
+            lambda: Rebuilt(
+                torch._utils._rebuild_parameter_with_state, torch.ones(5), False, OrderedDict(), ({}, {"real": 7.0})
+            ),
+            f"holds a tensor whose attributes write over its values; {EXPECTED}",
+        ),
+        (
+            lambda: Rebuilt(
+                torch._utils._rebuild_device_tensor_from_cpu_tensor, torch.arange(5), torch.int8, "xla:0", False
+            ),
+            "holds a tensor that takes another type when it is loaded; save tensor.cpu() instead",
+        ),
+        (
+            lambda: Rebuilt(torch._utils._rebuild_device_tensor_from_numpy, np.arange(5), torch.int64, "xla:0", False),
+            "holds a tensor of an accelerator; save tensor.cpu() instead",
+        ),
+        (lambda: with_attributes(layer=3).to_sparse(), "holds a sparse tensor"),
+        (lambda: with_attributes(torch.ones(3, device="meta"), layer=3), "holds a meta tensor, which has no values"),
+        (
+            lambda: with_attributes(layer=3).view(5, 1)[:, [0, 0]],
+            "holds a tensor of shape [5, 2]; expected one dimension, one number for each neuron",
+        ),
+    ],
+)
+def test_what_is_more_than_a_plain_tensor(path: Path, make: Callable[[], object], message: str) -> None:
+    torch.save(make(), path)
+    assert refusal(path) == message
+
+
 def test_nothing_is_executed_and_torch_is_not_imported(path: Path, tmp_path: Path) -> None:
     mark = tmp_path / "executed"
 
@@ -286,6 +435,57 @@ def test_a_flipped_bit_in_the_values_is_found(path: Path) -> None:
     content[place + 8] ^= 1
     path.write_bytes(content)
     assert refusal(path) == f"is truncated or damaged (Bad CRC-32 for file {name!r}); {EXPECTED}"
+
+
+def entries_of(content: bytes) -> list[tuple[str, int, int]]:
+    """Name, place of the checksum in the archive's list, and checksum of every entry, straight from the bytes."""
+    entries, at = [], 0
+    while (at := content.find(b"PK\x01\x02", at)) >= 0:
+        (checksum,) = struct.unpack_from("<I", content, at + 16)
+        length = struct.unpack_from("<H", content, at + 28)[0]
+        entries.append((content[at + 46 : at + 46 + length].decode(), at + 16, checksum))
+        at += 46
+    return entries
+
+
+@pytest.fixture
+def without_checksums() -> Iterator[None]:
+    torch.serialization.set_crc32_options(False)
+    yield
+    torch.serialization.set_crc32_options(True)
+
+
+@pytest.mark.usefixtures("without_checksums")
+@pytest.mark.parametrize("tensor", [torch.arange(40), torch.arange(0), torch.arange(5).bfloat16()])
+def test_a_file_without_checksums_is_read_as_pytorch_reads_it(path: Path, tensor: torch.Tensor) -> None:
+    torch.save(tensor, path)
+    assert {checksum for _, _, checksum in entries_of(path.read_bytes())} == {0}
+    np.testing.assert_array_equal(read_vector(path), numbers(torch.load(path, weights_only=True)))
+
+
+def test_checksums_of_some_entries_count_for_all(path: Path) -> None:
+    """A checksum of 0 beside others is one that was computed, and wrong but for the rare content that has it."""
+    torch.save(torch.arange(40), path)
+    content = path.read_bytes()
+    for name, place, checksum in entries_of(content):
+        assert checksum
+        path.write_bytes(content[:place] + bytes(4) + content[place + 4 :])
+        if name.endswith(("data.pkl", "byteorder", "data/0")):
+            assert refusal(path) == f"is truncated or damaged (Bad CRC-32 for file {name!r}); {EXPECTED}"
+        else:  # not read
+            assert read_vector(path).tolist() == list(range(40))
+
+
+def test_content_whose_checksum_is_zero(path: Path) -> None:
+    values = bytes(range(10)) + bytes.fromhex("dbddb528")
+    assert zlib.crc32(values) == 0
+    torch.save(torch.tensor(list(values), dtype=torch.uint8), path)
+    content = path.read_bytes()
+    assert [checksum for name, _, checksum in entries_of(content) if name.endswith("data/0")] == [0]
+    assert read_vector(path).tolist() == list(values)
+    place = content.index(values)
+    path.write_bytes(content[:place] + b"\x01" + content[place + 1 :])
+    assert "Bad CRC-32" in refusal(path)
 
 
 @functools.cache
