@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
@@ -28,7 +29,7 @@ from planner.architectures import (
 from planner.dimensions import Dimensions, tensors_of
 from planner.errors import InputError
 from planner.ggml_types import NAMED_TYPES_OF_MAGIC
-from planner.header import ArraySummary, Header, TensorInfo
+from planner.header import ArraySummary, Header, TensorInfo, part_of
 from planner.record import Record, field_names, replace
 from planner.text import listed
 
@@ -150,9 +151,11 @@ def geometry_from_header(header: Header) -> Geometry:
     and its `output` may be the token embedding; it is accounted as the PowerInfer model that could be made of it.
 
     Raises:
-        InputError: an unknown architecture, a missing key or tensor, or a shape the engine would refuse.
+        InputError: one of several files of a model, an unknown architecture, a missing key or tensor, or a shape the
+            engine would refuse.
     """
     source = str(header.path)
+    _refuse_part(header)
     architecture = _architecture(header, source)
     keys = _Keys(header, architecture.name, source)
     n_layer = keys.number("block_count", required=True)
@@ -180,6 +183,22 @@ def geometry_from_header(header: Header) -> Geometry:
     ).geometry(
         sparse_threshold=threshold if isinstance(threshold, float) else None,
         fingerprint=header.fingerprint,
+    )
+
+
+_PART_NAME = re.compile(r"(?P<stem>.*)-[0-9]{5}-of-(?P<parts>[0-9]{5})\.gguf", re.ASCII | re.DOTALL)
+
+
+def _refuse_part(header: Header) -> None:
+    """Refuses a part of a model: what is in the other files takes memory, too."""
+    part = part_of(header)
+    if part is None:
+        return
+    name = _PART_NAME.fullmatch(header.path.name)
+    first = f"{name['stem']}-00001-of-{name['parts']}.gguf" if name else "FIRST-PART"
+    raise InputError(
+        f"{header.path}: part {part.number} of {part.parts} of a model in several files, expected the whole model in "
+        f"one; join them with llama.cpp's `llama-gguf-split --merge {first} whole.gguf`"
     )
 
 

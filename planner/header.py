@@ -129,6 +129,41 @@ class Header(Record):
     fingerprint: str
 
 
+class Part(Record):
+    """Which part of a model a file is, where llama.cpp's `llama-gguf-split` made several files of one.
+
+    Attributes:
+        number: counted from 1, `split.no` + 1 in the file.
+        parts: how many files there are, `split.count`.
+        tensors: how many tensors all of them have together, `split.tensors.count`; None where the file does not say.
+    """
+
+    number: int
+    parts: int
+    tensors: int | None
+
+
+def part_of(header: Header) -> Part | None:
+    """Returns which part of a model the file is, None for a whole model.
+
+    Source: `gguf-split.cpp` of llama.cpp, whose `--merge` sets `split.count` to 0.
+
+    Raises:
+        InputError: the file says that it is a part, and not which.
+    """
+    parts = header.metadata.get("split.count")
+    if not isinstance(parts, int) or isinstance(parts, bool) or parts <= 1:
+        return None
+    number, tensors = header.metadata.get("split.no"), header.metadata.get("split.tensors.count")
+    if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < parts:
+        found = "missing" if number is None else f"{number!r:.60}"
+        raise InputError(
+            f"{header.path}: one of {parts} parts of a model, but key 'split.no' is {found}; expected 0 to {parts - 1}"
+        )
+    is_known = isinstance(tensors, int) and not isinstance(tensors, bool)
+    return Part(number + 1, parts, tensors if is_known else None)  # type: ignore[arg-type]
+
+
 def read_header(path: Path, *, needs_data: bool = False) -> Header:
     """Reads the header of the model or index file `path`; time and memory do not depend on the tensor data.
 

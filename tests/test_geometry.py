@@ -14,7 +14,7 @@ from planner.architectures import ARCHITECTURES, Level
 from planner.dimensions import Dimensions, tensors_of
 from planner.errors import InputError
 from planner.geometry import Geometry, geometry_from_dimensions, geometry_from_header
-from planner.header import read_header
+from planner.header import Part, part_of, read_header
 from planner.record import field_names
 from tests.model_files import F16, F32, NAMES, Q4_0, Q5_0, Q6_K, Q8_0, ModelFile, falcon, llama, n_bytes, opt, total
 
@@ -478,3 +478,61 @@ def test_a_second_norm_needs_its_bias(tmp_path: Path) -> None:
 def test_trailing_dimensions_of_one_are_no_difference(tmp_path: Path) -> None:
     model = llama().with_tensor("blk.0.attn_norm.weight", (64, 1, 1), F32)
     assert _read(tmp_path / "m", model).objections == ()
+
+
+def part(model: ModelFile, number: object, parts: int, kind: str = "u16") -> ModelFile:
+    """The keys that llama-gguf-split writes, with the types it gives them."""
+    model.with_key("split.no", kind, number)
+    model.with_key("split.tensors.count", "i32", 39)
+    return model.with_key("split.count", "u16", parts)
+
+
+@pytest.mark.parametrize("magic", [b"GGUF", b"PWRI"])
+@pytest.mark.parametrize(("number", "name"), [(0, "whole"), (1, "middle"), (2, "empty")])
+def test_a_part_of_a_model_is_refused_as_what_it_is(tmp_path: Path, number: int, name: str, magic: bytes) -> None:
+    """The first has all of the keys and lacks only `output.weight`; the others lack the architecture and everything."""
+    model = part(llama(), number, 3)
+    model.magic = magic
+    if name == "whole":
+        model.without("output.weight", "output_norm.weight")
+    else:
+        model.keys = model.keys[-3:]
+        model.tensors = model.tensors[4:6] if name == "middle" else []
+    path = tmp_path / f"big-model-0000{number + 1}-of-00003.gguf"
+    header = read_header(model.write(path))
+    assert part_of(header) == Part(number + 1, 3, 39)
+    with pytest.raises(InputError) as caught:
+        geometry_from_header(header)
+    assert str(caught.value) == (
+        f"{path}: part {number + 1} of 3 of a model in several files, expected the whole model in one; join them with "
+        "llama.cpp's `llama-gguf-split --merge big-model-00001-of-00003.gguf whole.gguf`"
+    )
+
+
+def test_a_renamed_part_of_a_model(tmp_path: Path) -> None:
+    path = part(llama(), 0, 2).write(tmp_path / "m.gguf")
+    with pytest.raises(InputError, match=r"part 1 of 2 of .* `llama-gguf-split --merge FIRST-PART whole\.gguf`$"):
+        geometry_from_header(read_header(path))
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "found"),
+    [(3, "u16", "3"), (-1, "i32", "-1"), ("first", "string", "'first'"), (0.0, "f32", "0.0"), (True, "bool", "True")],
+)
+def test_a_part_that_is_none(tmp_path: Path, number: object, kind: str, found: str) -> None:
+    path = part(llama(), number, 3, kind).write(tmp_path / "m.gguf")
+    with pytest.raises(InputError) as caught:
+        geometry_from_header(read_header(path))
+    assert str(caught.value) == (f"{path}: one of 3 parts of a model, but key 'split.no' is {found}; expected 0 to 2")
+    path = part(llama(), 0, 3).without("split.no").write(tmp_path / "m.gguf")
+    with pytest.raises(
+        InputError, match=r"one of 3 parts of a model, but key 'split\.no' is missing; expected 0 to 2$"
+    ):
+        part_of(read_header(path))
+
+
+@pytest.mark.parametrize("parts", [0, 1])
+def test_a_model_whose_parts_were_joined_is_whole(tmp_path: Path, parts: int) -> None:
+    """`--merge` writes 0; 1 is what a split into a single file says."""
+    geometry = geometry_from_header(read_header(part(llama(), 0, parts).write(tmp_path / "m.gguf")))
+    assert geometry.n_layer == 2
