@@ -127,11 +127,13 @@ def run(arguments: argparse.Namespace) -> int:
     from planner.hotness import Hotness
     from planner.problem import Problem, SolverOptions
     from planner.solve import solve
-    from planner.statistics import read_statistics
+    from planner.statistics import read_statistics, remarks
 
     space = _space(arguments)
     n_ff = space.geometry.n_ff if space.geometry is not None else (arguments.neuron,) * arguments.layer
     statistics = read_statistics(arguments.activation, n_layer=arguments.layer, n_ff=n_ff)
+    for line in remarks(statistics):
+        common.note(line)
     experts = len(statistics.labels) // arguments.layer
     if space.geometry is not None and experts > 1:
         raise InputError(f"{arguments.activation}: has {experts} experts a layer, but {space.geometry.source} has none")

@@ -20,7 +20,7 @@ from planner.problem import Problem, Solution, SolverOptions, split_threshold
 from planner.record import Record, field
 from planner.reserve import ReserveOptions
 from planner.solve import solve
-from planner.statistics import Statistics, read_statistics, strangers
+from planner.statistics import Statistics, read_statistics, remarks
 from planner.units import format_bytes
 
 
@@ -340,7 +340,7 @@ def _plan(
 
 def _notes(geometry: Geometry, account: Account, statistics: Statistics, solution: Solution) -> list[str]:
     """Returns what a user would be surprised by later, one line each."""
-    notes = strangers(statistics)
+    notes = remarks(statistics)
     notes += about_model(geometry)
     if account.path is EnginePath.ALL_ON_GPU:
         notes.append("the whole model fits this budget, so a split into hot and cold neurons brings nothing")

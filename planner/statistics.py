@@ -18,10 +18,11 @@ from typing import Any, NamedTuple, overload
 import numpy as np
 import numpy.typing as npt
 
+from planner.counters import Extent, doubts, extent_of
 from planner.errors import InputError
 from planner.record import Record
 from planner.text import listed
-from planner.torch_file import read_vector
+from planner.torch_file import StoredVector, read_stored
 
 # What is kept of a folder's counts: all of those of any model without experts, and of 31 million neurons.
 MOST_KEPT_BYTES = 256 << 20
@@ -45,6 +46,7 @@ class Statistics(Record, dict=True):
             time it is asked for, so ask in order and once.
         known_fingerprint: the fingerprint, where it was worked out while the values were read.
         ignored: names in the folder that are not statistics, sorted.
+        known_extents: how far the counts go, where that was worked out while the values were read.
     """
 
     source: str
@@ -52,6 +54,12 @@ class Statistics(Record, dict=True):
     values: Sequence[npt.NDArray[Any]]
     known_fingerprint: str | None = None
     ignored: tuple[str, ...] = ()
+    known_extents: tuple[Extent, ...] = ()
+
+    @functools.cached_property
+    def extents(self) -> tuple[Extent, ...]:
+        """How far the counts of each entry of `values` go."""
+        return self.known_extents or tuple(extent_of(counts) for counts in self.values)
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -88,10 +96,12 @@ class _StoredCounts(Sequence["npt.NDArray[Any]"]):
 
     Attributes:
         lengths: neurons of each entry.
+        extents: how far the counts of each entry go.
     """
 
     def __init__(self, entries: Sequence[_Entry], expected: Sequence[int | None]) -> None:
         self.lengths: tuple[int, ...] = ()
+        self.extents: tuple[Extent, ...] = ()
         self._entries = entries
         self._expected = expected
         self._kept: dict[int, npt.NDArray[Any]] = {}
@@ -105,16 +115,19 @@ class _StoredCounts(Sequence["npt.NDArray[Any]"]):
         """
         kept_bytes = 0
         lengths = []
+        extents = []
         for position, (entry, length) in enumerate(zip(self._entries, self._expected, strict=True)):
             # Before it is read, so that a change while it is read is one that is seen later.
             self._versions.append(_version(entry.path))
-            counts = _read(entry, length)
+            counts, dtype = _read(entry, length)
             lengths.append(counts.size)
+            extents.append(extent_of(counts, dtype))
             kept_bytes += counts.nbytes
             if kept_bytes <= MOST_KEPT_BYTES:
                 self._kept[position] = counts
             yield counts
         self.lengths = tuple(lengths)
+        self.extents = tuple(extents)
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -132,7 +145,7 @@ class _StoredCounts(Sequence["npt.NDArray[Any]"]):
         if position in self._kept:
             return self._kept[position]
         entry = self._entries[position]
-        counts = _read(entry, self.lengths[position])
+        counts = _read(entry, self.lengths[position]).values
         if _version(entry.path) != self._versions[position]:
             raise InputError(f"{entry.place}: changed while it was in use; run again when it is complete")
         return counts
@@ -167,7 +180,8 @@ def read_statistics(folder: Path, *, n_layer: int | None = None, n_ff: Sequence[
     lengths = _expected_lengths(folder, entries, n_ff)
     values = _StoredCounts(entries, lengths)
     labels = tuple(entry.label for entry in entries)
-    return Statistics(str(folder), labels, values, fingerprint_of(labels, values.first_reading()), ignored)
+    fingerprint = fingerprint_of(labels, values.first_reading())
+    return Statistics(str(folder), labels, values, fingerprint, ignored, values.extents)
 
 
 def statistics_from_values(source: str, values: Sequence[npt.NDArray[Any]]) -> Statistics:
@@ -203,6 +217,12 @@ def fingerprint_of(labels: Sequence[str], values: Iterable[npt.NDArray[Any]]) ->
         canonical = counts.astype(f"<{form}") if form != "f8" else counts.astype("<f8") + 0.0
         digest.update(canonical.data)
     return f"sha256:{digest.hexdigest()}"
+
+
+def remarks(statistics: Statistics) -> list[str]:
+    """Returns what a user should know of statistics before a plan is made of them, one line each."""
+    lines = [f"{statistics.source}: {line}" for line in doubts(statistics.labels, statistics.extents)]
+    return strangers(statistics) + lines
 
 
 def strangers(statistics: Statistics) -> list[str]:
@@ -301,16 +321,17 @@ def _expected_lengths(folder: Path, entries: list[_Entry], n_ff: Sequence[int] |
     raise InputError(f"{folder}: holds statistics of {layers} layers; the model has {len(n_ff)}")
 
 
-def _read(entry: _Entry, length: int | None) -> npt.NDArray[Any]:
+def _read(entry: _Entry, length: int | None) -> StoredVector:
     """Reads and checks one file."""
     try:
-        counts = read_vector(entry.path)
+        stored = read_stored(entry.path)
     except InputError as error:
         raise InputError(f"{entry.place}: {error}") from None
+    counts = stored.values
     if length is not None and counts.size != length:
         raise InputError(f"{entry.place}: has {counts.size} numbers; expected {length}, one for each of its neurons")
     _check_counts(entry.place, counts)
-    return counts
+    return stored
 
 
 def _check_counts(place: str, counts: npt.NDArray[Any]) -> None:

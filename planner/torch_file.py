@@ -89,6 +89,18 @@ _REFUSED_BUILDERS = {
 }
 
 
+class StoredVector(NamedTuple):
+    """A tensor out of a file.
+
+    Attributes:
+        values: see `read_vector`.
+        dtype: the type in the file by PyTorch's name, such as `bfloat16`, whose values come as `float32`.
+    """
+
+    values: npt.NDArray[Any]
+    dtype: str
+
+
 def read_vector(path: Path) -> npt.NDArray[Any]:
     """Returns the one 1-D tensor that the file `path` holds.
 
@@ -109,6 +121,15 @@ def read_vector(path: Path) -> npt.NDArray[Any]:
         InputError: the file is anything else. The message is the end of a sentence whose start, the place, is the
             caller's to give.
         OSError: the file cannot be read.
+    """
+    return read_stored(path).values
+
+
+def read_stored(path: Path) -> StoredVector:
+    """Returns what `read_vector` returns, with the type in which it is saved.
+
+    Raises:
+        InputError, OSError: see `read_vector`.
     """
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
@@ -157,7 +178,7 @@ class _ThriftyFile(io.FileIO):
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
-def _read_zip(file: _ThriftyFile) -> npt.NDArray[Any]:
+def _read_zip(file: _ThriftyFile) -> StoredVector:
     """Reads the form of PyTorch 1.6 and later."""
     try:
         with zipfile.ZipFile(file) as archive:
@@ -173,7 +194,7 @@ def _read_zip(file: _ThriftyFile) -> npt.NDArray[Any]:
         raise InputError(f"is truncated or damaged (an entry outside the file); {EXPECTED}") from None
 
 
-def _read_archive(archive: zipfile.ZipFile) -> npt.NDArray[Any]:
+def _read_archive(archive: zipfile.ZipFile) -> StoredVector:
     names = archive.namelist()
     if len(names) > _MOST_ENTRIES:
         raise InputError(f"is an archive of more than {_MOST_ENTRIES} entries; {EXPECTED}")
@@ -203,7 +224,7 @@ def _read_archive(archive: zipfile.ZipFile) -> npt.NDArray[Any]:
         raise InputError(f"lacks the values of its tensor (archive entry {key[:80]!r})")
     values = _stored(archive, key)
     view.check_bytes(values.file_size)
-    return view.values(archive.read(values), "<" if order == "little" else ">")
+    return StoredVector(view.values(archive.read(values), "<" if order == "little" else ">"), view.dtype)
 
 
 def _stored(archive: zipfile.ZipFile, name: str) -> zipfile.ZipInfo:
@@ -225,7 +246,7 @@ def _legacy_start(start: bytes) -> int:
         return 0
 
 
-def _read_legacy(file: _ThriftyFile, start: int) -> npt.NDArray[Any]:
+def _read_legacy(file: _ThriftyFile, start: int) -> StoredVector:
     """Reads the form before PyTorch 1.6, which `_use_new_zipfile_serialization=False` still writes.
 
     Five pickles (magic, protocol, the writer's type sizes, the tensor, the list of storage keys), then for each
@@ -260,7 +281,7 @@ def _read_legacy(file: _ThriftyFile, start: int) -> npt.NDArray[Any]:
     start += 8
     view.check_bytes(os.fstat(file.fileno()).st_size - start - after)
     file.most = MOST_FILE_BYTES
-    return view.values(file.read(view.storage_bytes), "<")
+    return StoredVector(view.values(file.read(view.storage_bytes), "<"), view.dtype)
 
 
 def _beside(view: _View, keys: object, storages: list[External]) -> tuple[int, int]:

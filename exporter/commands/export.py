@@ -100,7 +100,7 @@ def _from_plan(arguments: argparse.Namespace) -> tuple[Plan, Statistics, Geometr
     from planner.geometry import geometry_from_header
     from planner.header import read_header
     from planner.plan import read_plan
-    from planner.statistics import read_statistics, strangers
+    from planner.statistics import read_statistics, remarks
 
     if arguments.config is not None:
         raise InputError("--plan and --config: both say what to export; give one of them")
@@ -125,7 +125,7 @@ def _from_plan(arguments: argparse.Namespace) -> tuple[Plan, Statistics, Geometr
     if folder is None:
         raise InputError(f"{arguments.plan}: names no statistics; say where they are with --activations DIR")
     statistics = read_statistics(folder)
-    for line in strangers(statistics):
+    for line in remarks(statistics):
         common.note(line)
     return plan, statistics, geometry, model
 

@@ -118,13 +118,16 @@ def _demands(statistics: Statistics | None, geometry: Geometry, settings: Settin
 def _statistics(arguments: argparse.Namespace, geometry: Geometry) -> Statistics | None:
     """Returns the statistics; without the folder the other answers still stand, unless it was asked for by name."""
     from planner.engine_defaults import ACTIVATIONS_FOLDER
-    from planner.statistics import read_statistics
+    from planner.statistics import read_statistics, remarks
 
     folder = arguments.activations or arguments.model.parent / ACTIVATIONS_FOLDER
     if arguments.activations is None and not folder.is_dir():
         common.note(f"no statistics at {folder}: no answers about shares of activations; give --activations DIR")
         return None
-    return read_statistics(folder, n_layer=geometry.n_layer, n_ff=geometry.n_ff)
+    statistics = read_statistics(folder, n_layer=geometry.n_layer, n_ff=geometry.n_ff)
+    for line in remarks(statistics):
+        common.note(line)
+    return statistics
 
 
 def _as_json(
