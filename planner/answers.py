@@ -107,7 +107,8 @@ class Answer(Record):
         hit_rate: share of all activations that the hot neurons make; None when nothing fits.
         proof: None when nothing fits.
         speed: None when it cannot be told; `why_no_speed` says why.
-        next_gib: None when nothing fits.
+        next_gib: None when nothing fits, and when it is not known: where the dense part is not whole, a GiB more would
+            not go to neurons alone.
         targets: one result for each target of the study.
         basis: what each kind of figure rests on, by kind.
         notes: what a reader should know, one line each.
@@ -157,11 +158,32 @@ class Answer(Record):
         return self.bytes.short
 
     @property
+    def shortfalls(self) -> tuple[str, ...]:
+        """What keeps the cell from meeting its targets, in the words of the table; empty when it meets them.
+
+        Besides the targets that are missed: what runs out of VRAM meets none, and neither does a cell of which `plan`
+        would say no, because the dense part is not whole or the host cannot hold the rest.
+        """
+        missed = [target.name for target in self.targets if not target.met]
+        if self.path is CellPath.DOES_NOT_FIT:
+            missed.append("host memory")
+        if self.path is CellPath.DENSE_INCOMPLETE:
+            missed.append("dense part")
+        if self.short_bytes:
+            missed.append("free VRAM")
+        return tuple(missed)
+
+    @property
+    def meets(self) -> bool:
+        """Whether all targets are met, by the one rule for tables, counts, exit codes and questions turned round."""
+        return not self.shortfalls
+
+    @property
     def verdict(self) -> str:
-        """`meets`, `misses` or, without targets, nothing. What runs out of VRAM meets no target."""
+        """`meets`, `misses` or, without targets, nothing."""
         if not self.targets:
             return ""
-        return "meets" if all(target.met for target in self.targets) and not self.short_bytes else "misses"
+        return "meets" if self.meets else "misses"
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the answer as JSON values."""
@@ -228,6 +250,7 @@ def _speed_dict(speed: SpeedEstimate) -> dict[str, Any]:
         "gpu_s": speed.gpu_s,
         "host_s": speed.host_s,
         "sync_s": speed.sync_s,
+        "launch_s": speed.launch_s,
         "transfer_s": speed.transfer_s,
         "gpu_read_bytes": speed.gpu_read_bytes,
         "host_read_bytes": speed.host_read_bytes,

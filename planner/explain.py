@@ -43,7 +43,7 @@ def explain(
         solver=solver,
         text=_words(
             binding,
-            f"{share:.2%} of all {problem.unit}",
+            f"{share * 100:.2f} percentage points of all {problem.unit}",
             switched_off,
             any_hot=bool(neurons.any()),
             proof=proof,
@@ -109,8 +109,8 @@ def _words(
     words = {
         "nothing": "nothing binds: every neuron fits in VRAM",
         "threshold": f"thresholds bind: {thresholds}",
-        "vram": f"VRAM binds: 1 GiB more would catch about {share}",
-        "vram and host": f"VRAM and host memory bind: 1 GiB more VRAM would catch about {share}",
+        "vram": f"VRAM binds: 1 GiB more would add about {share}",
+        "vram and host": f"VRAM and host memory bind: 1 GiB more VRAM would add about {share}",
     }[binding]
     if switched_off:
         layers = "layer" if len(switched_off) == 1 else "layers"

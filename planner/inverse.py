@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -28,13 +29,15 @@ class Reply(Record):
 
     Attributes:
         question: one of `QUESTIONS`.
-        about: what it was asked of, in words.
+        scenario: the scenario that it was asked of.
+        about: what it was asked of, in words; the scenario comes first where the study has more than one.
         found: bytes, tokens or the cell's name; None when nothing meets the targets.
         text: the reply in words.
         answer: the answer of the cell that was found.
     """
 
     question: str
+    scenario: str
     about: str
     found: int | str | None
     text: str
@@ -44,6 +47,7 @@ class Reply(Record):
         """Returns the reply as JSON values."""
         return {
             "question": self.question,
+            "scenario": self.scenario,
             "about": self.about,
             "found": self.found,
             "text": self.text,
@@ -69,15 +73,31 @@ def ask(study: Study, answers: Sequence[Answer], questions: Sequence[str]) -> tu
             "vram to ask what meets them"
         )
     workshop = Workshop(study.catalogue, ask_device(study.cells))
+    about = _About(study.cells)
     replies: list[Reply] = []
     for question in questions:
         if question == "cheapest":
-            replies.extend(_cheapest(study.cells, answers))
+            replies.extend(_cheapest(study.cells, answers, about))
         elif question == "least-vram":
-            replies.extend(_least_vram(cell, workshop) for cell in _distinct(study.cells, _without_size))
+            replies.extend(_least_vram(cell, workshop, about) for cell in _distinct(study.cells, _without_size))
         else:
-            replies.extend(_largest_context(cell, workshop) for cell in _distinct(study.cells, _without_context))
+            replies.extend(_largest_context(cell, workshop, about) for cell in _distinct(study.cells, _without_context))
     return tuple(replies)
+
+
+class _About:
+    """Says what a question is asked of: the parts of the cell that it depends on, and what tells equal ones apart."""
+
+    def __init__(self, cells: Sequence[Cell]) -> None:
+        self._scenarios = len({cell.scenario for cell in cells}) > 1
+        self._solvers = len({cell.solver for cell in cells}) > 1
+
+    def __call__(self, cell: Cell, *parts: str) -> str:
+        """Returns model, quantisation and `parts`, after the scenario and before the solver where these vary."""
+        words = ", ".join([cell.model.label, cell.quantisation or "as in file", *parts])
+        if self._solvers:
+            words += f", {cell.solver.label()}"
+        return f"{cell.scenario}: {words}" if self._scenarios else words
 
 
 def _has_targets(targets: Targets) -> bool:
@@ -108,46 +128,63 @@ def _without_gpu(cell: Cell) -> object:
     return (cell.scenario, cell.model, cell.quantisation, cell.host, cell.context, cell.solver)
 
 
-def _least_vram(cell: Cell, workshop: Workshop) -> Reply:
+def _least_vram(cell: Cell, workshop: Workshop, about_cell: _About) -> Reply:
     """Searches between the sizes at which the engine changes what it places; in between, more is never worse.
 
     When a half of the KV cache starts to fit, the engine takes it from the neurons (`llama.cpp` 3392-3420), so a little
-    more VRAM can be worse there; the search looks at each stretch by itself, smallest first.
+    more VRAM can be worse there; the search looks at each stretch by itself, smallest first. A stretch may hold a
+    single step, or none.
     """
-    about = f"{cell.model.label}, {cell.quantisation or 'as in file'}, {_speed_words(cell)}, context {cell.context}"
+    about = about_cell(cell, _speed_words(cell), f"context {cell.context}")
     account = workshop.place(cell).account
     fixed_bytes = ENGINE_MARGIN_BYTES + (cell.gpu.context_bytes or DEFAULT_CONTEXT_BYTES)
     dense_bytes = account.dense_total_bytes + fixed_bytes
     most_bytes = dense_bytes + 2 * account.kv_half_bytes + account.ffn_total_bytes + 16 * GIB
     stops = [0, dense_bytes, dense_bytes + account.kv_half_bytes, dense_bytes + 2 * account.kv_half_bytes, most_bytes]
 
+    @functools.cache
     def tried(size_bytes: int) -> Answer:
         gpu = replace(cell.gpu, vram_bytes=size_bytes, free_bytes=None, budget_bytes=None)
         targets = replace(cell.targets, vram=None)
         return workshop.answer(replace(cell, gpu=gpu, targets=targets, name=f"{about}: {format_bytes(size_bytes)}"))
 
+    def all_on_gpu(steps: int) -> bool:
+        return tried(steps * _STEP_BYTES).path is CellPath.ALL_ON_GPU
+
+    limit_bytes = cell.targets.vram
     for begin, end in itertools.pairwise(stops):
-        low, high = -(-begin // _STEP_BYTES), (end - 1) // _STEP_BYTES
-        if high <= low or not _good(tried(high * _STEP_BYTES)):
-            continue
-        while low < high:
-            middle = (low + high) // 2
-            if _good(tried(middle * _STEP_BYTES)):
-                high = middle
-            else:
-                low = middle + 1
-        size_bytes = high * _STEP_BYTES
-        answer = tried(size_bytes)
-        limit = cell.targets.vram
-        if limit is not None and answer.bytes.vram > limit:
-            break
-        return Reply("least-vram", about, size_bytes, f"{format_bytes(size_bytes)} of free memory", answer)
-    return Reply("least-vram", about, None, "no amount meets the targets", None)
+        first, last = -(-begin // _STEP_BYTES), (end - 1) // _STEP_BYTES
+        # A model that is wholly on the GPU takes less beside it than one that nearly is, which counts where VRAM has a
+        # limit: from there on it is a stretch of its own.
+        whole = _least(first, last, all_on_gpu)
+        for low, high in ((first, last if whole is None else whole - 1), (last + 1 if whole is None else whole, last)):
+            steps = _least(low, high, lambda steps: tried(steps * _STEP_BYTES).meets)
+            if steps is None:
+                continue
+            size_bytes = steps * _STEP_BYTES
+            answer = tried(size_bytes)
+            if limit_bytes is None or answer.bytes.vram <= limit_bytes:
+                words = f"{format_bytes(size_bytes)} of free memory"
+                return Reply("least-vram", cell.scenario, about, size_bytes, words, answer)
+    return Reply("least-vram", cell.scenario, about, None, "no amount meets the targets", None)
 
 
-def _largest_context(cell: Cell, workshop: Workshop) -> Reply:
+def _least(low: int, high: int, holds: Callable[[int], bool]) -> int | None:
+    """Returns the least number from `low` to `high` that `holds`, as all greater ones then do; None if there is none."""
+    if high < low or not holds(high):
+        return None
+    while low < high:
+        middle = (low + high) // 2
+        if holds(middle):
+            high = middle
+        else:
+            low = middle + 1
+    return high
+
+
+def _largest_context(cell: Cell, workshop: Workshop, about_cell: _About) -> Reply:
     """Searches contexts whose KV cache is wholly on the GPU: there, a longer one is never better."""
-    about = f"{cell.model.label}, {cell.quantisation or 'as in file'}, {cell.gpu.label}, {cell.host.label}"
+    about = about_cell(cell, cell.gpu.label, cell.host.label)
     trained = workshop.geometry(cell).context_train
 
     def good(context: int) -> Answer | None:
@@ -156,13 +193,13 @@ def _largest_context(cell: Cell, workshop: Workshop) -> Reply:
         if not (account.v_on_gpu and account.k_on_gpu):
             return None
         answer = workshop.answer(tried)
-        return answer if _good(answer) else None
+        return answer if answer.meets else None
 
     low, high = 0, min(_MOST_CONTEXT, trained or _MOST_CONTEXT)
     found: Answer | None = good(high)
     if found is not None:
         words = f"{high} tokens, all that the model was trained for" if trained == high else f"{high} tokens"
-        return Reply("largest-context", about, high, words, found)
+        return Reply("largest-context", cell.scenario, about, high, words, found)
     while high - low > 1:
         middle = (low + high) // 2
         answer = good(middle)
@@ -171,23 +208,22 @@ def _largest_context(cell: Cell, workshop: Workshop) -> Reply:
         else:
             low, found = middle, answer
     if found is None:
-        return Reply("largest-context", about, None, "no context meets the targets with its KV cache on the GPU", None)
-    return Reply("largest-context", about, low, f"{low} tokens", found)
+        words = "no context meets the targets with its KV cache on the GPU"
+        return Reply("largest-context", cell.scenario, about, None, words, None)
+    return Reply("largest-context", cell.scenario, about, low, f"{low} tokens", found)
 
 
-def _cheapest(cells: Sequence[Cell], answers: Sequence[Answer]) -> Iterator[Reply]:
+def _cheapest(cells: Sequence[Cell], answers: Sequence[Answer], about_cell: _About) -> Iterator[Reply]:
     """Looks among the study's own GPUs; without prices, the smallest and then the slowest counts as the cheapest."""
     groups: dict[object, list[tuple[Cell, Answer]]] = {}
     for cell, answer in zip(cells, answers, strict=True):
         groups.setdefault(_without_gpu(cell), []).append((cell, answer))
     for members in groups.values():
         cell = members[0][0]
-        about = f"{cell.model.label}, {cell.quantisation or 'as in file'}, {cell.host.label}, context {cell.context}"
-        if cell.scenario != "base":
-            about = f"{cell.scenario}: {about}"
-        meeting = [(cell, answer) for cell, answer in members if _good(answer)]
+        about = about_cell(cell, cell.host.label, f"context {cell.context}")
+        meeting = [(cell, answer) for cell, answer in members if answer.meets]
         if not meeting:
-            yield Reply("cheapest", about, None, f"none of {len(members)} meets the targets", None)
+            yield Reply("cheapest", cell.scenario, about, None, f"none of {len(members)} meets the targets", None)
             continue
         prices = [answer.price for _, answer in meeting]
         if all(price is not None for price in prices):
@@ -199,14 +235,7 @@ def _cheapest(cells: Sequence[Cell], answers: Sequence[Answer]) -> Iterator[Repl
                 meeting, key=lambda pair: (round(pair[1].bytes.budget / GIB), pair[0].gpu.bandwidth_bytes_per_s or 0)
             )
             words = f"{best.gpu} (smallest, then slowest; not all have a price)"
-        yield Reply("cheapest", about, best.name, words, best)
-
-
-def _good(answer: Answer) -> bool:
-    """Whether the answer meets its targets, runs, and is one that `plan` would make: the dense part has to be whole."""
-    if answer.path in {CellPath.DOES_NOT_FIT, CellPath.DENSE_INCOMPLETE} or answer.short_bytes:
-        return False
-    return all(target.met for target in answer.targets)
+        yield Reply("cheapest", cell.scenario, about, best.name, words, best)
 
 
 def _speed_words(cell: Cell) -> str:

@@ -115,6 +115,7 @@ class Bound(enum.Enum):
     GPU = "GPU bandwidth"
     HOST = "host bandwidth"
     SYNC = "synchronisation"
+    LAUNCH = "launching"
     TRANSFER = "transfer"
 
 
@@ -128,9 +129,11 @@ class SpeedEstimate(Record):
         host_s: waiting for the host's memory.
         sync_s: launching and synchronisation.
         transfer_s: activations over the link.
-        bound: the largest of the four.
+        bound: the largest of the four; where that is `sync_s`, the larger of its two parts, so that a model that is
+            wholly on the GPU is never called bound by synchronisation.
         gpu_read_bytes: bytes the GPU reads for a token, on average.
         host_read_bytes: bytes the host reads for a token, on average.
+        launch_s: of `sync_s`, launching kernels, once for each layer.
     """
 
     tokens_per_s: float
@@ -142,6 +145,7 @@ class SpeedEstimate(Record):
     bound: Bound
     gpu_read_bytes: int
     host_read_bytes: int
+    launch_s: float
 
 
 def estimate(work: Work, bandwidths: Bandwidths, parameters: SpeedParameters) -> SpeedEstimate:
@@ -167,13 +171,15 @@ def estimate(work: Work, bandwidths: Bandwidths, parameters: SpeedParameters) ->
         host_s += on_host_s if on_gpu_s < on_host_s else on_host_s * (1 - parameters.overlap)
         if cold_read and (hot_read or work.dense_gpu_bytes):
             crossing += 1
-    sync_s = len(work.ffn_bytes) * parameters.layer_s + crossing * parameters.sync_s
+    launch_s, crossing_s = len(work.ffn_bytes) * parameters.layer_s, crossing * parameters.sync_s
+    sync_s = launch_s + crossing_s
     link = bandwidths.link_bytes_per_s
     transfer_s = crossing * 2 * work.n_embd * _FLOAT32_BYTES / link if link else 0.0
     token_s = gpu_s + host_s + sync_s + transfer_s
     if token_s <= 0:
         raise InputError("speed: expected a model with weights, found none")
-    parts = {Bound.GPU: gpu_s, Bound.HOST: host_s, Bound.SYNC: sync_s, Bound.TRANSFER: transfer_s}
+    waiting = Bound.LAUNCH if launch_s > crossing_s else Bound.SYNC
+    parts = {Bound.GPU: gpu_s, Bound.HOST: host_s, waiting: sync_s, Bound.TRANSFER: transfer_s}
     return SpeedEstimate(
         tokens_per_s=1 / token_s,
         token_s=token_s,
@@ -184,6 +190,7 @@ def estimate(work: Work, bandwidths: Bandwidths, parameters: SpeedParameters) ->
         bound=max(parts, key=lambda part: parts[part]),
         gpu_read_bytes=round(gpu_read),
         host_read_bytes=round(host_read),
+        launch_s=launch_s,
     )
 
 

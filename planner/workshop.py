@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from planner.account import account_for
+from planner.account import EnginePath, account_for
 from planner.answers import Answer, CellPath, NextGib
 from planner.budget import Budget, automatic_budget, stated_budget
 from planner.catalogue import Catalogue
@@ -230,14 +230,16 @@ class Workshop:
 
     def _next_gib(
         self, cell: Cell, gpu: GpuCase, placement: Placement, solution: Solution, speed: SpeedEstimate | None
-    ) -> NextGib:
-        """Returns what one more GiB for neurons adds, by placing once more with it."""
+    ) -> NextGib | None:
+        """Returns what one more GiB for neurons adds, by placing once more with it; None when that is not known."""
         account = placement.account
-        if account.missing_bytes or account.ffn_bytes >= account.ffn_total_bytes:
+        if account.path is EnginePath.DENSE_INCOMPLETE:
+            return None
+        if account.ffn_bytes >= account.ffn_total_bytes:
             return NextGib(0.0, None if speed is None else 0.0)
         more = self._solve(cell, gpu, placement, account.ffn_bytes + GIB)
         if not more.solved_list:
-            return NextGib(0.0, None if speed is None else 0.0)
+            return None
         faster, _ = speed_of(cell, gpu, placement, more)
         gained = None if speed is None or faster is None else faster.tokens_per_s - speed.tokens_per_s
         hotness = placement.hotness

@@ -29,10 +29,11 @@ def test_vram_binds() -> None:
         switched_off=(),
         proof="price",
         solver=None,
-        text="VRAM binds: 1 GiB more would catch about 45.00% of all activations; proven by the price of a byte",
+        text="VRAM binds: 1 GiB more would add about 45.00 percentage points of all activations; "
+        "proven by the price of a byte",
     )
     assert explained(problem, confirm=True).text == (
-        "VRAM binds: 1 GiB more would catch about 45.00% of all activations; "
+        "VRAM binds: 1 GiB more would add about 45.00 percentage points of all activations; "
         "proven by the price of a byte and confirmed by HiGHS"
     )
 
@@ -70,7 +71,9 @@ def test_thresholds_that_no_layer_reaches() -> None:
 def test_host_memory_binds_with_vram() -> None:
     explanation = explained(problem_of([[6, 4, 2], [5, 3]], [10, 10], 20, host_bytes=35))
     assert explanation.binding == "vram and host"
-    assert explanation.text.startswith("VRAM and host memory bind: 1 GiB more VRAM would catch about 45.00% of all")
+    assert explanation.text.startswith(
+        "VRAM and host memory bind: 1 GiB more VRAM would add about 45.00 percentage points of all"
+    )
 
 
 @pytest.mark.parametrize(
@@ -86,7 +89,7 @@ def test_who_proved_it(solver: str | None, confirmed: bool, end: str) -> None:
     explanation = explain(
         problem, curves_of(problem), np.array([1]), 4.0, proof="price", solver=solver, confirmed=confirmed
     )
-    assert explanation.text == f"VRAM binds: 1 GiB more would catch about 40.00% of all activations{end}"
+    assert explanation.text == f"VRAM binds: 1 GiB more would add about 40.00 percentage points of all activations{end}"
 
 
 @given(small_problems(thresholds=False, whole_numbers=True))

@@ -1,12 +1,14 @@
+import random
 from typing import Any
 
 import pytest
 
-from planner.answers import Answer
+from planner.answers import Answer, CellPath
 from planner.catalogue import Catalogue
 from planner.errors import InputError
 from planner.inverse import Reply, ask
-from planner.report.whatif import verdict_words
+from planner.report.page import page
+from planner.report.whatif import target_counts, verdict_words
 from planner.study import study_of
 from planner.sweep import sweep
 
@@ -40,6 +42,104 @@ def test_the_least_vram_meets_the_targets_and_a_step_less_does_not(
     assert answer_at(catalogue, reply.found, targets=targets).verdict == "meets"
     assert answer_at(catalogue, reply.found - 16 * MIB, targets=targets).verdict == "misses"
     assert reply.text.endswith(" of free memory")
+
+
+def random_study(seed: int) -> dict[str, Any]:
+    """Returns a study of a small model whose KV cache takes from some KiB to some hundred MiB."""
+    rng = random.Random(seed)
+    n_layer = rng.choice([2, 4, 8, 16])
+    dimensions = {
+        "architecture": "llama",
+        "n_layer": n_layer,
+        "n_embd": rng.choice([256, 512, 1024]),
+        "n_ff": [rng.choice([1024, 2048, 4096, 8192]) for _ in range(n_layer)],
+        "n_head": 8,
+        "n_vocab": rng.choice([1000, 32000]),
+        "predictor_rank": 64,
+    }
+    curve = {"hot_share": rng.choice([0.1, 0.25, 0.4]), "activation_share": 0.8}
+    targets: dict[str, Any] = {}
+    if rng.random() < 0.6:
+        targets["hit_rate"] = round(rng.uniform(0.05, 1), 3)
+    if not targets or rng.random() < 0.5:
+        targets["tokens_per_second"] = round(rng.uniform(5, 2000), 1)
+    if rng.random() < 0.3:
+        targets["vram"] = f"{rng.randint(600, 3000)}MiB"
+    return {
+        "models": [{"name": "m", "statistics": {"hotness": curve}, "dimensions": dimensions}],
+        "gpus": {"name": "g", "vram": "4GiB", "bandwidth": rng.choice([100, 500, 1000])},
+        "hosts": {"bandwidth": rng.choice([20, 50, 80])},
+        "contexts": rng.choice([1, 64, 256, 512, 2048, 4096]),
+        "quantisations": rng.choice(["F16", "Q4_0"]),
+        "targets": targets,
+    }
+
+
+# 24 is out of reach until everything is on the GPU, where less is in use than just before.
+@pytest.mark.parametrize("seed", range(36))
+def test_no_smaller_multiple_of_16_mib_meets_the_targets(catalogue: Catalogue, seed: int) -> None:
+    study = random_study(seed)
+    (reply,) = replies(catalogue, "least-vram", **study)
+    last_bytes = 1600 * MIB if reply.found is None else reply.found
+    assert isinstance(last_bytes, int)
+    sizes = [f"{size_bytes}B" for size_bytes in range(16 * MIB, last_bytes + 1, 16 * MIB)]
+    gpu = {"name": "g", "vram": sizes, "bandwidth": study["gpus"]["bandwidth"]}
+    answers = sweep(study_of({**BASE, **study, "gpus": gpu}, catalogue).cells, catalogue, processes=1)
+    meeting = [answer.vram_bytes for answer in answers if answer.verdict == "meets"]
+    assert meeting == ([] if reply.found is None else [reply.found])
+
+
+def test_one_rule_says_what_meets_the_targets(catalogue: Catalogue) -> None:
+    # The dense part of 13B is 3.6 GiB: on 4 GiB the engine runs, at a speed, but gives neurons nothing; plan says no.
+    gpus = {"catalogue": "rtx-4060", "vram": "4GiB", "context": "100MiB"}
+    changes: dict[str, Any] = {"gpus": gpus, "quantisations": "F16", "targets": {"tokens_per_second": 1}}
+    (answer,) = sweep(study_of({**BASE, **changes}, catalogue).cells, catalogue)
+    assert answer.path is CellPath.DENSE_INCOMPLETE
+    assert answer.targets[0].met
+    assert (answer.verdict, verdict_words(answer).split(", ")[0]) == ("misses", "misses dense part")
+    (reply,) = replies(catalogue, "cheapest", **changes)
+    assert (reply.found, reply.text) == (None, "none of 1 meets the targets")
+    assert list(target_counts([answer])) == ["0 of 1 cells meet the targets: tokens_per_second at least 1"]
+    # What one more GiB brings is not known where it would not go to neurons alone.
+    assert answer.next_gib is None
+    assert answer.to_dict()["next_gib"] is None
+
+
+def test_replies_name_the_scenario_and_each_is_counted_by_its_own_targets(catalogue: Catalogue) -> None:
+    overrides = {"strict": {"targets": {"hit_rate": 1.0}}, "free": {"targets": {}}}
+    gpus = [{"catalogue": "rtx-4090", "vram": ["8GiB", "24GiB"]}]
+    study = study_of({**BASE, "gpus": gpus, "targets": {"hit_rate": 0.5}, "overrides": overrides}, catalogue)
+    answers = sweep(study.cells, catalogue)
+    lines = [
+        "base: 2 of 2 cells meet the targets: hit_rate at least 0.5",
+        "strict: 1 of 2 cells meet the targets: hit_rate at least 1",
+    ]
+    assert list(target_counts(answers)) == lines
+    shown = page(study, answers, ())
+    assert all(f'<p class="quiet">{line}</p>' in shown for line in lines)
+    del overrides["free"]
+    study = study_of({**BASE, "gpus": gpus, "targets": {"hit_rate": 0.5}, "overrides": overrides}, catalogue)
+    found = ask(study, sweep(study.cells, catalogue), ["least-vram", "largest-context", "cheapest"])
+    what = "relu-llama-13b, Q4_0"
+    assert [(reply.scenario, reply.about) for reply in found] == [
+        *((name, f"{name}: {what}, a GPU of 1008 GB/s, ddr5-5600-dual, context 1024") for name in ("base", "strict")),
+        *(
+            (name, f"{name}: {what}, rtx-4090 {size} GiB, ddr5-5600-dual")
+            for name in ("base", "strict")
+            for size in (8, 24)
+        ),
+        *((name, f"{name}: {what}, ddr5-5600-dual, context 1024") for name in ("base", "strict")),
+    ]
+    assert found[0].to_dict()["scenario"] == "base"
+
+
+def test_replies_name_the_solver_where_there_are_several(catalogue: Catalogue) -> None:
+    solvers = ["highs", {"granularity": 512}]
+    found = replies(catalogue, "cheapest", gpus="rtx-4090", targets={"hit_rate": 0.5}, solvers=solvers)
+    assert [reply.about for reply in found] == [
+        "relu-llama-13b, Q4_0, ddr5-5600-dual, context 1024, highs",
+        "relu-llama-13b, Q4_0, ddr5-5600-dual, context 1024, highs, groups of 512",
+    ]
 
 
 def test_the_least_vram_is_asked_once_for_each_bandwidth(catalogue: Catalogue) -> None:

@@ -135,3 +135,12 @@ def test_bandwidths_and_lengths_are_checked() -> None:
         estimate(work(hit_rates=[0.5]), RATES, PLAIN)
     with pytest.raises(InputError, match=r"^speed: expected a model with weights, found none$"):
         estimate(work(dense_gpu_bytes=0, ffn_bytes=[], hot_bytes=[], hit_rates=[]), RATES, PLAIN)
+
+
+def test_what_is_wholly_on_the_gpu_is_bound_by_launching_not_by_synchronisation() -> None:
+    parameters = replace(PLAIN, layer_s=1.0, sync_s=5.0)
+    whole = estimate(work(hot_bytes=[10**9] * 4, hit_rates=[1.0] * 4), RATES, parameters)
+    assert (whole.launch_s, whole.sync_s, whole.bound) == (4.0, 4.0, Bound.LAUNCH)
+    assert Bound.LAUNCH.value == "launching"
+    split = estimate(work(), RATES, parameters)
+    assert (split.launch_s, split.sync_s, split.bound) == (4.0, 24.0, Bound.SYNC)

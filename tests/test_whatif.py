@@ -251,3 +251,32 @@ def test_predictions_are_printed_beside_publications(capsys: pytest.CaptureFixtu
     assert "| OPT-30B FP16 on PC-High | 12 tokens/s | " in done.out
     found = json.loads(hotsplit(capsys, "catalogue", "--published", "--json").out)
     assert {row["how"] for row in found} == {"average", "peak", "single", "llama.cpp", "ratio", "hit_rate"}
+
+
+def test_what_is_unknown_is_called_so_and_differences_are_points(
+    capsys: pytest.CaptureFixture[str], study: Path
+) -> None:
+    study.write_text(STUDY.replace("[4GiB, 8GiB]", "[1GiB, 4GiB, 8GiB]"))
+    rows = rows_of(hotsplit(capsys, "whatif", study).out)
+    gained = [row[8] for row in rows]
+    assert gained[0] == "unknown"
+    assert gained[1].startswith("+")
+    assert gained[1].endswith(" points")
+    assert gained[2] == "+0.0 points"
+    assert rows[0][9] == "misses hit_rate, dense part, free VRAM"
+    shown = hotsplit(capsys, "whatif", study, "--cell", "1").out
+    assert f"{'one more GiB':<24} not known\n" in shown
+    shown = hotsplit(capsys, "whatif", study, "--cell", "3").out
+    assert f"{'one more GiB':<24} +0.00 percentage points of all activations, +0.00 tokens/s\n" in shown
+    (first, *_) = csv.DictReader(io.StringIO(hotsplit(capsys, "whatif", study, "--csv", "-").out))
+    assert (first["next_gib_hit_rate"], first["next_gib_tokens_per_second"]) == ("", "")
+
+
+def test_a_model_that_is_wholly_on_the_gpu_is_not_bound_by_synchronisation(
+    capsys: pytest.CaptureFixture[str], study: Path
+) -> None:
+    study.write_text(STUDY + "speed: {layer_us: 5000}\n")
+    split, whole = rows_of(hotsplit(capsys, "whatif", study).out)
+    assert (whole[2], whole[6]) == ("all on GPU", "launching")
+    found = json.loads(hotsplit(capsys, "whatif", study, "--json").out)["cells"][1]["speed"]
+    assert (found["bound"], found["launch_s"], found["sync_s"]) == ("launching", 0.16, 0.16)

@@ -15,7 +15,7 @@ from planner.answers import Answer
 from planner.inverse import Reply
 from planner.report.charts import escaped, heat_map, legend, line_chart
 from planner.report.series import series_of
-from planner.report.whatif import AXES, same_for_all, verdict_words
+from planner.report.whatif import AXES, points, same_for_all, target_counts, verdict_words
 from planner.study import Study
 from planner.units import format_bytes
 
@@ -30,7 +30,6 @@ def page(study: Study, answers: Sequence[Answer], replies: Sequence[Reply]) -> s
     policy = (
         f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; base-uri 'none'; form-action 'none'"
     )
-    meeting = sum(answer.verdict == "meets" for answer in answers)
     judged = any(answer.verdict for answer in answers)
     return "\n".join(
         [
@@ -48,9 +47,9 @@ def page(study: Study, answers: Sequence[Answer], replies: Sequence[Reply]) -> s
             "<body>",
             f"<header><h1>{escaped(study.title)}</h1>",
             *(f"<p>{escaped(line)}</p>" for line in study.description.splitlines() if line.strip()),
-            f'<p class="quiet">{len(answers)} cells'
-            + (f", {meeting} meet the targets" if judged else "")
-            + f". {escaped(same_for_all(answers))}Tokens a second are estimates: bytes read for a token over bandwidth."
+            *(f'<p class="quiet">{escaped(line)}</p>' for line in target_counts(answers)),
+            f'<p class="quiet">{len(answers)} cells. {escaped(same_for_all(answers))}Tokens a second are estimates: '
+            "bytes read for a token over bandwidth."
             "</p></header>",
             "<main>",
             *_replies(replies),
@@ -153,8 +152,9 @@ def _figures(answer: Answer) -> Iterator[tuple[str, float | None]]:
     yield f"{hot_share:.1%}", hot_share
     yield ("–", -1.0) if answer.hit_rate is None else (f"{answer.hit_rate:.1%}", answer.hit_rate)
     speed, extra = answer.speed, answer.next_gib
-    yield ("–", -1.0) if speed is None else (f"{speed.tokens_per_s:.1f}", speed.tokens_per_s)
-    yield ("–" if speed is None else speed.bound.value), None
+    unknown = "–" if answer.hit_rate is None else "unknown"
+    yield (unknown, -1.0) if speed is None else (f"{speed.tokens_per_s:.1f}", speed.tokens_per_s)
+    yield (unknown if speed is None else speed.bound.value), None
     yield format_bytes(answer.bytes.vram), answer.bytes.vram
     yield format_bytes(answer.bytes.host), answer.bytes.host
-    yield ("–", -1.0) if extra is None else (f"{extra.hit_rate * 100:+.1f} %", extra.hit_rate)
+    yield (unknown, -1.0) if extra is None else (points(extra.hit_rate), extra.hit_rate)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from planner.answers import Answer
@@ -28,6 +28,7 @@ _BOUND_WORDS = {
     Bound.GPU: "GPU bandwidth",
     Bound.HOST: "host bandwidth",
     Bound.SYNC: "sync",
+    Bound.LAUNCH: "launching",
     Bound.TRANSFER: "transfer",
 }
 
@@ -56,11 +57,8 @@ def print_study(study: Study, answers: Sequence[Answer], replies: Sequence[Reply
         console.print(f"left out on a narrow terminal: {', '.join(left_out)}", style="dim", soft_wrap=True)
     for reply in replies:
         console.print(printable(f"{reply.question}: {reply.about}: {reply.text}"), soft_wrap=True)
-    if any(answer.verdict for answer in answers):
-        meeting = sum(answer.verdict == "meets" for answer in answers)
-        console.print(
-            f"{meeting} of {len(answers)} cells meet the targets: {printable(_targets(answers))}", soft_wrap=True
-        )
+    for line in target_counts(answers):
+        console.print(printable(line), soft_wrap=True)
     console.print(
         "tokens/s are estimates: bytes read for a token over bandwidth (docs/speed.md); --cell NUMBER shows one cell "
         "with what each figure rests on",
@@ -200,24 +198,46 @@ def _row(position: int, answer: Answer, shown: Sequence[tuple[str, Callable[[Ans
     row = [str(position), *(printable(of(answer), limit=40) for _, of in shown), answer.path.words]
     row.append(f"{answer.hot_neurons / answer.neurons:.1%}" if answer.neurons else "")
     row.append("" if answer.hit_rate is None else f"{answer.hit_rate:.1%}")
-    row.append("" if speed is None else f"{speed.tokens_per_s:.1f}")
+    unknown = "" if answer.hit_rate is None else "unknown"
+    row.append(unknown if speed is None else f"{speed.tokens_per_s:.1f}")
     row.append("" if speed is None else _BOUND_WORDS[speed.bound])
     row.append(f"{answer.bytes.vram / GIB:.1f} GiB")
-    row.append("" if extra is None else f"{extra.hit_rate * 100:+.1f} %")
+    row.append(unknown if extra is None else points(extra.hit_rate))
     return row if not answer.verdict else [*row, verdict_words(answer)]
 
 
 def verdict_words(answer: Answer) -> str:
-    """Returns `meets`, or which targets are missed; `free VRAM` where more than is free would be in use."""
-    missed = [target.name for target in answer.targets if not target.met]
-    if answer.short_bytes:
-        missed.append("free VRAM")
-    return "meets" if not missed else f"misses {', '.join(missed)}"
+    """Returns `meets`, or what is missed: targets, or the dense part, host memory or free VRAM that it takes to run."""
+    return "meets" if answer.meets else f"misses {', '.join(answer.shortfalls)}"
 
 
-def _targets(answers: Sequence[Answer]) -> str:
+def points(share: float) -> str:
+    """Returns a difference of two shares in percentage points, such as `+10.6 points`."""
+    return f"{share * 100:+.1f} points"
+
+
+def target_counts(answers: Sequence[Answer]) -> Iterator[str]:
+    """Yields how many cells meet the targets: one line, or one for each scenario where scenarios have other targets."""
+    groups: dict[str, list[Answer]] = {}
+    for answer in answers:
+        if answer.targets:
+            groups.setdefault(answer.scenario, []).append(answer)
+    wanted = {scenario: _targets(members[0]) for scenario, members in groups.items()}
+    if len(set(wanted.values())) == 1:
+        members = [answer for group in groups.values() for answer in group]
+        yield f"{_count(members)}: {next(iter(wanted.values()))}"
+        return
+    for scenario, members in groups.items():
+        yield f"{scenario}: {_count(members)}: {wanted[scenario]}"
+
+
+def _count(answers: Sequence[Answer]) -> str:
+    return f"{sum(answer.meets for answer in answers)} of {len(answers)} cells meet the targets"
+
+
+def _targets(answer: Answer) -> str:
     texts = []
-    for target in next(answer.targets for answer in answers if answer.targets):
+    for target in answer.targets:
         wanted = format_bytes(int(target.wanted)) if target.name == "vram" else f"{target.wanted:g}"
         texts.append(f"{target.name} {'at most' if target.name == 'vram' else 'at least'} {wanted}")
     return ", ".join(texts)
@@ -244,7 +264,8 @@ def _speed_text(answer: Answer) -> str:
     return (
         f"{speed.tokens_per_s:.2f} tokens/s, bound by {speed.bound.value}; of {speed.token_s * 1e3:.1f} ms a token: "
         f"GPU {speed.gpu_s * 1e3:.1f} ({speed.gpu_read_bytes / 1e9:.2f} GB), host {speed.host_s * 1e3:.1f} "
-        f"({speed.host_read_bytes / 1e9:.2f} GB), synchronisation {speed.sync_s * 1e3:.1f}, "
+        f"({speed.host_read_bytes / 1e9:.2f} GB), launching {speed.launch_s * 1e3:.1f}, "
+        f"synchronisation {(speed.sync_s - speed.launch_s) * 1e3:.1f}, "
         f"transfer {speed.transfer_s * 1e3:.1f}"
     )
 
@@ -254,4 +275,4 @@ def _next_gib_text(answer: Answer) -> str:
     if extra is None:
         return "not known"
     rate = "" if extra.tokens_per_s is None else f", {extra.tokens_per_s:+.2f} tokens/s"
-    return f"{extra.hit_rate * 100:+.2f} % of all activations{rate}"
+    return f"{extra.hit_rate * 100:+.2f} percentage points of all activations{rate}"
