@@ -42,8 +42,8 @@ def verify_index(
     Args:
         path: the index.
         geometry: the model; then layers, neurons and `split.vram_capacity` must be the model's.
-        statistics: the activation statistics; then each layer's neurons must be the hottest ones, ties to the lowest
-            number.
+        statistics: the activation statistics; then each layer's neurons must be the hottest ones. Which of equally hot
+            neurons are chosen makes no difference (`tie_note`).
         plan: the plan; then counts and bytes must be the plan's.
 
     Returns:
@@ -62,6 +62,47 @@ def verify_index(
     if len(found) > MOST_FAULTS:
         found[MOST_FAULTS:] = [f"… and {len(found) - MOST_FAULTS} more faults"]
     return found
+
+
+def tie_note(path: Path, statistics: Statistics) -> str | None:
+    """Returns a line about a sound index that chooses other ones of equally hot neurons than Hotsplit; None if none do.
+
+    Hotsplit takes those with the lowest numbers, upstream's helper whichever `torch.topk` returns
+    (`powerinfer-py/powerinfer/export_split.py` at d3ebd7c). Either covers the same activations.
+
+    Args:
+        path: an index in which `verify_index` finds no fault with these statistics.
+        statistics: the activation statistics.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with IndexFile(path) as index:
+        found = [
+            f"{layer.gpu_bucket_name} has neuron {chosen} and not {missed} (value {value})"
+            for position, layer in enumerate(index.layers)
+            if (tie := _tie(index.gpu_bucket(position), statistics.values[position])) is not None
+            for missed, chosen, value in [tie]
+        ]
+    if not found:
+        return None
+    layers = "1 layer chooses" if len(found) == 1 else f"{len(found)} layers choose"
+    return (
+        f"{layers} among equally hot neurons otherwise than Hotsplit, which takes the lowest numbers: {found[0]}; "
+        "it covers the same activations"
+    )
+
+
+def _tie(bucket: npt.NDArray[np.int32], values: npt.NDArray[Any]) -> tuple[int, int, Any] | None:
+    """Returns a left-out neuron and a chosen one of higher number that are equally hot, and how hot; None if none."""
+    if not 0 < len(bucket) < len(values):
+        return None
+    left_out = np.setdiff1d(np.arange(len(values)), bucket)
+    value = values[bucket].min()
+    missed, chosen = left_out[values[left_out] == value], bucket[values[bucket] == value]
+    if not len(missed) or missed.min() > chosen.max():
+        return None
+    return int(missed.min()), int(chosen.max()), value
 
 
 def _faults(
@@ -195,21 +236,15 @@ def _selection_faults(
     is_left_out[bucket] = False
     left_out = np.flatnonzero(is_left_out)
     coldest_chosen, hottest_left_out = values[bucket].min(), values[left_out].max()
-    if hottest_left_out < coldest_chosen:
+    if hottest_left_out <= coldest_chosen:
         return
     # Of the neurons in question: the one that should be out, and the one that should be in.
     chosen = bucket[values[bucket] == coldest_chosen].max()
     missed = left_out[values[left_out] == hottest_left_out].min()
-    if hottest_left_out > coldest_chosen:
-        yield (
-            f"{layer.gpu_bucket_name}: not the hottest neurons: {missed} (value {hottest_left_out}) is left out, "
-            f"{chosen} (value {coldest_chosen}) is in"
-        )
-    elif missed < chosen:
-        yield (
-            f"{layer.gpu_bucket_name}: neurons {missed} and {chosen} are equally hot (value {coldest_chosen}); "
-            "the lower number comes first, found the higher one"
-        )
+    yield (
+        f"{layer.gpu_bucket_name}: not the hottest neurons: {missed} (value {hottest_left_out}) is left out, "
+        f"{chosen} (value {coldest_chosen}) is in"
+    )
 
 
 def _span(labels: Sequence[str]) -> str:

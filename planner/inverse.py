@@ -170,7 +170,7 @@ def _least_vram(cell: Cell, workshop: Workshop, about_cell: _About) -> Reply:
 
 
 def _least(low: int, high: int, holds: Callable[[int], bool]) -> int | None:
-    """Returns the least number from `low` to `high` that `holds`, as all greater ones then do; None if there is none."""
+    """Returns the least number from `low` to `high` that `holds`, as all greater ones then do; None if none does."""
     if high < low or not holds(high):
         return None
     while low < high:

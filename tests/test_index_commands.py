@@ -120,7 +120,26 @@ def test_verify_sound(run: Run, tmp_path: Path) -> None:
         "checked_against": ["activations", "plan"],
         "sound": True,
         "faults": [],
+        "notes": [],
     }
+
+
+def test_verify_notes_ties(run: Run, tmp_path: Path) -> None:
+    path = write(tmp_path / "x.gpuidx", [[1, 3], [0]])
+    folder = tmp_path / "activation"
+    folder.mkdir()
+    torch.save(torch.tensor([0, 5, 4, 4, *[1] * 16]), folder / "activation_0.pt")
+    torch.save(torch.tensor([3.0] * 20), folder / "activation_1.pt")
+    note = (
+        "1 layer chooses among equally hot neurons otherwise than Hotsplit, which takes the lowest numbers: "
+        "blk.0.gpu_bucket has neuron 3 and not 2 (value 4); it covers the same activations"
+    )
+    arguments = ("verify", path, "--activations", folder)
+    agrees = f"{path}: sound; agrees with activations\n"
+    assert run(*arguments) == (0, agrees, f"hotsplit: note: {path}: {note}\n")
+    exit_code, out, err = run(*arguments, "--json")
+    assert (exit_code, err) == (0, "")
+    assert (json.loads(out)["sound"], json.loads(out)["notes"]) == (True, [note])
 
 
 def test_verify_faults(run: Run, tmp_path: Path) -> None:

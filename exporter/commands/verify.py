@@ -28,7 +28,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="check everything about a GPU index that the engine does not",
         description=(
             "Checks layout, masks and buckets; with a model also layers, neurons and bytes; with statistics that the "
-            "neurons are the hottest; with a plan that the counts are the plan's. One line for each fault."
+            "neurons are the hottest; with a plan that the counts are the plan's. One line for each "
+            "fault. Which of equally hot neurons are chosen is no fault, only a note."
         ),
         epilog=_EXAMPLE,
     )
@@ -47,22 +48,33 @@ def run(arguments: argparse.Namespace) -> int:
         InputError: model, statistics or plan cannot be used.
         OSError: a file cannot be read.
     """
-    from exporter.verify import verify_index
+    from exporter.verify import tie_note, verify_index
     from planner.plan import read_plan
     from planner.statistics import read_statistics
 
+    statistics = read_statistics(arguments.activations) if arguments.activations else None
     given = [name for name in ("model", "activations", "plan") if getattr(arguments, name) is not None]
     faults = verify_index(
         arguments.file,
         geometry=_geometry(arguments.model) if arguments.model else None,
-        statistics=read_statistics(arguments.activations) if arguments.activations else None,
+        statistics=statistics,
         plan=read_plan(arguments.plan) if arguments.plan else None,
     )
+    tied = None if faults or statistics is None else tie_note(arguments.file, statistics)
+    notes = [] if tied is None else [tied]
     if arguments.json:
         common.print_json(
-            {"file": str(arguments.file), "checked_against": given, "sound": not faults, "faults": faults}
+            {
+                "file": str(arguments.file),
+                "checked_against": given,
+                "sound": not faults,
+                "faults": faults,
+                "notes": notes,
+            }
         )
         return 1 if faults else 0
+    for line in notes:
+        common.note(f"{arguments.file}: {line}")
     for fault in faults:
         common.say(f"{arguments.file}: {fault}")
     if not faults:
