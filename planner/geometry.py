@@ -22,11 +22,11 @@ from planner.architectures import (
     Architecture,
     Level,
     TensorRule,
-    known_architecture,
     n_embd_gqa,
     shared_lengths,
 )
 from planner.dimensions import Dimensions, tensors_of
+from planner.engine_models import advice, refused_architecture
 from planner.errors import InputError
 from planner.ggml_types import NAMED_TYPES_OF_MAGIC
 from planner.header import ArraySummary, Header, TensorInfo, part_of
@@ -394,8 +394,10 @@ class _Matcher:
         return tensor
 
     def _why_missing(self, layer: int) -> str:
-        if any(f"blk.{layer}.ffn_{part}_exps.weight" in self._left for part in ("up", "gate", "down")):
-            return "this is a mixture of experts, which the engine's sparse loader does not know"
+        # One tensor for all experts, or, in older files, one for each.
+        kinds = (f"ffn_{part}{kind}.weight" for part in ("up", "gate", "down") for kind in ("_exps", ".0"))
+        if any(f"blk.{layer}.{kind}" in self._left for kind in kinds):
+            return f"this is a mixture of experts, which the engine does not split; {advice(True)}"
         if f"blk.{layer}.ffn_down.weight" in self._left:
             return "'ffn_down' is there untransposed: convert the model with PowerInfer's converter"
         return f"expected by architecture {self._architecture.name} in each of {self._n_layer} layers"
@@ -449,7 +451,7 @@ class _Matcher:
     def _object(self, n_ff: Sequence[int], predictors: bool) -> None:
         if not self._is_powerinfer:
             self._objections.append("an ordinary GGUF file; the engine splits PowerInfer models (magic PWRI) only")
-        if not predictors:
+        elif not predictors:
             self._objections.append("no predictors (blk.L.fc1.weight, blk.L.fc2.weight); the engine cannot split it")
         declared = self._declared_n_ff
         if isinstance(declared, int) and set(n_ff) != {declared}:
@@ -474,7 +476,10 @@ def _architecture(header: Header, source: str) -> Architecture:
         raise InputError(
             f"{source}: key 'general.architecture' {shown}; expected one of {', '.join(sorted(ARCHITECTURES))}"
         )
-    return known_architecture(name, source)
+    if name not in ARCHITECTURES:
+        experts = header.metadata.get(f"{name}.expert_count")
+        raise InputError(refused_architecture(name, experts if isinstance(experts, int) else 0, source))
+    return ARCHITECTURES[name]
 
 
 def _shape_fault(rule: TensorRule, tensor: TensorInfo, lengths: Mapping[str, int]) -> str | None:

@@ -159,12 +159,25 @@ def test_a_gpu_asked_for_by_name_must_be_there(model: Path, capsys: pytest.Captu
     assert capsys.readouterr().err == "hotsplit: error: no NVIDIA driver\n"
 
 
-def test_objections_of_the_engine_are_notes(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_that_the_engine_does_not_split_is_answered_as_the_converted_one_and_with_a_no(
+    model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     ordinary = llama(n_layer=3, n_embd=1024, n_ff=2048, n_head=8, n_head_kv=8)
     ordinary.magic = b"GGUF"
     ordinary.write(model)
-    assert _RUN(["fit", "--model", str(model), "--json"]) == 0
-    assert "an ordinary GGUF file; the engine splits PowerInfer models (magic PWRI) only" in capsys.readouterr().err
+    assert _RUN(["fit", "--model", str(model), "--vram-budget", "100MiB"]) == 1
+    done = capsys.readouterr()
+    assert "\nAfter conversion, the engine will have hot neurons on the GPU, the rest on the host.\n" in done.out
+    assert "The engine will" not in done.out
+    assert done.err == (
+        f"hotsplit: note: {model}: an ordinary GGUF file; the engine splits PowerInfer models (magic PWRI) only\n"
+        f"hotsplit: error: {model}: an ordinary GGUF file, of which the engine puts no neuron on the GPU; the figures "
+        "are those of the model after conversion, less its predictors, whose size is not known. Convert the ReLU "
+        "version of the model with PowerInfer's convert.py and its predictors (ReLU-LLaMA, ProSparse, Bamboo, Falcon "
+        "or OPT come with them); models with SiLU or GELU are not sparse: run those with llama.cpp\n"
+    )
+    assert _RUN(["fit", "--model", str(model), "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["model"]["can_split"] is False
 
 
 def test_weights_that_the_engine_cannot_compute_sparse_are_a_note(

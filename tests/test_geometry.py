@@ -298,10 +298,7 @@ def test_an_ordinary_gguf_file_counts_like_the_powerinfer_model_it_could_become(
     assert not theirs.is_powerinfer
     assert not theirs.has_predictors
     assert [t for t in ours.dense if t.level is not Level.PREDICTORS] == list(theirs.dense)
-    assert theirs.objections == (
-        "an ordinary GGUF file; the engine splits PowerInfer models (magic PWRI) only",
-        "no predictors (blk.L.fc1.weight, blk.L.fc2.weight); the engine cannot split it",
-    )
+    assert theirs.objections == ("an ordinary GGUF file; the engine splits PowerInfer models (magic PWRI) only",)
 
 
 def test_the_bias_of_an_ordinary_ffn_down_stays_on_the_host(tmp_path: Path) -> None:
@@ -375,12 +372,35 @@ def test_opt_has_the_context_that_the_engine_gives_it(tmp_path: Path) -> None:
     )
 
 
+_NONE_OF_THE_ENGINES = (
+    "is none that the engine splits (bamboo, falcon, llama, opt, with ReLU: models with SiLU or GELU are not sparse)"
+)
+_PUBLISHED = (
+    "use ReLU-LLaMA, ProSparse, Bamboo, Falcon or OPT as published for PowerInfer, or run this one with llama.cpp"
+)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (
-            lambda m: m.with_key("general.architecture", "string", "mamba"),
-            f"architecture 'mamba' is not known; known are {', '.join(sorted(ARCHITECTURES))}",
+            lambda m: m.with_key("general.architecture", "string", "gemma3"),
+            f"architecture 'gemma3' {_NONE_OF_THE_ENGINES}; {_PUBLISHED}, whose -ngl N puts only N layers on the "
+            "GPU and leaves the rest in host memory",
+        ),
+        (
+            lambda m: m.with_key("general.architecture", "string", "qwen3moe").with_key(
+                "qwen3moe.expert_count", "u32", 128
+            ),
+            f"architecture 'qwen3moe', a mixture of 128 experts, {_NONE_OF_THE_ENGINES}; {_PUBLISHED}, whose "
+            "--n-cpu-moe N leaves the experts of N layers in host memory",
+        ),
+        (
+            lambda m: m.with_key("general.architecture", "string", "gpt-oss").with_key(
+                "gpt-oss.expert_count", "string", "many"
+            ),
+            f"architecture 'gpt-oss' {_NONE_OF_THE_ENGINES}; {_PUBLISHED}, whose -ngl N puts only N layers on the "
+            "GPU and leaves the rest in host memory",
         ),
         (
             lambda m: m.with_key("general.architecture", "string", "generic.gpu_index"),
@@ -436,8 +456,13 @@ def test_opt_has_the_context_that_the_engine_gives_it(tmp_path: Path) -> None:
         ),
         (
             lambda m: m.without("blk.0.ffn_up.weight").with_tensor("blk.0.ffn_up_exps.weight", (64, 96, 8), F16),
-            "tensor 'blk.0.ffn_up.weight' is missing; this is a mixture of experts, which the engine's sparse loader "
-            "does not know",
+            "tensor 'blk.0.ffn_up.weight' is missing; this is a mixture of experts, which the engine does not split; "
+            f"{_PUBLISHED}, whose --n-cpu-moe N leaves the experts of N layers in host memory",
+        ),
+        (
+            lambda m: m.without("blk.0.ffn_up.weight").with_tensor("blk.0.ffn_up.0.weight", (64, 96), F16),
+            "tensor 'blk.0.ffn_up.weight' is missing; this is a mixture of experts, which the engine does not split; "
+            f"{_PUBLISHED}, whose --n-cpu-moe N leaves the experts of N layers in host memory",
         ),
         (
             lambda m: m.with_tensor("blk.1.attn_v.weight", (64, 32), F16),

@@ -11,6 +11,8 @@ import pytest
 import torch
 
 from planner import vram
+from planner.geometry import geometry_from_header
+from planner.header import read_header
 from planner.plan import Plan, read_plan
 from planner.reserve import ITEMS
 from tests import model_files
@@ -227,3 +229,61 @@ def test_a_missing_model_is_named(capsys: pytest.CaptureFixture[str], tmp_path: 
     done = hotsplit(capsys, "plan", "--model", tmp_path / "m.gguf", "--vram-budget", "8")
     assert (done.exit_code, done.out) == (2, "")
     assert done.err == f"hotsplit: error: {tmp_path / 'm.gguf'}: No such file or directory\n"
+
+
+@pytest.mark.parametrize("kind", ["ordinary", "no predictors"])
+def test_a_file_that_the_engine_does_not_split_is_planned_as_the_converted_one_and_with_a_no(
+    capsys: pytest.CaptureFixture[str], model: Path, kind: str
+) -> None:
+    file = model_files.llama(n_layer=N_LAYER, n_ff=N_FF)
+    if kind == "ordinary":
+        file.magic = b"GGUF"
+        what, note = (
+            "an ordinary GGUF file",
+            "an ordinary GGUF file; the engine splits PowerInfer models (magic PWRI) only",
+        )
+    else:
+        file.without(*(f"blk.{layer}.fc{number}.weight" for layer in range(N_LAYER) for number in (1, 2)))
+        what = "a file without predictors"
+        note = "no predictors (blk.L.fc1.weight, blk.L.fc2.weight); the engine cannot split it"
+    file.write(model)
+    geometry = geometry_from_header(read_header(model))
+    budget_bytes = geometry.dense_bytes + 2 * N_LAYER * 512 * 64 * 2 + 30 * NEURON_BYTES
+    options = ("plan", "--model", model, "--vram-budget", f"{budget_bytes}B", "--reserve", "0B")
+    done = hotsplit(capsys, *options, "--explain")
+    assert done.exit_code == 1
+    words = "hot neurons on the GPU, the rest on the host"
+    assert f"\nengine        after conversion: {words}\n" in done.out
+    assert f"\nAfter conversion, the engine will have {words}.\n" in done.out
+    assert "The engine will" not in done.out
+    lines = done.err.splitlines()
+    assert lines[0] == f"hotsplit: note: {model}: {note}"
+    assert lines[-1] == (
+        f"hotsplit: error: {model}: {what}, of which the engine puts no neuron on the GPU; the figures are those of "
+        "the model after conversion, less its predictors, whose size is not known. Convert the ReLU version of the "
+        "model with PowerInfer's convert.py and its predictors (ReLU-LLaMA, ProSparse, Bamboo, Falcon or OPT come with "
+        "them); models with SiLU or GELU are not sparse: run those with llama.cpp"
+    )
+    done = hotsplit(capsys, *options, "--json")
+    assert (done.exit_code, json.loads(done.out)["can_split"]) == (1, False)
+
+
+@pytest.mark.parametrize(
+    ("file", "under"),
+    [
+        (model_files.llama(n_layer=N_LAYER, n_ff=N_FF), ""),
+        (model_files.llama(n_layer=N_LAYER, n_ff=N_FF, matrix=model_files.Q8_0), "with FFN weights of F16 or Q4_0: "),
+        (
+            model_files.llama(n_layer=N_LAYER, n_ff=N_FF).with_key("llama.feed_forward_length", "u32", 100),
+            "once the engine can load the file: ",
+        ),
+    ],
+)
+def test_what_the_engine_will_do_comes_with_its_condition(
+    capsys: pytest.CaptureFixture[str], model: Path, file: model_files.ModelFile, under: str
+) -> None:
+    file.write(model)
+    done = hotsplit(capsys, "plan", "--model", model, "--vram-budget", "1GiB", "--reserve", "0B")
+    assert done.exit_code == 0
+    assert f"\nengine        {under}everything on the GPU\n" in done.out
+    assert json.loads(hotsplit(capsys, "plan", "--model", model, "--vram-budget", "1GiB", "--json").out)["can_split"]

@@ -40,7 +40,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Prints the answers; that a model does not fit is one of them, so the exit code is 0."""
+    """Prints the answers; that a model does not fit is one of them, so the exit code is 0.
+
+    Raises:
+        NoAnswerError: after the answers, when the engine does not split this file and they are of the converted one.
+        InputError: model or statistics cannot be used, or an option is out of range.
+        OSError: a file cannot be read.
+    """
     from planner.experts import with_experts
     from planner.fit import Settings, largest_context
     from planner.geometry import geometry_from_header
@@ -73,6 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
         common.print_json(_as_json(geometry, settings, demands, account, context))
     else:
         _print(geometry, settings, demands, account, context)
+    placement.check_can_split(geometry)
     return 0
 
 
@@ -137,6 +144,8 @@ def _as_json(
     account: Account | None,
     context: int | None,
 ) -> dict[str, Any]:
+    from planner.engine_models import can_split
+
     return {
         "model": {
             "path": geometry.source,
@@ -145,6 +154,7 @@ def _as_json(
             "dense_bytes": geometry.dense_bytes,
             "ffn_bytes": geometry.ffn_bytes,
             "context_train": geometry.context_train,
+            "can_split": can_split(geometry),
         },
         "context": settings.context,
         "kv_type": settings.kv_type,
@@ -203,12 +213,13 @@ def _print(
 
 def _here(geometry: Geometry, account: Account, context: int | None) -> list[str]:
     from planner.account import EnginePath
+    from planner.engine_models import condition
     from planner.report.bill import sentences
     from planner.text import printable
     from planner.units import format_bytes
 
     name = printable(account.budget.gpu_name or "--vram-budget")
-    lines = [f"here ({name}, budget {format_bytes(account.budget_bytes)}):", *sentences(account)]
+    lines = [f"here ({name}, budget {format_bytes(account.budget_bytes)}):", *sentences(account, condition(geometry))]
     if account.path is EnginePath.ALL_ON_GPU:
         lines.append(
             "The model fits whole: splitting hot from cold neurons brings nothing here, and any engine that runs it "

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from planner.commands import common
 from planner.engine_defaults import DEFAULT_BATCH, DEFAULT_CONTEXT, DEFAULT_KV_TYPE
-from planner.errors import InputError
+from planner.errors import InputError, NoAnswerError
 from planner.objectives import DEFAULT, OBJECTIVES
 
 if TYPE_CHECKING:
+    from planner.geometry import Geometry
     from planner.planning import Planning, PlanRequest
     from planner.reserve import ReserveOptions
 
@@ -269,3 +270,15 @@ def note_all(planning: Planning) -> None:
     """Prints what the user should know about a plan, one line each, on standard error."""
     for line in planning.notes:
         common.note(line)
+
+
+def check_can_split(geometry: Geometry) -> None:
+    """Makes a no of an answer about a file that the engine does not split; for after the answer is shown.
+
+    Raises:
+        NoAnswerError: the engine puts no neuron of this file on the GPU; the message says why and what to do.
+    """
+    from planner.engine_models import why_not_split
+
+    if (why := why_not_split(geometry)) is not None:
+        raise NoAnswerError(why)

@@ -40,7 +40,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Makes the plan, writes it where asked and shows it."""
+    """Makes the plan, writes it where asked and shows it.
+
+    Raises:
+        NoAnswerError: nothing can be placed; or, after the plan is shown, the engine does not split this file.
+        InputError: a file is not what it must be, or options contradict each other.
+        OSError: a file cannot be read or written.
+    """
     from planner.plan import write_plan
     from planner.planning import DensePartError, make_plan
 
@@ -61,15 +67,18 @@ def run(arguments: argparse.Namespace) -> int:
         from planner.report.placement import planning_as_dict
 
         common.print_json(planning_as_dict(planning))
+        placement.check_can_split(planning.geometry)
         return 0
     from planner.report.placement import print_placement
 
     console = common.console()
     if arguments.explain:
+        from planner.engine_models import condition
         from planner.report.bill import print_bill
 
-        print_bill(planning.account, console)
+        print_bill(planning.account, console, condition=condition(planning.geometry))
     print_placement(planning, console)
     if arguments.output is not None:
         common.say(f"written to {arguments.output}")
+    placement.check_can_split(planning.geometry)
     return 0

@@ -14,11 +14,12 @@ if TYPE_CHECKING:
 _SIGNS = {"start": "", "minus": "-", "equals": "="}
 
 
-def print_bill(account: Account, console: Console) -> None:
+def print_bill(account: Account, console: Console, *, condition: str = "") -> None:
     """Prints the bill as a table, then what the engine will do.
 
     Args:
         account: see `planner.account.account_for`.
+        condition: under which the engine will do so (`planner.engine_models.condition`).
         console: such as `planner.commands.common.console()`.
     """
     from planner.report.tables import name, number, print_table, table, text
@@ -46,7 +47,7 @@ def print_bill(account: Account, console: Console) -> None:
             end_section=line.kind == "equals",
         )
     print_table(shown, console)
-    for sentence in (projection(account), *sentences(account)):
+    for sentence in (projection(account), *sentences(account, condition)):
         console.print(printable(sentence), soft_wrap=True)
 
 
@@ -64,15 +65,21 @@ def projection(account: Account) -> str:
     )
 
 
-def sentences(account: Account) -> tuple[str, ...]:
-    """Returns what the engine will do, in sentences for people."""
+def sentences(account: Account, condition: str = "") -> tuple[str, ...]:
+    """Returns what the engine will do, in sentences for people.
+
+    Args:
+        account: see `planner.account.account_for`.
+        condition: under which the engine will do so, such as `after conversion`; empty when there is none.
+    """
     if account.budget.wraps:
         # What the account says of paths is not what such an engine does: it takes the GPU for boundless.
         return (
             "Less than 256 MiB would be free: the engine's own subtraction wraps around there, and it would run out of "
             "memory. Free VRAM, or give --vram-budget.",
         )
-    said = [f"The engine will have {account.path.words}."]
+    subject = f"{condition[0].upper()}{condition[1:]}, the engine" if condition else "The engine"
+    said = [f"{subject} will have {account.path.words}."]
     if account.missing_bytes:
         said.append(
             f"The dense part needs {account.missing_bytes:,} bytes ({format_bytes(account.missing_bytes)}) more; until "

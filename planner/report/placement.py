@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from planner.engine_models import can_split, condition
 from planner.problem import SolverStatus
 from planner.record import as_builtins
 from planner.report.tables import number, print_table, table
@@ -36,6 +37,7 @@ def planning_as_dict(planning: Planning) -> dict[str, Any]:
     return {
         **planning.plan.to_dict(),
         "granularity": planning.granularity,
+        "can_split": can_split(planning.geometry),
         "account": planning.account.to_dict(),
         "layers": layers_as_dicts(planning),
         "why": None if why is None else as_builtins(why),
@@ -121,8 +123,13 @@ def _summary(planning: Planning) -> Iterator[tuple[str, str]]:
     )
     if solution.explanation is not None:
         yield "why", solution.explanation.text
-    yield "engine", account.path.words
+    yield "engine", _engine_text(planning)
     yield "groups of", _granularity_text(planning)
+
+
+def _engine_text(planning: Planning) -> str:
+    under = condition(planning.geometry)
+    return f"{under}: {planning.account.path.words}" if under else planning.account.path.words
 
 
 def _cut_short(planning: Planning) -> str:
