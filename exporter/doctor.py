@@ -15,9 +15,12 @@ from exporter.doctor_case import Case
 from exporter.engine_python import Helper, unsafe_characters
 from planner.engine_defaults import ACTIVATIONS_FOLDER
 from planner.engine_limits import LEAST_NEURONS, ROW_STEP, unknown_ffn_types
+from planner.engine_models import ENGINE_SPLITS_NOT, MIXTURE, PUBLISHED
+from planner.ggml_types import TYPES_BY_NAME
 from planner.record import Record
 from planner.text import listed
 from planner.units import format_bytes
+from planner.vram import BUDGET_ADVICE
 
 # From this many layers on, upstream's helper sorts `activation_10.pt` before `activation_2.pt`.
 _UPSTREAM_SORTS_WRONG_FROM = 11
@@ -55,9 +58,10 @@ def check_gpu(case: Case) -> Iterator[Finding]:
     """A driver and a GPU that CUDA sees; without one the engine computes everything on the CPU."""
     gpu = case.gpu.value
     if gpu is None:
-        yield Finding(
-            "gpu", Status.PROBLEM, case.gpu.fault, "the engine needs an NVIDIA GPU and driver to offload anything"
-        )
+        fault = case.gpu.fault
+        if case.vram_budget_bytes is not None:
+            fault = fault.replace(f", or {BUDGET_ADVICE}", "").replace(f"; {BUDGET_ADVICE}", "")
+        yield Finding("gpu", Status.PROBLEM, fault, "the engine needs an NVIDIA GPU and driver to offload anything")
         return
     yield Finding(
         "gpu",
@@ -73,29 +77,33 @@ def check_model(case: Case) -> Iterator[Finding]:
     """A PowerInfer model, which the engine loads and runs sparse."""
     model = case.geometry.value
     if model is None:
-        yield Finding("model", Status.PROBLEM, case.geometry.fault, "name a PowerInfer model file (*.powerinfer.gguf)")
+        yield Finding("model", Status.PROBLEM, case.geometry.fault, _remedy_for_unreadable(case))
         return
-    sound = True
     if not model.is_powerinfer:
-        sound = False
         yield Finding(
             "model",
             Status.PROBLEM,
             f"{case.model}: magic GGUF, an ordinary llama.cpp model; the engine runs it dense and offloads nothing "
             "unless told -ngl",
-            "convert it with PowerInfer's convert.py, which adds the predictors, or use llama.cpp",
+            "convert the ReLU version of the model with PowerInfer's convert.py, which adds the predictors, or run "
+            "this file with llama.cpp",
         )
-    elif not model.has_predictors:
-        sound = False
+        return
+    if not model.has_predictors:
         yield Finding(
             "model",
             Status.PROBLEM,
             f"{case.model}: has no predictors (blk.L.fc1, blk.L.fc2), without which the engine cannot skip a neuron",
-            "use a model with predictors: ReLU-LLaMA, ProSparse, Bamboo, Falcon or OPT as published for PowerInfer",
+            f"use a model with predictors: {PUBLISHED} as published for PowerInfer",
         )
+        return
+    sound = True
     for objection in model.objections:
         sound = False
-        yield Finding("model", Status.PROBLEM, f"{case.model}: {objection}", "convert the model again")
+        remedy = "convert the model again with PowerInfer's convert.py"
+        if "ends with its header" in objection:
+            remedy = "get the whole file, this one ends with its header"
+        yield Finding("model", Status.PROBLEM, f"{case.model}: {objection}", remedy)
     if sound:
         yield Finding(
             "model",
@@ -105,18 +113,34 @@ def check_model(case: Case) -> Iterator[Finding]:
         )
 
 
+def _remedy_for_unreadable(case: Case) -> str:
+    """Returns what to do about a model whose header cannot be read, or describes no model that the engine splits."""
+    fault = case.geometry.fault
+    if not case.model.is_file():
+        return "name the model file that the engine is given with -m"
+    if ENGINE_SPLITS_NOT in fault or MIXTURE in fault:
+        return "use another model, or another engine for this one"
+    if "has rows of" in fault:
+        return "quantise the model again and keep this tensor F16, whose rows may have any length"
+    return "name a PowerInfer model file (*.powerinfer.gguf), whole as it was published or converted"
+
+
 def check_kernels(case: Case) -> Iterator[Finding]:
     """Weights and dimensions that the engine's sparse kernels can compute."""
     model = case.geometry.value
-    if model is None or not model.is_powerinfer:
+    if model is None or not case.can_split:
         return
     if unknown := unknown_ffn_types(model):
-        yield Finding(
-            "kernels",
-            Status.PROBLEM,
-            unknown,
-            "quantise the model to Q4_0 with PowerInfer's own quantize, or keep F16",
-        )
+        remedy = "quantise the model to Q4_0 with PowerInfer's own quantize, or keep F16"
+        # A row of fc2 is as long as the rank.
+        ranks = {tensor.shape[0] for tensor in model.dense if tensor.kind == "fc2.weight"}
+        step = TYPES_BY_NAME["Q4_0"].block
+        if odd := sorted(rank for rank in ranks if rank % step):
+            remedy = (
+                f"convert the model to F16 and keep it so: its predictors have rank {odd[0]}, no multiple of {step}, "
+                "so Q4_0 cannot hold them"
+            )
+        yield Finding("kernels", Status.PROBLEM, unknown, remedy)
     narrow = [layer for layer, n_ff in enumerate(model.n_ff) if n_ff < LEAST_NEURONS]
     if narrow:
         yield Finding(
@@ -140,8 +164,10 @@ def check_space(case: Case) -> Iterator[Finding]:
     from planner.account import EnginePath
 
     account = case.account.value
+    if not case.can_split:
+        return
     if account is None:
-        if case.gpu.value is not None and case.geometry.value is not None:
+        if case.gpu.value is not None:
             yield Finding("space", Status.PROBLEM, case.account.fault, "choose another --context or --kv-type")
         return
     budget = account.budget
@@ -159,13 +185,20 @@ def check_space(case: Case) -> Iterator[Finding]:
         )
         return
     if budget.slack_bytes is not None and budget.slack_bytes < 0:
+        # A smaller budget only helps where the dense part fits into it.
+        free_bytes = max(0, account.budget_bytes + budget.slack_bytes)
+        fits = account.dense_total_bytes < free_bytes
         yield Finding(
             "space",
             Status.PROBLEM,
-            f"{shown}, but only {format_bytes(account.budget_bytes + budget.slack_bytes)} are free beside CUDA's "
-            "context; the engine believes its --vram-budget and runs out of memory",
-            "start the engine with a smaller --vram-budget",
+            f"{shown}, but only {format_bytes(free_bytes)} are free beside CUDA's context; the engine believes its "
+            "--vram-budget and runs out of memory",
+            f"start the engine with a --vram-budget of less than {format_bytes(free_bytes)}"
+            if fits
+            else f"close what else uses the GPU, or use a smaller model or quantisation: the dense part alone takes "
+            f"{format_bytes(account.dense_total_bytes)}",
         )
+        return
     if account.path is EnginePath.DENSE_INCOMPLETE:
         yield Finding(
             "space",
@@ -208,7 +241,7 @@ def check_gain(case: Case) -> Iterator[Finding]:
     from planner.account import EnginePath
 
     account = case.account.value
-    if account is not None and account.path is EnginePath.ALL_ON_GPU:
+    if case.can_split and account is not None and account.path is EnginePath.ALL_ON_GPU:
         yield Finding(
             "gain",
             Status.WARNING,
@@ -220,6 +253,8 @@ def check_gain(case: Case) -> Iterator[Finding]:
 def check_folder(case: Case) -> Iterator[Finding]:
     """A folder of statistics where the engine looks, and leave to write an index beside the model."""
     folder = case.activation_folder
+    if not case.can_split:
+        return
     if not folder.is_dir():
         wrong = "is not a folder" if os.path.lexists(folder) else "is missing"
         yield Finding(
@@ -242,7 +277,7 @@ def check_folder(case: Case) -> Iterator[Finding]:
 
 def check_statistics(case: Case) -> Iterator[Finding]:
     """Statistics that are complete and of this model's layers."""
-    if not case.activation_folder.is_dir():
+    if not case.can_split or not case.activation_folder.is_dir():
         return
     statistics = case.statistics.value
     if statistics is None:
@@ -250,7 +285,7 @@ def check_statistics(case: Case) -> Iterator[Finding]:
             "statistics",
             _unless_served(case),
             case.statistics.fault,
-            "get the model's own statistics (published beside it), or measure them: hotsplit profile",
+            f"get the model's own statistics (published beside it), or measure them: {case.profile_command}",
         )
         return
     if any("." in label for label in statistics.labels):
@@ -268,7 +303,7 @@ def check_statistics(case: Case) -> Iterator[Finding]:
             "statistics",
             Status.WARNING,
             f"{statistics.source}: no neuron ever fired in layer {listed(silent)}, so nothing tells which are hot",
-            "measure them again: hotsplit profile",
+            f"measure them again: {case.profile_command}",
         )
     else:
         neurons = sum(statistics.n_ff)
@@ -309,6 +344,11 @@ def check_helper(case: Case) -> Iterator[Finding]:
         whose = "" if called.location is None else f" {called.helper.value} powerinfer at {called.location}:"
         if called.helper in (Helper.UPSTREAM, Helper.FOREIGN):
             install = f"hotsplit engine install --force ({install})"
+        elif called.helper is Helper.OURS and "No module named" in called.fault:
+            install = (
+                f"install Hotsplit with what it needs there: {called.python} -m pip install DIR, where DIR is the "
+                "folder of Hotsplit's pyproject.toml"
+            )
         yield Finding("helper", _unless_served(case), f"{where};{whose} {called.fault}", install)
     elif called.helper is Helper.OURS:
         yield Finding("helper", Status.OK, f"{where} and runs Hotsplit ({called.location})")
@@ -347,13 +387,15 @@ def check_helper(case: Case) -> Iterator[Finding]:
 
 def check_index(case: Case) -> Iterator[Finding]:
     """An index that is already there: sound, of this model and these statistics, and small enough to be used."""
-    export = f"write it again: {case.export_command}"
+    if not case.can_split:
+        return
+    export = _export(case, "write it again")
     if case.index is None:
         yield Finding(
             "index",
             Status.OK,
             f"{case.index_path.name} is not there yet; the engine will ask its helper for one",
-            f"or write it now: {case.export_command}",
+            "" if case.in_the_way_of_export else f"or write it now: {case.export_command}",
         )
         return
     index = case.index.value
@@ -375,6 +417,8 @@ def check_index(case: Case) -> Iterator[Finding]:
     available_bytes = case.ffn_budget_bytes
     if not hot_neurons:
         yield Finding("index", Status.PROBLEM, f"{case.index_path}: empty, it puts no neuron on the GPU", export)
+    elif not available_bytes and available_bytes is not None:
+        return  # said of the space already: the engine has nothing for neurons
     elif available_bytes is not None and index.vram_capacity_bytes > available_bytes:
         # The engine then asks its helper for another one, if it can (3093-3137).
         yield Finding(
@@ -382,7 +426,7 @@ def check_index(case: Case) -> Iterator[Finding]:
             Status.WARNING if _can_make_another(case) else Status.PROBLEM,
             f"{case.index_path}: wants {format_bytes(index.vram_capacity_bytes)} for the FFN, but only "
             f"{format_bytes(available_bytes)} will be left, so the engine will not use it",
-            f"free {format_bytes(index.vram_capacity_bytes - available_bytes)} of VRAM, or {export}",
+            f"{_more(case, index.vram_capacity_bytes - available_bytes)}, or {export}",
         )
     else:
         yield Finding(
@@ -390,6 +434,19 @@ def check_index(case: Case) -> Iterator[Finding]:
             Status.OK,
             f"{case.index_path.name}: {hot_neurons:,} hot neurons, {format_bytes(index.vram_capacity_bytes)}",
         )
+
+
+def _more(case: Case, n_bytes: int) -> str:
+    """Returns how to give the engine so many bytes more."""
+    if case.vram_budget_bytes is None:
+        return f"free {format_bytes(n_bytes)} of VRAM"
+    return f"start the engine with {format_bytes(n_bytes)} more of --vram-budget"
+
+
+def _export(case: Case, doing: str) -> str:
+    """Returns how to write the index, after what is in the way of it."""
+    first = case.in_the_way_of_export
+    return f"{f'mend {listed(first)} first, then ' if first else ''}{doing}: {case.export_command}"
 
 
 def _unless_served(case: Case) -> Status:

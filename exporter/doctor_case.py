@@ -120,6 +120,13 @@ class Case:
 
         return _fact(lambda: geometry_from_header(read_header(self.model)))
 
+    @property
+    def can_split(self) -> bool:
+        """Whether the model is one that the engine splits; otherwise nothing beside it matters."""
+        from planner.engine_models import can_split
+
+        return self.geometry.value is not None and can_split(self.geometry.value)
+
     @cached_property
     def statistics(self) -> Fact[Statistics]:
         """The activation statistics beside the model, against the model's layers where those are known."""
@@ -209,6 +216,37 @@ class Case:
         if account is None:
             return None
         return 0 if account.path is EnginePath.DENSE_INCOMPLETE else account.ffn_bytes + account.reserve_bytes
+
+    @cached_property
+    def profile_command(self) -> str:
+        """What measures the statistics, as one types it but for the two words that only the user knows."""
+        words = ["--output", str(self.activation_folder)]
+        if next(self.activation_folder.glob("activation_*.pt"), None) is not None:
+            words.append("--force")
+        return f"hotsplit profile --model HF_FOLDER --data TEXT_FILE {shlex.join(words)}"
+
+    @property
+    def in_the_way_of_export(self) -> list[str]:
+        """The checks whose problems would make `export_command` fail, or write an index without a neuron."""
+        from planner.account import EnginePath
+
+        account, statistics = self.account.value, self.statistics.value
+        checks = []
+        if not self.can_split:
+            checks.append("model")
+        elif account is None and self.gpu.value is None:
+            checks.append("gpu")
+        elif (
+            account is None
+            or account.budget.wraps
+            or account.path in {EnginePath.DENSE_INCOMPLETE, EnginePath.DENSE_ONLY}
+        ):
+            checks.append("space")
+        if not self.activation_folder.is_dir() or not os.access(self.index_path.parent, os.W_OK):
+            checks.append("folder")
+        elif statistics is None or any("." in label for label in statistics.labels):
+            checks.append("statistics")
+        return checks
 
     @cached_property
     def export_command(self) -> str:

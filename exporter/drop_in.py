@@ -31,6 +31,16 @@ if TYPE_CHECKING:
 
 RESERVE_VARIABLE = "HOTSPLIT_RESERVE"
 
+_ELSEWHERE = "move the model, or link to it, where folders and files are named with letters, digits and . _ - alone"
+_CUT_SHORT = (
+    "the engine passes paths without quotes, so a quote, ; & | or another character that means something to a shell "
+    f"cuts the call short: {_ELSEWHERE}"
+)
+_TAKEN_OUT = (
+    "if that is not quite the model's path, a shell took a quote, \\ or $ out of it, because the engine passes paths "
+    f"without quotes: {_ELSEWHERE}"
+)
+
 _TIME_LIMIT_S = 30.0
 _MOST_BYTES = (1 << 63) - 1
 _MOST_NEURONS = (1 << 31) - 1
@@ -131,6 +141,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     space = _space(arguments)
     n_ff = space.geometry.n_ff if space.geometry is not None else (arguments.neuron,) * arguments.layer
+    if not arguments.activation.is_dir():
+        common.note(f"{arguments.activation}: {_TAKEN_OUT}")
     statistics = read_statistics(arguments.activation, n_layer=arguments.layer, n_ff=n_ff)
     for line in remarks(statistics):
         common.note(line)
@@ -185,6 +197,10 @@ class _Parser(argparse.ArgumentParser):
                 "; the engine passes paths without quotes, so a space in a path cuts it apart: "
                 "move the model, or link to it, where no folder and no file has a space in its name"
             )
+        elif message.startswith("the following arguments are required"):
+            # The engine always gives both. Behind `;` or `&` the shell starts another command, and between two quotes,
+            # one in each path, everything becomes one word.
+            message += f"; {_CUT_SHORT}"
         super().error(printable(message))
 
 
@@ -240,12 +256,16 @@ def _model_beside(output: Path) -> Geometry | None:
         return None
     from planner.geometry import geometry_from_header
     from planner.header import read_header
+    from planner.planning import about_model
 
     try:
-        return geometry_from_header(read_header(model))
+        geometry = geometry_from_header(read_header(model))
     except InputError as error:
         common.note(f"{error}; going by --capacity instead")
         return None
+    for line in about_model(geometry):
+        common.note(line)
+    return geometry
 
 
 def _reserve_bytes() -> int:

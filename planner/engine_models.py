@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 PUBLISHED = "ReLU-LLaMA, ProSparse, Bamboo, Falcon or OPT"
 """The models that are published with predictors in the engine's format (its README, section "Model Weights")."""
 
+ENGINE_SPLITS_NOT = "is none that the engine splits"
+MIXTURE = "this is a mixture of experts"
+"""How a line begins that refuses a model, for whoever has to tell it from a damaged file."""
+
 
 def can_split(geometry: Geometry) -> bool:
     """Whether the engine splits this file: it is one of PowerInfer's, and has the predictors."""
@@ -57,7 +61,7 @@ def refused_architecture(name: str, n_expert: int, source: str) -> str:
     """
     what = f"architecture {name[:80]!r}" + (f", a mixture of {n_expert} experts," if n_expert else "")
     known = ", ".join(sorted(ARCHITECTURES))
-    why = f"is none that the engine splits ({known}, with ReLU: models with SiLU or GELU are not sparse)"
+    why = f"{ENGINE_SPLITS_NOT} ({known}, with ReLU: models with SiLU or GELU are not sparse)"
     return f"{source}: {what} {why}; {advice(n_expert > 0)}"
 
 

@@ -26,7 +26,7 @@ from planner.architectures import (
     shared_lengths,
 )
 from planner.dimensions import Dimensions, tensors_of
-from planner.engine_models import advice, refused_architecture
+from planner.engine_models import MIXTURE, advice, refused_architecture
 from planner.errors import InputError
 from planner.ggml_types import NAMED_TYPES_OF_MAGIC
 from planner.header import ArraySummary, Header, TensorInfo, part_of
@@ -397,7 +397,7 @@ class _Matcher:
         # One tensor for all experts, or, in older files, one for each.
         kinds = (f"ffn_{part}{kind}.weight" for part in ("up", "gate", "down") for kind in ("_exps", ".0"))
         if any(f"blk.{layer}.{kind}" in self._left for kind in kinds):
-            return f"this is a mixture of experts, which the engine does not split; {advice(True)}"
+            return f"{MIXTURE}, which the engine does not split; {advice(True)}"
         if f"blk.{layer}.ffn_down.weight" in self._left:
             return "'ffn_down' is there untransposed: convert the model with PowerInfer's converter"
         return f"expected by architecture {self._architecture.name} in each of {self._n_layer} layers"

@@ -39,7 +39,10 @@ __all__ = [
     "survey",
 ]
 
-_INSTEAD = "give the budget yourself: --vram-budget 8GiB"
+BUDGET_ADVICE = "give the budget yourself: --vram-budget 8GiB"
+"""What ends a line about a GPU that cannot be asked; of no use to whoever has given a budget."""
+
+_INSTEAD = BUDGET_ADVICE
 
 # The engine needs CUDA parts with far more; below this NVML is showing a carve-out of shared memory, not VRAM.
 _LEAST_VRAM_BYTES = GIB

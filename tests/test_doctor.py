@@ -28,7 +28,9 @@ from planner.header import read_header
 from planner.record import replace
 from planner.reserve import ReserveOptions
 from planner.statistics import read_statistics
+from planner.units import format_bytes
 from planner.vram import Gpu, MemoryBasis, NoGpuError
+from tests import model_files
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -54,6 +56,7 @@ def write_model(
     predictors: bool = True,
     n_embd: int = _N_EMBD,
     n_ff: int = _N_FF,
+    rank: int = _RANK,
     ffn_type: gguf.GGMLQuantizationType = gguf.GGMLQuantizationType.F16,
 ) -> None:
     """Writes a llama-shaped model of zeros with the public `gguf` package."""
@@ -89,8 +92,8 @@ def write_model(
         for name in ("ffn_gate", "ffn_down_t", "ffn_up"):
             add(f"{block}.{name}", (n_ff, n_embd), ffn_type)
         if predictors:
-            add(f"{block}.fc1", (_RANK, n_embd))
-            add(f"{block}.fc2", (n_ff, _RANK))
+            add(f"{block}.fc1", (rank, n_embd))
+            add(f"{block}.fc2", (n_ff, rank))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -261,7 +264,8 @@ def test_what_is_to_be_known_about_the_gpu_is_a_warning(folder: Path, machine: C
                 Status.PROBLEM,
                 "python3 is /env/bin/python3; Hotsplit's powerinfer at /env/powerinfer/__init__.py: "
                 "ModuleNotFoundError: No module named 'torch'",
-                _INSTALL,
+                "install Hotsplit with what it needs there: /env/bin/python3 -m pip install DIR, where DIR is the "
+                "folder of Hotsplit's pyproject.toml",
             ),
         ),
         (
@@ -311,26 +315,116 @@ def test_no_model(tmp_path: Path) -> None:
     finding = next(finding for finding in examine(Case(tmp_path / "none.gguf")) if finding.check == "model")
     assert finding.status is Status.PROBLEM
     assert finding.found == f"{tmp_path / 'none.gguf'}: No such file or directory"
-    assert finding.remedy == "name a PowerInfer model file (*.powerinfer.gguf)"
+    assert finding.remedy == "name the model file that the engine is given with -m"
 
 
-def test_an_ordinary_model(folder: Path) -> None:
-    write_model(folder / _MODEL, magic=b"GGUF")
-    finding = others_than_ok(examine(case_of(folder)))[0]
-    assert (finding.check, finding.status) == ("model", Status.PROBLEM)
-    assert finding.found == (
+def test_an_ordinary_model_is_one_problem(folder: Path) -> None:
+    write_model(folder / _MODEL, magic=b"GGUF", predictors=False, ffn_type=gguf.GGMLQuantizationType.Q8_0)
+    shutil.rmtree(folder / "activation")
+    assert only(examine(case_of(folder))) == Finding(
+        "model",
+        Status.PROBLEM,
         f"{folder / _MODEL}: magic GGUF, an ordinary llama.cpp model; the engine runs it dense and offloads nothing "
-        "unless told -ngl"
+        "unless told -ngl",
+        "convert the ReLU version of the model with PowerInfer's convert.py, which adds the predictors, or run this "
+        "file with llama.cpp",
     )
 
 
-def test_a_model_without_predictors(folder: Path) -> None:
+def test_a_model_without_predictors_is_one_problem(folder: Path) -> None:
     write_model(folder / _MODEL, predictors=False)
-    finding = others_than_ok(examine(case_of(folder)))[0]
-    assert (finding.check, finding.status) == ("model", Status.PROBLEM)
-    assert finding.found == (
-        f"{folder / _MODEL}: has no predictors (blk.L.fc1, blk.L.fc2), without which the engine cannot skip a neuron"
+    assert only(examine(case_of(folder))) == Finding(
+        "model",
+        Status.PROBLEM,
+        f"{folder / _MODEL}: has no predictors (blk.L.fc1, blk.L.fc2), without which the engine cannot skip a neuron",
+        "use a model with predictors: ReLU-LLaMA, ProSparse, Bamboo, Falcon or OPT as published for PowerInfer",
     )
+
+
+def test_an_unknown_architecture_is_one_problem_and_nothing_is_exported(folder: Path) -> None:
+    file = model_files.llama(n_layer=_LAYERS, n_ff=_N_FF).with_key("general.architecture", "string", "qwen3moe")
+    file.with_key("qwen3moe.expert_count", "u32", 128).write(folder / _MODEL)
+    for there in ("statistics", "an index", "nothing"):
+        if there == "an index":
+            write_an_index(folder)
+        elif there == "nothing":
+            shutil.rmtree(folder / "activation")
+        findings = examine(Case(folder / _MODEL, vram_budget_bytes=_GIB))
+        problem = only(findings)
+        assert problem.found.startswith(
+            f"{folder / _MODEL}: architecture 'qwen3moe', a mixture of 128 experts, is none that the engine splits ("
+        )
+        assert problem.remedy == "use another model, or another engine for this one"
+        assert not any("hotsplit export" in finding.remedy for finding in findings)
+
+
+def test_a_row_that_q4_0_cannot_hold_is_kept_f16(folder: Path) -> None:
+    file = model_files.llama(n_layer=1).with_tensor("blk.0.fc2.weight", (48, 96), model_files.Q4_0)
+    file.write(folder / _MODEL)
+    problem = only(examine(Case(folder / _MODEL, vram_budget_bytes=_GIB)))
+    assert problem.found.endswith("has rows of 48 numbers; expected a multiple of Q4_0's block of 32")
+    assert problem.remedy == "quantise the model again and keep this tensor F16, whose rows may have any length"
+
+
+def test_a_predictor_that_q4_0_cannot_hold_is_not_to_be_quantised(folder: Path) -> None:
+    for rank, remedy in (
+        (32, "quantise the model to Q4_0 with PowerInfer's own quantize, or keep F16"),
+        (
+            48,
+            "convert the model to F16 and keep it so: its predictors have rank 48, no multiple of 32, so Q4_0 cannot "
+            "hold them",
+        ),
+    ):
+        write_model(folder / _MODEL, ffn_type=gguf.GGMLQuantizationType.Q8_0, rank=rank)
+        (kernels,) = (finding for finding in examine(case_of(folder)) if finding.check == "kernels")
+        assert kernels.remedy == remedy
+
+
+def test_a_header_alone_is_to_be_got_whole(folder: Path) -> None:
+    header = read_header(folder / _MODEL)
+    os.truncate(folder / _MODEL, min(tensor.offset for tensor in header.tensors) + header.data_offset)
+    problem = only(examine(case_of(folder)))
+    assert problem.found.endswith(": the file ends with its header, without tensor data; the engine cannot load it")
+    assert problem.remedy == "get the whole file, this one ends with its header"
+
+
+def test_no_budget_is_advised_to_whoever_has_given_one(folder: Path, machine: Callable[..., None]) -> None:
+    for joined in (", or ", "; "):
+        machine(gpu=NoGpuError(f"no NVIDIA driver{joined}give the budget yourself: --vram-budget 8GiB"))
+        given = only(examine(case_of(folder, reserve=ReserveOptions(total_bytes=0))))
+        assert (given.check, given.found) == ("gpu", "no NVIDIA driver")
+        without = others_than_ok(examine(case_of(folder, vram_budget_bytes=None)))
+        assert [finding.check for finding in without] == ["gpu"]
+        assert without[0].found == f"no NVIDIA driver{joined}give the budget yourself: --vram-budget 8GiB"
+
+
+def test_export_is_advised_only_where_it_would_write_an_index(folder: Path, machine: Callable[..., None]) -> None:
+    def advised(case: Case) -> str:
+        (index,) = (finding for finding in examine(case) if finding.check == "index")
+        return index.remedy
+
+    reserve = ReserveOptions(total_bytes=0)
+    command = f"hotsplit export --model {folder / _MODEL} --vram-budget {split_budget(folder)}B --reserve 0B"
+    assert advised(case_of(folder, reserve=reserve)) == f"or write it now: {command}"
+    dense_bytes = geometry_from_header(read_header(folder / _MODEL)).dense_bytes
+    assert advised(case_of(folder, vram_budget_bytes=dense_bytes - 1)) == ""
+    assert advised(case_of(folder, vram_budget_bytes=dense_bytes, context=0)) == ""
+    machine(gpu=NoGpuError("none"))
+    assert advised(case_of(folder, reserve=reserve)) == f"or write it now: {command}"
+    assert advised(case_of(folder, vram_budget_bytes=None)) == ""
+    path = write_an_index(folder)
+    path.write_bytes(path.read_bytes()[:-100])
+    assert advised(case_of(folder, reserve=reserve)) == f"write it again: {command}"
+    (folder / "activation" / "activation_7.pt").unlink()
+    assert advised(case_of(folder, reserve=reserve)) == f"mend statistics first, then write it again: {command}"
+    shutil.rmtree(folder / "activation")
+    assert advised(case_of(folder, reserve=reserve)) == f"mend folder first, then write it again: {command}"
+
+
+def test_a_dense_part_that_does_not_fit_is_one_problem_beside_an_index(folder: Path) -> None:
+    write_an_index(folder)
+    dense_bytes = geometry_from_header(read_header(folder / _MODEL)).dense_bytes
+    assert only(examine(case_of(folder, vram_budget_bytes=dense_bytes - 1))).check == "space"
 
 
 @pytest.mark.parametrize(
@@ -400,7 +494,17 @@ def test_a_stated_budget_that_is_not_free(folder: Path, machine: Callable[..., N
     machine(gpu=replace(_GPU, free_bytes=2 * _GIB))
     findings = others_than_ok(examine(case_of(folder, vram_budget_bytes=2 * _GIB)))
     assert (findings[0].check, findings[0].status) == ("space", Status.PROBLEM)
-    assert findings[0].remedy == "start the engine with a smaller --vram-budget"
+    assert findings[0].remedy == "start the engine with a --vram-budget of less than 1.46 GiB"
+    # Where not even the dense part would be free, no budget helps.
+    machine(gpu=replace(_GPU, free_bytes=556 << 20))
+    finding = only(examine(case_of(folder)))
+    assert finding.found == (
+        f"the engine's budget is {format_bytes(split_budget(folder))}, but only 1.0 MiB are free beside CUDA's "
+        "context; the engine believes its --vram-budget and runs out of memory"
+    )
+    assert finding.remedy == (
+        "close what else uses the GPU, or use a smaller model or quantisation: the dense part alone takes 1.2 MiB"
+    )
 
 
 def test_a_model_that_fits_whole_gains_nothing(folder: Path) -> None:
@@ -455,7 +559,10 @@ def test_statistics_with_a_layer_missing(folder: Path) -> None:
     assert (finding.check, finding.status) == ("statistics", Status.PROBLEM)
     assert str(folder / "activation") in finding.found
     assert "7" in finding.found.removeprefix(str(folder))
-    assert finding.remedy.endswith("hotsplit profile")
+    assert finding.remedy == (
+        "get the model's own statistics (published beside it), or measure them: hotsplit profile --model HF_FOLDER "
+        f"--data TEXT_FILE --output {folder / 'activation'} --force"
+    )
 
 
 def test_statistics_of_another_model(folder: Path) -> None:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from exporter import drop_in, engine
 from tests import engine_rules as rules
+from tests.commands import hotsplit
 
 ROOT = Path(__file__).resolve().parent.parent
 N_EMBD = 64
@@ -383,10 +384,6 @@ def test_the_same_call_gives_the_same_bytes(model: Path, tmp_path: Path) -> None
         ({"batch": 0}, "--batch: found 0, expected 1 to 2147483647"),
         ({"vram_capacity": 1 << 63}, "--vram-capacity: found 9223372036854775808, expected 0 to 9223372036854775807"),
         (
-            {"activation": "nowhere"},
-            "nowhere: there is no such folder; expected the model's activation statistics in it",
-        ),
-        (
             {"output": "other.gpuidx", "vram_capacity": None},
             "--vram-capacity: missing, and there is no model beside other.gpuidx to account by; "
             "expected the bytes that the engine must have for this index",
@@ -447,6 +444,67 @@ def test_a_reserve_that_is_no_size_is_refused(
     monkeypatch.setenv("HOTSPLIT_RESERVE", "plenty")
     assert drop_in.main(call(model)) == 2
     assert capsys.readouterr().err.startswith("hotsplit: error: HOTSPLIT_RESERVE: size 'plenty' is not understood; ")
+
+
+ELSEWHERE = "move the model, or link to it, where folders and files are named with letters, digits and . _ - alone"
+
+
+def test_a_folder_that_is_not_there_may_have_lost_characters_on_its_way(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_model(model, 3)
+    assert drop_in.main(call(model, activation="nowhere")) == 2
+    assert capsys.readouterr().err == (
+        "hotsplit: note: nowhere: if that is not quite the model's path, a shell took a quote, \\ or $ out of it, "
+        f"because the engine passes paths without quotes: {ELSEWHERE}\n"
+        "hotsplit: error: nowhere: there is no such folder; expected the model's activation statistics in it\n" + TAIL
+    )
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a POSIX shell's rules")
+@pytest.mark.parametrize(
+    ("name", "explained"),
+    [
+        ("it's", "error: the following arguments are required: --output; "),
+        ('a"b', "error: the following arguments are required: --output; "),
+        ("a;b", "error: the following arguments are required: --output; "),
+        ("a&b", "error: the following arguments are required: --output; "),
+        ("a$b", "note: {folder}: if that is not quite the model's path, a shell took a quote, "),
+        ("a\\b", "note: {folder}: if that is not quite the model's path, a shell took a quote, "),
+        ("'a'b", "note: {folder}: if that is not quite the model's path, a shell took a quote, "),
+    ],
+)
+def test_what_a_shell_does_to_a_path_is_explained(tmp_path: Path, name: str, explained: str) -> None:
+    packages = tmp_path / "packages"
+    packages.mkdir()
+    engine.install(packages)
+    line = rules.engine_call(tmp_path / name / "m.gguf", 3, N_FF, 100, 1000)
+    done = subprocess.run(
+        line.replace("python3", sys.executable, 1),
+        shell=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": f"{packages}{os.pathsep}{ROOT}"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    folder = tmp_path / name.replace("$b", "").replace("\\", "").replace("'", "") / "activation"
+    assert explained.format(folder=folder) in done.stderr
+    assert "without quotes, so a quote, ; & | or another character" in done.stderr or "note: " in explained
+    assert ELSEWHERE in done.stderr
+
+
+@pytest.mark.parametrize("matrix", ["ffn_up", "ffn_down_t"])
+def test_weights_that_the_kernels_do_not_know_are_noted_as_plan_does(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], matrix: str
+) -> None:
+    write_model(model, 3, {matrix: 8})
+    write_statistics(tmp_path / "activation", 3)
+    assert drop_in.main(call(model)) == 0
+    note = f"hotsplit: note: {model}: FFN weights of type Q8_0; the engine's sparse kernels know F16 and Q4_0 only\n"
+    assert capsys.readouterr().err == note
+    assert hotsplit(capsys, "plan", "--model", model, "--vram-budget", "1GiB").err.startswith(note)
 
 
 def test_a_space_in_the_path_is_explained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
