@@ -183,3 +183,23 @@ def test_a_curve_of_one_point_or_several() -> None:
 
     assert pairs({"hot_share": 0.26, "activation_share": 0.8}) == ((0.26, 0.8),)
     assert pairs({"points": [[0.1, 0.5], [0.3, 0.8], [1, 1]]}) == ((0.1, 0.5), (0.3, 0.8), (1.0, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("entry", "published"),
+    [
+        ("prosparse-7b", "PowerInfer/prosparse-llama-2-7b-gguf"),
+        ("prosparse-13b", "PowerInfer/prosparse-llama-2-7b-gguf and -13b-gguf"),
+        ("bamboo-7b", "PowerInfer/Bamboo-base-v0.1-gguf"),
+    ],
+)
+def test_the_page_and_the_catalogue_say_the_same_of_published_statistics(
+    catalogue: Catalogue, entry: str, published: str
+) -> None:
+    source = catalogue.models[entry].source_of("statistics")
+    assert source is not None
+    assert f"own are published ({published}" in source
+    assert source.endswith("folder activation), but no figures of them are here")
+    page = (Path(__file__).parent.parent / "docs" / "profile.md").read_text(encoding="utf-8")
+    assert published.split(" ", maxsplit=1)[0] in page
+    assert "their statistics are published beside their GGUF files, in the folder `activation`" in page

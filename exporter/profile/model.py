@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from exporter.profile.families import NeuronLayers, find_neurons, is_relu_like
+from exporter.profile.sentence_pieces import needs_sentence_pieces, sentence_pieces
 from planner.errors import InputError
 from planner.record import Record
 from planner.text import printable
@@ -120,8 +121,7 @@ def open_model(folder: Path, *, device: Device, dtype: DtypeName, any_activation
             f"something for every token, so there are no hot neurons to count and the engine cannot skip any; use the "
             f"ReLU version of the model, or give --threshold X to count outputs above X"
         )
-    with _quiet(transformers), told(folder, "open the tokenizer"):
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    tokenize = sentence_pieces(folder) if needs_sentence_pieces(folder) else _transformers_tokens(folder, transformers)
     wanted = _dtype(config, dtype, device)
     with _quiet(transformers), told(folder, "open the weights"):
         module, loading = transformers.AutoModel.from_pretrained(
@@ -138,12 +138,6 @@ def open_model(folder: Path, *, device: Device, dtype: DtypeName, any_activation
     with told(folder, f"put the model on {device}"):
         module.to(device)
     embedding = module.get_input_embeddings()
-
-    def tokenize(text: str) -> list[int]:
-        with _quiet(transformers):
-            tokens: list[int] = tokenizer(text, return_attention_mask=False)["input_ids"]
-        return tokens
-
     most = getattr(config, "max_position_embeddings", None)
     return OpenModel(
         folder=folder,
@@ -158,6 +152,23 @@ def open_model(folder: Path, *, device: Device, dtype: DtypeName, any_activation
         device=device,
         tokenize=tokenize,
     )
+
+
+def _transformers_tokens(folder: Path, transformers: Any) -> Callable[[str], list[int]]:
+    """Returns what makes tokens of text with the tokenizer that transformers finds in `folder`.
+
+    Raises:
+        InputError: it finds none that it can open.
+    """
+    with _quiet(transformers), told(folder, "open the tokenizer"):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+
+    def tokenize(text: str) -> list[int]:
+        with _quiet(transformers):
+            tokens: list[int] = tokenizer(text, return_attention_mask=False)["input_ids"]
+        return tokens
+
+    return tokenize
 
 
 def fingerprint_model(folder: Path) -> str:
