@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.commands import hotsplit, rows_of
+from tests.model_files import llama
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 STUDY = """\
@@ -280,3 +281,32 @@ def test_a_model_that_is_wholly_on_the_gpu_is_not_bound_by_synchronisation(
     assert (whole[2], whole[6]) == ("all on GPU", "launching")
     found = json.loads(hotsplit(capsys, "whatif", study, "--json").out)["cells"][1]["speed"]
     assert (found["bound"], found["launch_s"], found["sync_s"]) == ("launching", 0.16, 0.16)
+
+
+def test_files_are_noted_as_plan_does(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    file = tmp_path / "m.gguf"
+    ordinary = llama(n_layer=2, n_ff=96)
+    ordinary.magic = b"GGUF"
+    ordinary.write(file)
+    study = tmp_path / "s.yaml"
+    study.write_text(
+        "models: {file: m.gguf, statistics: {hotness: {hot_share: 0.25, activation_share: 0.8}}}\n"
+        "gpus: {catalogue: rtx-4090, vram: [8GiB, 24GiB]}\n"
+        "hosts: ddr4-3200-dual\n"
+    )
+    done = hotsplit(capsys, "whatif", study)
+    assert done.exit_code == 0
+    assert done.err == (
+        f"hotsplit: note: {file}: an ordinary GGUF file; the engine splits PowerInfer models (magic PWRI) only\n"
+        f"hotsplit: note: {file}: its cells are those of the model after conversion, less its predictors\n"
+    )
+    llama(n_layer=2, n_ff=96).write(file)
+    assert hotsplit(capsys, "whatif", study).err == ""
+
+
+def test_one_cell_says_what_keeps_it_from_its_targets(capsys: pytest.CaptureFixture[str], study: Path) -> None:
+    study.write_text(STUDY.replace("[4GiB, 8GiB]", "[1GiB, 8GiB]").replace("hit_rate: 0.9", "tokens_per_second: 0.1"))
+    shown = hotsplit(capsys, "whatif", study, "--cell", "1").out
+    assert "\ntarget tokens_per_second met: wanted 0.1, found " in shown
+    assert f"\n{'targets':<24} misses dense part, free VRAM\n" in shown
+    assert f"\n{'targets':<24} meets\n" in hotsplit(capsys, "whatif", study, "--cell", "2").out

@@ -14,7 +14,7 @@ from planner.commands import common
 if TYPE_CHECKING:
     from planner.answers import Answer
     from planner.inverse import Reply
-    from planner.study import Study
+    from planner.study import Cell, Study
 
 QUESTIONS = ("least-vram", "largest-context", "cheapest")
 NO = 1
@@ -87,6 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
     cells = study.cells if arguments.cell is None else (study.cell(arguments.cell),)
     with _progress(len(cells)) as progress:
         answers = sweep(cells, study.catalogue, processes=arguments.processes or None, progress=progress)
+    _note_files(cells)
     replies = ask(study, answers, arguments.ask) if arguments.cell is None else ()
     written = _write_files(arguments, study, answers, replies)
     if arguments.json:
@@ -102,6 +103,22 @@ def run(arguments: argparse.Namespace) -> int:
             common.say(f"written to {path}")
     aims = [answer for answer in answers if answer.verdict]
     return NO if aims and not any(answer.verdict == "meets" for answer in aims) else 0
+
+
+def _note_files(cells: Sequence[Cell]) -> None:
+    """Says of model files what `plan` would say of them, once each."""
+    from planner.engine_models import can_split
+    from planner.geometry import geometry_from_header
+    from planner.header import read_header
+    from planner.planning import about_model
+
+    for file in dict.fromkeys(cell.model.file for cell in cells):
+        if file is not None:
+            geometry = geometry_from_header(read_header(file))
+            for line in about_model(geometry):
+                common.note(line)
+            if not can_split(geometry):
+                common.note(f"{file}: its cells are those of the model after conversion, less its predictors")
 
 
 def _write_files(

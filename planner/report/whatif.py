@@ -96,6 +96,7 @@ def print_cell(answer: Answer, console: Console) -> None:
             (f"target {target.name}", _target_text(target.wanted, target.found, target.met))
             for target in answer.targets
         ),
+        ("targets", verdict_words(answer)) if answer.verdict else None,
         *((f"basis: {kind}", said) for kind, said in answer.basis),
         *(("note", note) for note in answer.notes),
     ]
