@@ -75,7 +75,6 @@ def random_study(seed: int) -> dict[str, Any]:
     }
 
 
-# 24 is out of reach until everything is on the GPU, where less is in use than just before.
 @pytest.mark.parametrize("seed", range(36))
 def test_no_smaller_multiple_of_16_mib_meets_the_targets(catalogue: Catalogue, seed: int) -> None:
     study = random_study(seed)
@@ -87,6 +86,21 @@ def test_no_smaller_multiple_of_16_mib_meets_the_targets(catalogue: Catalogue, s
     answers = sweep(study_of({**BASE, **study, "gpus": gpu}, catalogue).cells, catalogue, processes=1)
     meeting = [answer.vram_bytes for answer in answers if answer.verdict == "meets"]
     assert meeting == ([] if reply.found is None else [reply.found])
+
+
+def test_a_limit_may_be_met_by_the_whole_model_only(catalogue: Catalogue) -> None:
+    # The whole model takes less beside it than nearly all of it: no buckets, no spare rows, smaller work buffers.
+    study = random_study(0)
+    gpu = {"name": "g", "vram": {"from": "16MiB", "to": "2GiB", "step": "16MiB"}, "bandwidth": 500}
+    changes: dict[str, Any] = {**study, "gpus": gpu, "targets": {"hit_rate": 0.97}}
+    answers = sweep(study_of({**BASE, **changes}, catalogue).cells, catalogue, processes=1)
+    first = next(answer for answer in answers if answer.verdict == "meets")
+    whole = next(answer for answer in answers if answer.path is CellPath.ALL_ON_GPU)
+    assert first.path is CellPath.SPLIT
+    assert whole.bytes.vram < first.bytes.vram
+    changes["targets"] = {"hit_rate": 0.97, "vram": f"{whole.bytes.vram}B"}
+    (reply,) = replies(catalogue, "least-vram", **{**changes, "gpus": {**gpu, "vram": "4GiB"}})
+    assert reply.found == whole.vram_bytes
 
 
 def test_one_rule_says_what_meets_the_targets(catalogue: Catalogue) -> None:
