@@ -66,12 +66,16 @@ def parse_size(text: str) -> int:
 
 
 def format_bytes(size_bytes: int) -> str:
-    """Returns a size for people, with its sign: `12.50 GiB`, `256.0 MiB`, `1.5 KiB`, `12 B`."""
+    """Returns a size for people, with its sign: `12.50 GiB`, `256.0 MiB`, `1.5 KiB`, `12 B`.
+
+    The unit is the one that fits the rounded number: one byte less than 1 GiB is `1.00 GiB`, not `1,024.0 MiB`.
+    """
     magnitude = abs(size_bytes)
-    if magnitude >= GIB:
-        return f"{size_bytes / GIB:,.2f} GiB"
-    if magnitude >= MIB:
-        return f"{size_bytes / MIB:,.1f} MiB"
-    if magnitude >= KIB:
+    if magnitude < KIB:
+        return f"{size_bytes} B"
+    # 1023.95 of a unit would be shown as 1,024.0 of it.
+    if magnitude * 100 < KIB * 102_395:
         return f"{size_bytes / KIB:,.1f} KiB"
-    return f"{size_bytes} B"
+    if magnitude * 100 < MIB * 102_395:
+        return f"{size_bytes / MIB:,.1f} MiB"
+    return f"{size_bytes / GIB:,.2f} GiB"

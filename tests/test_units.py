@@ -92,3 +92,39 @@ def test_a_unit_means_exact_arithmetic(thousandths: int, unit: tuple[str, int]) 
 )
 def test_sizes_are_shown_for_people(size_bytes: int, text: str) -> None:
     assert format_bytes(size_bytes) == text
+
+
+UNITS = (("KiB", 1), ("MiB", 1), ("GiB", 2))
+
+
+@pytest.mark.parametrize(
+    ("size_bytes", "text"),
+    [
+        (GIB - 1, "1.00 GiB"),
+        (-(GIB - 1), "-1.00 GiB"),
+        (MIB - 1, "1.0 MiB"),
+        # 1023.95 MiB is 1,073,689,395.2 bytes.
+        (1_073_689_395, "1,023.9 MiB"),
+        (1_073_689_396, "1.00 GiB"),
+        (1_048_524, "1,023.9 KiB"),
+        (1_048_525, "1.0 MiB"),
+        (1024, "1.0 KiB"),
+    ],
+)
+def test_the_unit_fits_the_rounded_number(size_bytes: int, text: str) -> None:
+    assert format_bytes(size_bytes) == text
+
+
+@given(st.sampled_from([10, 20, 30, 40]), st.integers(-(2**16), 2**16), st.sampled_from([1, -1]))
+def test_a_shown_size_is_the_nearest_in_its_unit_and_below_the_next(power: int, beside: int, sign: int) -> None:
+    size_bytes = sign * (2**power + beside)
+    number, unit = format_bytes(size_bytes).split()
+    if unit == "B":
+        assert (int(number), abs(size_bytes) < 1024) == (size_bytes, True)
+        return
+    decimals = dict(UNITS)[unit]
+    unit_bytes = 1024 ** (1 + [name for name, _ in UNITS].index(unit))
+    shown = Fraction(number.replace(",", ""))
+    assert abs(shown - Fraction(size_bytes, unit_bytes)) <= Fraction(1, 2 * 10**decimals)
+    assert abs(shown) >= 1
+    assert unit == "GiB" or abs(shown) < 1024
