@@ -55,7 +55,7 @@ class Hotness(Record, eq=False):
     exact: bool
     _checkpoints: Floats
     _checkpoint_offsets: Ints
-    _means: dict[int, Floats] = field(default_factory=dict)
+    _means: list[tuple[int, Floats]] = field(default_factory=list)
 
     @classmethod
     def from_values(cls, values: Sequence[npt.NDArray[Any]]) -> Hotness:
@@ -137,23 +137,25 @@ class Hotness(Record, eq=False):
         Returns:
             Shape (steps of all layers,), activations, read-only.
         """
-        if granularity not in self._means:
-            sizes = np.diff(self.offsets)
-            steps = -(-sizes // granularity)
-            ends = np.cumsum(steps)
-            means = np.empty(int(steps.sum()), dtype=np.float64)
-            for layer in np.flatnonzero(steps):
-                impacts = self.layer(int(layer))
-                part = means[ends[layer] - steps[layer] : ends[layer]]
-                begins = np.arange(0, impacts.size, granularity)
-                np.add.reduceat(impacts, begins, dtype=np.float64, out=part)
-                part /= np.minimum(granularity, impacts.size - begins)
-                # Sums of floats are rounded, which must not turn the order around.
-                np.minimum.accumulate(part, out=part)
-            means.flags.writeable = False
-            self._means.clear()
-            self._means[granularity] = means
-        return self._means[granularity]
+        for known, means in tuple(self._means):
+            if known == granularity:
+                return means
+        sizes = np.diff(self.offsets)
+        steps = -(-sizes // granularity)
+        ends = np.cumsum(steps)
+        means = np.empty(int(steps.sum()), dtype=np.float64)
+        for layer in np.flatnonzero(steps):
+            impacts = self.layer(int(layer))
+            part = means[ends[layer] - steps[layer] : ends[layer]]
+            begins = np.arange(0, impacts.size, granularity)
+            np.add.reduceat(impacts, begins, dtype=np.float64, out=part)
+            part /= np.minimum(granularity, impacts.size - begins)
+            # Sums of floats are rounded, which must not turn the order around.
+            np.minimum.accumulate(part, out=part)
+        means.flags.writeable = False
+        # In one step, so that another thread finds the former answer or this one.
+        self._means[:] = [(granularity, means)]
+        return means
 
     def caught(self, counts: npt.ArrayLike) -> Floats:
         """Returns F_l(counts[l]), the impact that the hottest counts[l] neurons of each layer catch.

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import sys
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -133,3 +135,35 @@ def test_memory_stays_close_to_the_statistics() -> None:
         hotness = Hotness.from_values(values)
         held = sum(getattr(hotness, name).nbytes for name in ("impacts", "offsets", "totals", "_checkpoints"))
         assert held <= 1.2 * sum(each.nbytes for each in values) + 1024
+
+
+def test_means_are_right_whatever_another_thread_asks_meanwhile() -> None:
+    """The other thread's question is asked between any two lines, one place at a time, as a switch of threads could."""
+    hotness = Hotness.from_values([np.array([4, 2, 1])])
+    code = Hotness.means.__code__
+    lines = 0
+
+    def asked_with_a_switch_before(line: int) -> list[float]:
+        nonlocal lines
+        lines = 0
+
+        def trace(frame: FrameType, event: str, _argument: object) -> Any:
+            nonlocal lines
+            if frame.f_code is code and event == "line":
+                lines += 1
+                if lines == line:
+                    assert hotness.means(2).tolist() == [3.0, 1.0]
+            return trace
+
+        former = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            return [float(mean) for mean in hotness.means(1)]
+        finally:
+            sys.settrace(former)
+
+    for line in range(1, 40):
+        for first in (1, 2):
+            hotness.means(first)
+            assert asked_with_a_switch_before(line) == [4.0, 2.0, 1.0]
+    assert 5 < lines < 40
