@@ -10,12 +10,12 @@ import contextlib
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import ModuleType
 from typing import Any, NoReturn, TextIO
 
 from planner import __version__
-from planner.collector import collect_rarely
+from planner.collector import collecting_rarely
 from planner.errors import HotsplitError
 from planner.interrupt import INTERRUPTED, complain_of_interruption, interruptible
 from planner.text import LONGEST_LINE, printable
@@ -71,11 +71,11 @@ def run_command(parser: argparse.ArgumentParser, arguments: Sequence[str] | None
     """Parses `arguments` (the process's own by default), runs the command and returns its exit code.
 
     Whatever a user can do something about ends here as one line on standard error for each fault, made safe to print.
+    A program that passes `arguments` finds its process as it was: streams, handler of Ctrl-C, search for garbage.
     """
-    collect_rarely()
-    _replace_closed_streams()
-    _let_all_characters_through()
-    return interruptible(lambda: _run(parser, arguments), ends_process=arguments is None)
+    ends_process = arguments is None
+    with collecting_rarely(ends_process=ends_process), _streams_for_any_text(for_good=ends_process):
+        return interruptible(lambda: _run(parser, arguments), ends_process=ends_process)
 
 
 def _run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> int:
@@ -111,18 +111,31 @@ def _run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> in
     return exit_code
 
 
-def _replace_closed_streams() -> None:
-    """Lets a program that was started without standard output or error (`>&-`) write to nowhere instead."""
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - stays open to the end
+@contextlib.contextmanager
+def _streams_for_any_text(*, for_good: bool) -> Iterator[None]:
+    """Makes standard output and error take any text, and puts them back afterwards unless it is `for_good`.
 
-
-def _let_all_characters_through() -> None:
-    """Lets characters that the terminal's encoding lacks come out as escapes instead of ending the program."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+    A program that was started without one of them (`>&-`) writes to nowhere instead, and characters that the terminal's
+    encoding lacks come out as escapes instead of ending the program.
+    """
+    former = {name: getattr(sys, name) for name in ("stdout", "stderr")}
+    former_errors = {stream: stream.errors for stream in former.values() if isinstance(stream, io.TextIOWrapper)}
+    for name, stream in former.items():
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - closed below or by the end
+    for stream in former_errors:
+        stream.reconfigure(errors="backslashreplace")
+    try:
+        yield
+    finally:
+        if not for_good:
+            for name, stream in former.items():
+                if stream is None:
+                    getattr(sys, name).close()
+                    setattr(sys, name, None)
+            for stream, errors in former_errors.items():
+                with contextlib.suppress(OSError, ValueError):
+                    stream.reconfigure(errors=errors)
 
 
 def _drop(stream: TextIO) -> None:
@@ -130,8 +143,14 @@ def _drop(stream: TextIO) -> None:
     try:
         stream.flush()
     except OSError:
-        with contextlib.suppress(OSError, io.UnsupportedOperation):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        with contextlib.suppress(OSError, io.UnsupportedOperation), open(os.devnull, "wb") as nowhere:
+            kept = os.dup(stream.fileno())
+            try:
+                os.dup2(nowhere.fileno(), stream.fileno())
+                stream.flush()
+            finally:
+                os.dup2(kept, stream.fileno())
+                os.close(kept)
 
 
 def _complain(line: str) -> None:

@@ -8,14 +8,30 @@ again and again while it grows, and once more, whole, when the process ends. Wit
 from __future__ import annotations
 
 import atexit
+import contextlib
 import gc
+from collections.abc import Iterator
 
 # Objects made beyond those given back before Python looks; by itself it looks after 700 (2,000 from Python 3.13 on).
 _YOUNG_OBJECTS = 100_000
 
 
-def collect_rarely() -> None:
-    """Lets Python look for garbage seldom, and not at all when the process ends: then all memory goes back anyway."""
-    gc.set_threshold(_YOUNG_OBJECTS, *gc.get_threshold()[1:])
-    atexit.unregister(gc.freeze)
-    atexit.register(gc.freeze)
+@contextlib.contextmanager
+def collecting_rarely(*, ends_process: bool) -> Iterator[None]:
+    """Lets Python look for garbage seldom while the block runs.
+
+    Args:
+        ends_process: whether the process ends with the block. Then Python does not look at the end either, because all
+            memory goes back anyway. Otherwise the thresholds are as before when the block is left, and Python is told
+            nothing about the end of the process, which is the caller's.
+    """
+    former = gc.get_threshold()
+    gc.set_threshold(_YOUNG_OBJECTS, *former[1:])
+    if ends_process:
+        atexit.unregister(gc.freeze)
+        atexit.register(gc.freeze)
+    try:
+        yield
+    finally:
+        if not ends_process:
+            gc.set_threshold(*former)

@@ -94,9 +94,8 @@ class _Watch:
         threading.Thread(target=self._wait, name="interrupt", daemon=True).start()
 
     def close(self, *, for_good: bool) -> None:
-        """Leaves Ctrl-C to Python again; ignores it from now on after an interruption, and where it is `for_good`."""
-        ignored = self.interrupted or for_good
-        signal.signal(signal.SIGINT, signal.SIG_IGN if ignored else signal.default_int_handler)
+        """Leaves Ctrl-C to Python again, or, `for_good`, ignores it from now on."""
+        signal.signal(signal.SIGINT, signal.SIG_IGN if for_good else signal.default_int_handler)
         signal.set_wakeup_fd(self._former_writer)
         self._close()
 

@@ -2,11 +2,15 @@ from __future__ import annotations
 
 import argparse
 import errno
+import gc
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
+import threading
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -326,3 +330,91 @@ def test_help_says_where_to_start(capsys: pytest.CaptureFixture[str]) -> None:
         main(["--help"])
     last = capsys.readouterr().out.splitlines()[-1]
     assert last == "exit code: 0 done, 1 the answer is no, 2 bad input or usage, 130 interrupted"
+
+
+def process_state() -> dict[str, object]:
+    return {
+        "garbage": (gc.get_threshold(), gc.isenabled(), gc.get_freeze_count()),
+        "ctrl-c": signal.getsignal(signal.SIGINT),
+        "streams": (sys.stdout, sys.stderr, sys.stdin),
+        "environment": dict(os.environ),
+        "filters": list(warnings.filters),
+        "folder": Path.cwd(),
+        "threads": {thread.name for thread in threading.enumerate() if thread.name != "interrupt"},
+    }
+
+
+def interrupting(_: argparse.Namespace) -> int:
+    signal.raise_signal(signal.SIGINT)
+    return 0
+
+
+@pytest.mark.parametrize(
+    ("act", "options", "exit_code"),
+    [
+        (lambda _: 0, (), 0),
+        (failing(InputError("no")), (), 2),
+        (failing(KeyboardInterrupt()), (), 130),
+        (failing(ZeroDivisionError()), (), ZeroDivisionError),
+        (interrupting, (), 130),
+        (lambda _: 0, ("--size", "many"), SystemExit),
+    ],
+)
+def test_a_program_that_calls_a_command_finds_its_process_as_it_was(
+    act: Callable[[argparse.Namespace], int],
+    options: tuple[str, ...],
+    exit_code: int | type[BaseException],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        before = process_state()
+        if isinstance(exit_code, int):
+            assert run(act, *options) == exit_code
+        else:
+            with pytest.raises(exit_code):
+                run(act, *options)
+        assert process_state() == before
+    finally:
+        signal.signal(signal.SIGINT, former)
+
+
+def test_streams_of_a_program_keep_their_treatment_of_characters_and_their_descriptors(tmp_path: Path) -> None:
+    script = f"""
+import os, sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from test_cli import run
+def told(arguments):
+    print("\\u2028 \\u00e4")
+    return 0
+before = (sys.stdout.errors, sys.stderr.errors, os.fstat(1).st_ino, os.fstat(2).st_ino)
+assert run(told) == 0
+after = (sys.stdout.errors, sys.stderr.errors, os.fstat(1).st_ino, os.fstat(2).st_ino)
+assert before == after, (before, after)
+sys.stdout = None
+assert run(told) == 0
+assert sys.stdout is None
+"""
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii:strict"}
+    with open(tmp_path / "out", "wb") as out:
+        subprocess.run([sys.executable, "-c", script], stdout=out, env=environment, check=True, timeout=60)
+    assert (tmp_path / "out").read_bytes() == b"\\u2028 \\xe4\n"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_program_whose_output_is_full_keeps_its_descriptor() -> None:
+    script = f"""
+import os, sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from test_cli import run
+def told(arguments):
+    print("x")
+    return 0
+assert run(told) == 2
+assert os.path.realpath("/proc/self/fd/1") == "/dev/full"
+"""
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", script], stdout=full, stderr=subprocess.PIPE, check=False, timeout=60
+        )
+    assert (done.returncode, done.stderr) == (0, b"hotsplit: error: [Errno 28] No space left on device\n")
