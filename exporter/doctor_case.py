@@ -24,6 +24,7 @@ from planner.engine_defaults import (
 from planner.engine_limits import Q4_0_NEURON_STEP, neuron_step
 from planner.errors import HotsplitError
 from planner.record import Record
+from planner.request_values import as_path
 
 if TYPE_CHECKING:
     from exporter.index_file import IndexFile
@@ -86,7 +87,7 @@ class Case:
         cuda_context_bytes: int | None = None,
         reserve: ReserveOptions | None = None,
     ) -> None:
-        self.model = model
+        self.model = as_path(model, "model")
         self.gpu_selector = gpu_selector
         self.vram_budget_bytes = vram_budget_bytes
         self.context = context

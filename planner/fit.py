@@ -17,7 +17,8 @@ from planner.errors import InputError
 from planner.geometry import Geometry
 from planner.hotness import Floats, Hotness, Ints
 from planner.problem import Problem, SolverOptions
-from planner.record import Record
+from planner.record import Record, set_fields
+from planner.request_values import as_bytes, as_count
 from planner.reserve import Reserve, ReserveOptions
 from planner.solve import solve
 
@@ -50,6 +51,14 @@ class Settings(Record):
     batch: int = DEFAULT_BATCH
     reserve_options: ReserveOptions | None = None
     context_bytes: int = DEFAULT_CONTEXT_BYTES
+
+    def __post_init__(self) -> None:
+        set_fields(
+            self,
+            context=as_count(self.context, "context"),
+            batch=as_count(self.batch, "batch"),
+            context_bytes=as_bytes(self.context_bytes, "context_bytes"),
+        )
 
     def account(self, geometry: Geometry, budget: Budget, *, context: int | None = None) -> Account:
         """Returns the account of `budget` under these settings, at another context if one is given."""

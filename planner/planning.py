@@ -17,7 +17,8 @@ from planner.hotness import Hotness
 from planner.objectives import DEFAULT, known_objective
 from planner.plan import Plan, PlannedActivations, PlannedBudget, PlannedModel, SolverReport
 from planner.problem import Problem, Solution, SolverOptions, split_threshold
-from planner.record import Record, field
+from planner.record import Record, field, set_fields
+from planner.request_values import as_bytes, as_count, as_gpu, as_path
 from planner.reserve import ReserveOptions
 from planner.solve import solve
 from planner.statistics import Statistics, read_statistics, remarks
@@ -95,7 +96,10 @@ class ThresholdRule(Record):
 
 
 class PlanRequest(Record):
-    """What to plan. Sizes are bytes.
+    """What to plan. Sizes are bytes, or text such as `8GiB`; paths may be text, and a GPU's index a number.
+
+    Raises:
+        InputError: a path, size or count is none, said with the name of the field.
 
     Attributes:
         model: the model file.
@@ -130,6 +134,17 @@ class PlanRequest(Record):
     granularity: int | None = None
     solver: SolverOptions = field(default_factory=SolverOptions)
     objective: str = DEFAULT
+
+    def __post_init__(self) -> None:
+        set_fields(self, model=as_path(self.model, "model"))
+        for names, settled in (
+            (("activations",), as_path),
+            (("gpu",), as_gpu),
+            (("vram_budget_bytes", "cuda_context_bytes", "host_bytes"), as_bytes),
+            (("context", "batch", "granularity"), as_count),
+        ):
+            given = {name: value for name in names if (value := getattr(self, name)) is not None}
+            set_fields(self, **{name: settled(value, name) for name, value in given.items()})
 
     @property
     def activations_folder(self) -> Path:

@@ -22,7 +22,7 @@ else:
         return lambda base: base
 
 
-__all__ = ["Draft", "Record", "as_builtins", "dataclass_transform", "field", "field_names", "replace"]
+__all__ = ["Draft", "Record", "as_builtins", "dataclass_transform", "field", "field_names", "replace", "set_fields"]
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(field,))
@@ -40,6 +40,12 @@ class Draft(msgspec.Struct):
 def field_names(record: type[Record]) -> tuple[str, ...]:
     """Returns the names of a record's fields, in the order of their declaration."""
     return record.__struct_fields__
+
+
+def set_fields(record: Record, **values: Any) -> None:
+    """Sets fields of a frozen record to what they come to; for `__post_init__` only, before anybody has the record."""
+    for name, value in values.items():
+        msgspec.structs.force_setattr(record, name, value)
 
 
 def as_builtins(record: Record) -> Any:

@@ -167,6 +167,7 @@ def load_study(path: Path, *, catalogue_directory: Path | None = None) -> Study:
         InputError: not YAML, or too many cells.
         OSError: a file cannot be read.
     """
+    path = Path(path)  # programs may give text
     document = read_yaml(path)
     try:
         file = check(StudyFile, document)

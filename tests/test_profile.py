@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
+import os
 import random
 import re
 import socket
@@ -396,6 +398,65 @@ def test_nothing_asks_the_network(
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     profile(ProfileOptions(make("mistral"), tuple(text), tmp_path, context=CONTEXT, device="cpu"))
+
+
+OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HUB_DISABLE_TELEMETRY", "DISABLE_SAFETENSORS_CONVERSION")
+
+
+@pytest.mark.parametrize("before", [None, "0"])
+@pytest.mark.parametrize("case", ["counts", "no folder", "no model", "bad config", "interrupted"])
+def test_the_environment_is_as_before_in_every_case(
+    case: str,
+    before: str | None,
+    make: Callable[..., Path],
+    text: list[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from huggingface_hub import constants
+
+    for name in OFFLINE:
+        if before is None:
+            monkeypatch.delenv(name, raising=False)
+        else:
+            monkeypatch.setenv(name, before)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    environment = dict(os.environ)
+    model = make("opt")
+    if case == "no folder":
+        model = tmp_path / "missing"
+    elif case == "no model":
+        (model := tmp_path / "empty").mkdir()
+    elif case == "bad config":
+        model = copied(model, tmp_path / "bad", model_type="no such type")
+    seen: list[object] = []
+
+    def listen(_: Progress) -> None:
+        seen.append((os.environ["HF_HUB_OFFLINE"], constants.HF_HUB_OFFLINE))
+        if case == "interrupted":
+            raise KeyboardInterrupt
+
+    options = ProfileOptions(model, tuple(text), tmp_path / "out", context=CONTEXT, device="cpu")
+    with contextlib.suppress(InputError, KeyboardInterrupt):
+        profile(options, listen)
+    assert seen[:1] == ([("1", True)] if case in {"counts", "interrupted"} else [])
+    assert dict(os.environ) == environment
+    assert constants.HF_HUB_OFFLINE is False
+
+
+def test_a_program_that_has_counted_can_go_online_again(make: Callable[..., Path], tmp_path: Path) -> None:
+    """What huggingface_hub remembers of the environment is what the program's own environment says."""
+    script = (
+        "import sys\nfrom pathlib import Path\nfrom exporter.profile.model import open_model\n"
+        f"open_model(Path({str(make('opt'))!r}), device='cpu', dtype='auto', any_activation=False)\n"
+        "import huggingface_hub.constants as constants\n"
+        "print(constants.HF_HUB_OFFLINE, constants.HF_HUB_DISABLE_TELEMETRY)"
+    )
+    plain = {name: value for name, value in os.environ.items() if name not in OFFLINE}
+    for variables, said in (({}, "False False"), ({"TRANSFORMERS_OFFLINE": "yes"}, "True False")):
+        command = [sys.executable, "-c", script]
+        done = subprocess.run(command, env=plain | variables, capture_output=True, text=True, check=True, timeout=120)
+        assert done.stdout == f"{said}\n"
 
 
 def copied(folder: Path, to: Path, **changes: Any) -> Path:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,6 +24,17 @@ if TYPE_CHECKING:
 
 Device = Literal["cpu", "cuda"]
 DtypeName = Literal["auto", "float32", "float16", "bfloat16"]
+
+# Without the first two, a file that is not there is looked for on the network; the others send something by themselves.
+_OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HUB_DISABLE_TELEMETRY", "DISABLE_SAFETENSORS_CONVERSION")
+# Libraries read them once, when they are imported, and remember: module, name, and the variables that decide, the first
+# of them that is set (huggingface_hub's constants.py 0.34 to 2.4; transformers' utils/hub.py up to 4.x).
+_REMEMBERED = (
+    ("huggingface_hub.constants", "HF_HUB_OFFLINE", ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")),
+    ("huggingface_hub.constants", "HF_HUB_DISABLE_TELEMETRY", ("HF_HUB_DISABLE_TELEMETRY", "DISABLE_TELEMETRY")),
+    ("transformers.utils.hub", "_is_offline_mode", ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")),
+)
+_TRUE = {"1", "ON", "YES", "TRUE"}
 
 # Longer windows than this cost attention time and memory, and the counts do not need them.
 _LONGEST_DEFAULT_CONTEXT = 2048
@@ -86,6 +98,40 @@ def choose_device(wanted: Literal["auto", "cpu", "cuda"]) -> Device:
     return "cpu"
 
 
+@contextmanager
+def offline() -> Iterator[None]:
+    """Keeps transformers off the network while the block runs; the environment is as before when it is left.
+
+    What libraries remember of the environment (`_REMEMBERED`) is set as well, and set back, so that a program that
+    counts and then wants to download something can.
+    """
+    former = {name: os.environ.get(name) for name in _OFFLINE}
+    flags = {(module, name): getattr(sys.modules.get(module), name, None) for module, name, _ in _REMEMBERED}
+    os.environ.update(dict.fromkeys(_OFFLINE, "1"))
+    for (module, name), flag in flags.items():
+        if flag is not None:
+            setattr(sys.modules[module], name, True)
+    try:
+        yield
+    finally:
+        for variable, value in former.items():
+            if value is None:
+                os.environ.pop(variable, None)
+            else:
+                os.environ[variable] = value
+        for module, name, variables in _REMEMBERED:
+            # Imported meanwhile, it remembers what held inside the block and not what the caller's environment says.
+            if hasattr(sys.modules.get(module), name):
+                flag = flags[module, name]
+                setattr(sys.modules[module], name, _is_set(variables) if flag is None else flag)
+
+
+def _is_set(variables: Sequence[str]) -> bool:
+    """Returns whether the first of these environment variables that has a value says yes, as huggingface_hub reads it."""
+    return next(filter(None, map(os.environ.get, variables)), "").upper() in _TRUE
+
+
+@offline()
 def open_model(folder: Path, *, device: Device, dtype: DtypeName, any_activation: bool) -> OpenModel:
     """Opens the model in `folder` for counting.
 
@@ -198,6 +244,7 @@ def fingerprint_model(folder: Path) -> str:
     return f"sha256:{digest.hexdigest()}"
 
 
+@offline()
 def check_model(folder: Path) -> None:
     """Checks what can be told of `folder` at once, and that transformers is there.
 
@@ -218,11 +265,6 @@ def check_model(folder: Path) -> None:
 
 
 def _transformers() -> Any:
-    # Read at the import: without them a file that is not there is looked for on the network.
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    os.environ["TRANSFORMERS_OFFLINE"] = "1"
-    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
-    os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"
     try:
         import transformers
     except ImportError as error:

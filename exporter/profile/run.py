@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,10 +14,19 @@ from exporter.profile.agreement import HOTTEST_SHARES, Agreement
 from exporter.profile.checkpoint import CHECKPOINT_NAME, Checkpoint, load_checkpoint, save_checkpoint
 from exporter.profile.count import Tally, batches, counting, empty_tally, tally_of
 from exporter.profile.folder import statistics_in, write_statistics
-from exporter.profile.model import DtypeName, OpenModel, check_model, choose_device, fingerprint_model, open_model
+from exporter.profile.model import (
+    DtypeName,
+    OpenModel,
+    check_model,
+    choose_device,
+    fingerprint_model,
+    offline,
+    open_model,
+)
 from exporter.profile.text import TextFile, survey, windows
 from planner.errors import InputError
-from planner.record import Record
+from planner.record import Record, set_fields
+from planner.request_values import as_path
 
 REPORT_FORMAT = "hotsplit.profile"
 REPORT_VERSION = 1
@@ -26,8 +36,8 @@ class ProfileOptions(Record):
     """What to count.
 
     Attributes:
-        model: a Hugging Face folder.
-        data: files of text.
+        model: a Hugging Face folder; this and other paths may be text.
+        data: files of text; one file needs no tuple.
         output: folder for the statistics; made if missing.
         tokens: stop after exactly this many tokens; None reads all the text.
         context: most tokens in a window; None is the model's longest, at most 2048.
@@ -53,6 +63,15 @@ class ProfileOptions(Record):
     resume: bool = False
     force: bool = False
     checkpoint_seconds: float = 60.0
+
+    def __post_init__(self) -> None:
+        data = (self.data,) if isinstance(self.data, str | os.PathLike) else tuple(self.data)
+        set_fields(
+            self,
+            model=as_path(self.model, "model"),
+            data=tuple(as_path(path, f"data[{place}]") for place, path in enumerate(data)),
+            output=as_path(self.output, "output"),
+        )
 
 
 class Progress(Record):
@@ -90,6 +109,11 @@ def profile(options: ProfileOptions, listen: Callable[[Progress], None] | None =
         InputError: an option, the model, the text or the output folder is not what it must be.
         OSError: a file cannot be read or written.
     """
+    with offline():
+        return _profile(options, listen)
+
+
+def _profile(options: ProfileOptions, listen: Callable[[Progress], None] | None) -> ProfileReport:
     _check(options)
     finished = statistics_in(options.output)
     checkpoint_path = options.output / CHECKPOINT_NAME

@@ -77,7 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
     from planner.inverse import ask
     from planner.report.whatif import print_cell, print_study, study_as_csv, study_as_dict
     from planner.study import load_study
-    from planner.sweep import sweep
+    from planner.sweep import paying_processes, sweep
 
     if arguments.plot is not None:
         from planner.report.plot import check_plot
@@ -86,7 +86,8 @@ def run(arguments: argparse.Namespace) -> int:
     study = load_study(arguments.study, catalogue_directory=arguments.catalogue)
     cells = study.cells if arguments.cell is None else (study.cell(arguments.cell),)
     with _progress(len(cells)) as progress:
-        answers = sweep(cells, study.catalogue, processes=arguments.processes or None, progress=progress)
+        processes = arguments.processes or paying_processes(len(cells))
+        answers = sweep(cells, study.catalogue, processes=processes, progress=progress)
     _note_files(cells)
     replies = ask(study, answers, arguments.ask) if arguments.cell is None else ()
     written = _write_files(arguments, study, answers, replies)
