@@ -150,6 +150,10 @@ class ModelEntry(Entry, kw_only=True):
         super().__post_init__()
         if len(self.n_ff) not in {1, self.n_layer}:
             raise ExpectedError(f"n_ff to be one number or a list of {self.n_layer}, one for each layer")
+        if self.n_embd % self.n_head:
+            raise ExpectedError(f"an n_embd that {self.n_head} heads share evenly, not {self.n_embd}")
+        if self.n_head_kv is not None and self.n_head % self.n_head_kv:
+            raise ExpectedError(f"an n_head that {self.n_head_kv} heads of keys share evenly, not {self.n_head}")
         neurons = self.neurons()
         if (neurons * self.n_layer if isinstance(neurons, int) else sum(neurons)) > MOST_NEURONS:
             raise ExpectedError(f"a model of at most {MOST_NEURONS} FFN neurons in all layers")

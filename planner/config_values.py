@@ -77,7 +77,7 @@ def _plain_number(value: float) -> str:
 
 
 def _sizes(value: object) -> tuple[int, ...]:
-    """Returns the sizes of an axis: one, several, or a range with its end included."""
+    """Returns the sizes of an axis: one, several, or a range with both ends included, its last step maybe shorter."""
     if isinstance(value, list):
         if not value:
             raise ExpectedError(_SIZES_WANTED)
@@ -91,7 +91,7 @@ def _sizes(value: object) -> tuple[int, ...]:
         raise ExpectedError("a range whose `to` is not less than its `from`")
     if (last - first) // step >= _MOST_STEPS:
         raise ExpectedError(f"a range of at most {_MOST_STEPS} steps")
-    return tuple(range(first, last + 1, step))
+    return (*range(first, last, step), last)
 
 
 def _rate(value: object) -> int:

@@ -108,6 +108,12 @@ def _check_dimensions(dimensions: Dimensions, source: str) -> tuple[tuple[int, .
         if not 1 <= value <= most:
             raise InputError(f"{source}: {name} is {value}; expected 1 to {most}")
 
+    # Heads have whole widths and share keys in equal groups; the engine divides without a look (`llama.cpp` 1291-1304).
+    for name, by in (("n_embd", "n_head"), ("n_head", "n_head_kv")):
+        value, parts = getattr(dimensions, name), dimensions.heads_of_keys if by == "n_head_kv" else dimensions.n_head
+        if 0 < parts <= value and value % parts:
+            raise InputError(f"{source}: {name} is {value}; expected a multiple of {by}, which is {parts}")
+
     def per_layer(name: str, value: int | tuple[int, ...]) -> tuple[int, ...]:
         values = (value,) * dimensions.n_layer if isinstance(value, int) else tuple(value)
         if len(values) != dimensions.n_layer:

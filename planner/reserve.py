@@ -72,6 +72,10 @@ class ReserveOptions(Record):
                 raise InputError(f"reserve item {key!r} is not known; known are {', '.join(ITEMS)}")
             if n_bytes < 0:
                 raise InputError(f"reserve item {key!r} is {n_bytes} bytes; expected 0 or more")
+        if self.overrides and self.total_bytes is not None:
+            raise InputError(
+                f"the reserve is given as a whole and by {next(iter(self.overrides))!r}; expected the whole or items"
+            )
         if self.total_bytes is not None and self.total_bytes < 0:
             raise InputError(f"the reserve is {self.total_bytes} bytes; expected 0 or more")
 

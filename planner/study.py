@@ -189,7 +189,7 @@ def _further_faults(path: Path, document: Document, catalogue_directory: Path | 
     if catalogue_directory is None and isinstance(named, str):
         catalogue_directory = _folder_of(path) / named
     try:
-        return unknown_names(document, load_catalogue(catalogue_directory))
+        return unknown_names(document, load_catalogue(catalogue_directory), base=BASE)
     except (InputError, OSError):
         return []  # said once the study itself is right
 
@@ -205,7 +205,7 @@ def study_of(value: Mapping[str, Any], catalogue: Catalogue) -> Study:
 
 
 def _study(path: Path, document: Document, file: StudyFile, catalogue: Catalogue) -> Study:
-    if faults := unknown_names(document, catalogue):
+    if faults := unknown_names(document, catalogue, base=BASE):
         raise FaultsError(faults)
     scenarios = list(_scenarios(file))
     count = sum(_cell_count(scenario) for _, scenario in scenarios)

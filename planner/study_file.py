@@ -204,6 +204,10 @@ class ReserveChoice(Table):
     granularity: Annotated[SizeOrZeroBytes | None, about("allocation granularity")] = None
     uncharged_kv: Annotated[SizeOrZeroBytes | None, about("a KV cache that is not charged")] = None
 
+    def __post_init__(self) -> None:
+        if self.total is not None and len(told(self)) > 1:
+            raise ExpectedError("total or items of it, not both")
+
     def options(self) -> ReserveOptions:
         """Returns what replaces computed items."""
         values = told(self)
@@ -247,20 +251,26 @@ class StudyFile(Override, kw_only=True):
     overrides: Annotated[dict[str, Override], about("named variations of the base")] = field(default_factory=dict)
 
 
-def unknown_names(document: Document, catalogue: Catalogue) -> list[str]:
-    """Returns what the schema cannot see: names that are in no catalogue, and quantisations that do not exist.
+def unknown_names(document: Document, catalogue: Catalogue, *, base: str) -> list[str]:
+    """Returns what the schema cannot see: names in no catalogue, unknown quantisations, overrides named as the base.
 
     Reads the document itself, entry by entry, so that entries are looked at although others are faulty.
     """
     overrides = document.value.get("overrides")
+    named = overrides if isinstance(overrides, dict) else {}
     tables: list[tuple[KeyPath, Any]] = [((), document.value)]
-    if isinstance(overrides, dict):
-        tables += [(("overrides", name), table) for name, table in overrides.items()]
-    faults: list[str] = []
+    tables += [(("overrides", name), table) for name, table in named.items()]
+    faults = [
+        fault_line(
+            document, ("overrides", name), f"the name {shown(name)}", f"a name, other than {base!r} for the base itself"
+        )
+        for name in named
+        if isinstance(name, str) and name.strip() in {base, ""}
+    ]
     left_out = 0
     for prefix, table in tables:
         for place, found, expected in _unknown_in(table, catalogue) if isinstance(table, dict) else ():
-            if len(faults) == MOST_FAULTS:
+            if len(faults) >= MOST_FAULTS:
                 left_out += 1
             else:
                 faults.append(fault_line(document, (*prefix, *place), found, expected()))

@@ -17,9 +17,9 @@ from planner.workshop import Device, Workshop
 if TYPE_CHECKING:
     from planner.sweep_processes import Progress
 
-# Measured in processor time, on two cores that others used as well: a process takes 0.7 to 0.9 s to start (numpy, schema,
-# statistics), a cell of ReluLLaMA-7B 6 ms, one of ReluLLaMA-70B with its larger groups 1.7 ms. Two processes are ahead
-# from 250 to 1,000 cells on.
+# Measured in processor time, on two cores that others used as well: a process takes 0.7 to 0.9 s to start (numpy,
+# schema, statistics), a cell of ReluLLaMA-7B 6 ms, one of ReluLLaMA-70B with its larger groups 1.7 ms. So two processes
+# are ahead from 250 to 1,000 cells on.
 _PARALLEL_FROM = 500
 
 

@@ -106,6 +106,8 @@ class _Node(Draft):
     count: int = 1  # values inside, aliases written out
     anchor: str | None = None
     key: str | None = None  # the key that waits for its value
+    merges: bool = False  # that key is the merge key `<<`, not the text "<<"
+    has_merged: bool = False
     lines: dict[KeyPath, int] = field(default_factory=dict)
     merged: list[Any] = field(default_factory=list)  # what `<<` named
 
@@ -191,7 +193,7 @@ class _Builder:
         elif parent.key is None:
             self._take_key(event, parent, node)
             return
-        elif parent.key == "<<":
+        elif parent.merges:
             self._merge(event, parent, node)
             return
         else:
@@ -208,16 +210,19 @@ class _Builder:
         if not isinstance(event, yaml.ScalarEvent):
             raise self._fault(event, "an alias or a collection as a key", "text")
         key = event.value
-        if key in parent.value:
+        # As in the merge type of YAML 1.1 (yaml.org/type/merge.html): `<<` written plainly; in quotes it is any text.
+        parent.merges = key == "<<" and event.tag is None and event.implicit[0]
+        if parent.has_merged if parent.merges else key in parent.value:
             raise self._fault(event, f"the key {key[:80]!r} a second time", "each key once")
         parent.key = key
+        parent.has_merged |= parent.merges
 
     def _merge(self, event: Any, parent: _Node, node: _Node) -> None:
         sources = node.value if isinstance(node.value, list) else [node.value]
         if not all(isinstance(source, dict) for source in sources):
             raise self._fault(event, "something else under <<", "a mapping or a list of mappings")
         parent.merged.extend(sources)
-        parent.key = None
+        parent.key, parent.merges = None, False
 
     def _scalar(self, event: Any) -> str | int | float | bool | None:
         text: str = event.value

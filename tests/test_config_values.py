@@ -35,7 +35,9 @@ class Values(Table):
         ("sizes: 8", (8 * GIB,)),
         ("sizes: [8, 9GiB]", (8 * GIB, 9 * GIB)),
         ("sizes: {from: 8, to: 10, step: 1}", (8 * GIB, 9 * GIB, 10 * GIB)),
-        ("sizes: {from: 8, to: 9.5, step: 1}", (8 * GIB, 9 * GIB)),
+        ("sizes: {from: 8, to: 9.5, step: 1}", (8 * GIB, 9 * GIB, 19 * GIB // 2)),
+        ("sizes: {from: 8, to: 9, step: 300MiB}", tuple(n << 20 for n in (8192, 8492, 8792, 9092, 9216))),
+        ("sizes: {from: 8, to: 9, step: 2}", (8 * GIB, 9 * GIB)),
         ("sizes: {from: 8, to: 8, step: 1}", (8 * GIB,)),
         ("rate: 936 GB/s", 936 * 10**9),
         ("rate: 1.8 TB/s", 1800 * 10**9),
@@ -80,12 +82,16 @@ def test_what_is_no_such_value_is_refused(text: str, fault: str) -> None:
 
 
 @given(st.integers(1, 1 << 12), st.integers(0, 1 << 12), st.integers(1, 1 << 10))
-def test_a_range_goes_up_in_steps_and_never_past_its_end(first: int, more: int, step: int) -> None:
+def test_a_range_goes_up_in_steps_and_ends_at_its_end(first: int, more: int, step: int) -> None:
     written = {"from": f"{first}MiB", "to": f"{first + more}MiB", "step": f"{step}MiB"}
     values = sound(Values, {"sizes": written})
     assert values is not None
     assert values.sizes is not None
-    assert [size >> 20 for size in values.sizes] == list(range(first, first + more + 1, step))
+    expected, size = [], first
+    while size < first + more:
+        expected.append(size)
+        size += step
+    assert [size >> 20 for size in values.sizes] == [*expected, first + more]
 
 
 @given(st.text("0123456789. GMTKiBbs/", max_size=12))

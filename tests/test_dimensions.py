@@ -51,6 +51,8 @@ def test_types_of_single_tensors() -> None:
             "x: 4 heads and 5 heads of keys and values; expected at least one of each and no more of keys and values "
             "than heads",
         ),
+        ({"n_embd": 100, "n_head": 3}, "x: n_embd is 100; expected a multiple of n_head, which is 3"),
+        ({"n_head_kv": 3}, "x: n_head is 4; expected a multiple of n_head_kv, which is 3"),
         (
             {"quantisation": "Q4_K_M"},
             "quantisation 'Q4_K_M' is not known; known are F32, F16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0",

@@ -201,3 +201,9 @@ def test_more_neurons_need_no_smaller_reserve_short_of_everything() -> None:
     reserve = _reserve(_7B, kv_halves=2)
     totals = [reserve.total_bytes(rows * _7B.neuron_bytes[0]) for rows in range(1800, 2000)]
     assert totals == sorted(totals)
+
+
+def test_the_whole_and_items_of_it_contradict_each_other() -> None:
+    with pytest.raises(InputError) as caught:
+        ReserveOptions(overrides={"buckets": 1 << 20}, total_bytes=0)
+    assert str(caught.value) == "the reserve is given as a whole and by 'buckets'; expected the whole or items"

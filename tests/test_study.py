@@ -82,9 +82,9 @@ def test_twins_get_numbers(tmp_path: Path) -> None:
     assert [cell.name[-3:] for cell in study.cells] == ["512", " #2"]
 
 
-def test_a_range_includes_its_end_and_stops_before_what_is_beyond(tmp_path: Path) -> None:
+def test_a_range_includes_its_end_with_a_shorter_last_step(tmp_path: Path) -> None:
     study = load(tmp_path, MINIMAL.replace("rtx-4090", "{catalogue: t4, vram: {from: 1, to: 2.6, step: 0.5}}"))
-    assert [cell.gpu.vram_bytes for cell in study.cells] == [GIB, 3 * GIB // 2, 2 * GIB, 5 * GIB // 2]
+    assert [cell.gpu.vram_bytes for cell in study.cells] == [*(n * GIB // 2 for n in (2, 3, 4, 5)), parse_size("2.6")]
 
 
 def test_sizes_are_those_of_the_engine(tmp_path: Path) -> None:
@@ -378,3 +378,65 @@ def test_the_schema_refuses_what_the_reader_refuses() -> None:
     rate = schema["$defs"]["HostChoice"]["anyOf"][1]["properties"]["bandwidth"]["anyOf"][0]["anyOf"][0]["pattern"]
     assert re.search(rate, "936 GB/s")
     assert not re.search(rate, "936 Gb/s")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "reserve: {total: 0B, buckets: 1MiB}\n",
+            ["x.yaml: reserve: found a mapping (total, buckets), expected total or items of it, not both (line 4)"],
+        ),
+        (
+            "overrides: {base: {contexts: 64}}\n",
+            [
+                "x.yaml: overrides.base: found the name 'base', expected a name, other than 'base' for the base itself "
+                "(line 4)"
+            ],
+        ),
+        (
+            "overrides:\n  ' ': {contexts: 64}\n  ' base': {contexts: [64, 128]}\n",
+            [
+                "x.yaml: overrides. : found the name ' ', expected a name, other than 'base' for the base itself "
+                "(line 5)",
+                "x.yaml: overrides. base: found the name ' base', expected a name, other than 'base' for the base "
+                "itself (line 6)",
+            ],
+        ),
+        (
+            "overrides: {base: {contexts: 64, bases: 1}}\n",
+            [
+                "x.yaml: overrides.base.bases: found the key 'bases', expected one of models, gpus, hosts, contexts, "
+                "quantisations, solvers, kv_type, targets, speed, reserve (line 4)",
+                "x.yaml: overrides.base: found the name 'base', expected a name, other than 'base' for the base itself "
+                "(line 4)",
+            ],
+        ),
+    ],
+)
+def test_what_contradicts_itself_is_a_fault(tmp_path: Path, text: str, said: list[str]) -> None:
+    assert faults(tmp_path, MINIMAL + text) == said
+
+
+@pytest.mark.parametrize(
+    ("heads", "expected"),
+    [
+        ("n_embd: 100, n_head: 3", "an n_embd that 3 heads share evenly, not 100"),
+        ("n_embd: 96, n_head: 3, n_head_kv: 2", "an n_head that 2 heads of keys share evenly, not 3"),
+        ("n_embd: 96, n_head: 3, n_head_kv: 6", "an n_head that 6 heads of keys share evenly, not 3"),
+    ],
+)
+def test_heads_that_do_not_divide_are_a_fault(tmp_path: Path, heads: str, expected: str) -> None:
+    text = (
+        f"models: {{dimensions: {{architecture: llama, n_layer: 1, n_ff: 64, n_vocab: 9, {heads}}}}}\n"
+        "gpus: rtx-4090\nhosts: pc-high\n"
+    )
+    (said,) = faults(tmp_path, text)
+    assert said.endswith(f", expected {expected} (line 1)")
+
+
+def test_an_override_may_have_items_where_the_base_has_a_total(tmp_path: Path) -> None:
+    text = MINIMAL + "reserve: {total: 0B}\noverrides: {named base: {reserve: {buckets: 1MiB}}}\n"
+    first, second = (cell.reserve for cell in load(tmp_path, text).cells)
+    assert (first.total_bytes, dict(first.overrides)) == (0, {})
+    assert (second.total_bytes, dict(second.overrides)) == (None, {"buckets": 1 << 20})

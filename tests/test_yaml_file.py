@@ -78,6 +78,14 @@ def test_collections_aliases_and_merge_keys() -> None:
     }
 
 
+@pytest.mark.parametrize("key", ["'<<'", '"<<"', "!!str <<", "! <<", '"\\x3c<"'])
+def test_the_merge_key_in_quotes_is_a_key_like_any_other(key: str) -> None:
+    assert value_of(f"a: {{{key}: {{k: 1}}, <<: {{j: 2}}}}\n") == {"a": {"<<": {"k": 1}, "j": 2}}
+    assert value_of(f"a: {{<<: {{j: 2}}, {key}: 3}}\n") == {"a": {"<<": 3, "j": 2}}
+    # A mapping that is merged brings its keys along, that one included, and no second merge.
+    assert value_of(f"a: &a {{{key}: {{k: 1}}}}\nb: {{<<: *a}}\n")["b"] == {"<<": {"k": 1}}
+
+
 def test_lines_are_known_for_every_value_and_for_what_is_missing() -> None:
     document = parse_yaml("# comment\ngpus:\n  - name: a\n    vram: 8\n  - b\nhosts: {x: 1}\n", "f")
     assert document.line_of(("gpus", 0, "vram")) == 4
@@ -121,6 +129,18 @@ def test_an_empty_file_is_none() -> None:
         (
             "a: 1\n<<: 3\n",
             "study.yaml: line 2, column 5: found something else under <<, expected a mapping or a list of mappings",
+        ),
+        (
+            "a: &x {k: 1}\n<<: *x\nb: 1\n<<: *x\n",
+            "study.yaml: line 4, column 1: found the key '<<' a second time, expected each key once",
+        ),
+        (
+            "{'<<': 1, \"<<\": 2}\n",
+            "study.yaml: line 1, column 11: found the key '<<' a second time, expected each key once",
+        ),
+        (
+            "!!merge <<: {k: 1}\n",
+            "study.yaml: line 1, column 1: found the tag tag:yaml.org,2002:merge, expected plain data",
         ),
         ("a: &x 1\n*x : 2\n", "study.yaml: line 2, column 1: found an alias or a collection as a key, expected text"),
         ("a: [1\n", "study.yaml: line 2, column 1: did not find expected ',' or ']', expected YAML"),

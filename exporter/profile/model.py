@@ -127,7 +127,7 @@ def offline() -> Iterator[None]:
 
 
 def _is_set(variables: Sequence[str]) -> bool:
-    """Returns whether the first of these environment variables that has a value says yes, as huggingface_hub reads it."""
+    """Returns whether the first of these environment variables that has a value says yes, as huggingface_hub does."""
     return next(filter(None, map(os.environ.get, variables)), "").upper() in _TRUE
 
 
