@@ -14,13 +14,14 @@ from exporter.index_file import IndexFile
 from exporter.verify import verify_index
 from planner.errors import FaultsError, InputError
 from planner.files import staged
+from planner.outputs import INDEX_COPY, NUMPY_MASKS, TORCH_MASKS, Kind, check_output
 
 # Zip entries carry a date and the system that made them; these are the same everywhere.
 _ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)
 _ZIP_UNIX = 3
 
 
-def convert(index: Path, output: Path) -> None:
+def convert(index: Path, output: Path, *, force: bool = False) -> None:
     """Writes what an index says in the form that `output`'s ending names.
 
     `.gguf`: the same index with GGUF's magic and today's number for I32, for ordinary GGUF readers; the engine needs
@@ -29,17 +30,20 @@ def convert(index: Path, output: Path) -> None:
 
     Raises:
         FaultsError: the index is not sound; one line for each fault.
-        InputError: another ending, or `output` is the index itself.
+        InputError: another ending, `output` is the index itself, or what is there stays without `force`
+            (`planner.outputs`).
         OSError: a file cannot be read or written.
     """
-    write = WRITERS.get(output.suffix.lower())
-    if write is None:
+    written = WRITERS.get(output.suffix.lower())
+    if written is None:
         raise InputError(f"{output}: found ending {output.suffix!r}, expected one of {', '.join(WRITERS)}")
     faults = [line for line in verify_index(index) if not line.startswith("magic:")]
     if faults:
         raise FaultsError(f"{index}: {fault}" for fault in faults)
     if output.exists() and output.samefile(index):
         raise InputError(f"{output}: is the index itself; name another file to write")
+    kind, write = written
+    check_output(output, kind, force=force)
     with IndexFile(index) as source:
         write(source, output)
 
@@ -79,6 +83,6 @@ def _masks(source: IndexFile) -> Iterator[tuple[str, np.ndarray[tuple[int, ...],
         yield layer.gpu_idx_name, source.gpu_idx(position) == 1
 
 
-WRITERS: Mapping[str, Callable[[IndexFile, Path], None]] = MappingProxyType(
-    {".gguf": write_gguf, ".npz": write_npz, ".pt": write_torch}
+WRITERS: Mapping[str, tuple[Kind, Callable[[IndexFile, Path], None]]] = MappingProxyType(
+    {".gguf": (INDEX_COPY, write_gguf), ".npz": (NUMPY_MASKS, write_npz), ".pt": (TORCH_MASKS, write_torch)}
 )

@@ -136,6 +136,8 @@ def _check_folder(folder: Path, activations: Path, n_layer: int, force: bool) ->
         raise InputError(
             f"{folder}: is not empty ({listed(found, most=3)}); choose another folder, or --force to write into it"
         )
+    if activations.is_symlink():
+        raise InputError(f"{activations}: is a link to another folder; choose another folder or remove the link")
     if not activations.exists():
         return
     own = {f"activation_{layer}.pt" for layer in range(n_layer)}

@@ -276,10 +276,11 @@ class Case:
 
     def _index_is_guarded(self) -> bool:
         """Whether export leaves the existing index alone unless told."""
-        from exporter.existing import objection_to_replacing
+        from exporter.existing import INDEX
+        from planner.outputs import objection_to_replacing
 
         try:
-            return objection_to_replacing(self.index_path) is not None
+            return objection_to_replacing(self.index_path, INDEX) is not None
         except OSError:
             return False  # export says what is wrong with it, --force or not
 

@@ -1,4 +1,4 @@
-"""Whether a file that is already there may be replaced without asking."""
+"""Whose a GPU index is that is already there (`planner.outputs` has the rule for all outputs)."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from exporter.index_file import IndexFile
 from exporter.index_format import ARCHITECTURE, MARKS
 from exporter.verify import verify_index
 from planner.errors import InputError
+from planner.outputs import Kind
 
 # What the engine and Hotsplit call an index: a name that says what the file is good for.
 _INDEX_ENDING = ".gpuidx"
@@ -17,20 +18,18 @@ _HEAD_BYTES = 4096
 _LEAST_HEADER_BYTES = 128
 
 
-def objection_to_replacing(path: Path) -> str | None:
-    """Returns why somebody may want to keep the file `path`; None when it may be replaced, or is not there.
+def _objection(path: Path) -> str | None:
+    """Returns why somebody may want to keep the file `path`; None when an index may replace it.
 
     A sound index stays that does not say Hotsplit wrote it. (What says so is a mark, `exporter.index_format.MARKS`,
     which the index of a plan that knows its model or statistics carries.) A broken index is of no use to anybody: the
-    engine refuses it or worse. A file that is no index, such as the model itself, stays unless its own name, behind any
-    link, ends in `.gpuidx`: a downloaded folder could hold a link to anything.
+    engine refuses it or worse. A file that is no index, such as the model itself, stays unless its name ends in
+    `.gpuidx`.
 
     Raises:
-        OSError: the file is there and cannot be read.
+        OSError: the file cannot be read.
     """
-    if not path.exists():
-        return "a link to a file that is not there" if path.is_symlink() else None
-    if not path.resolve().name.endswith(_INDEX_ENDING) and not _begins_like_an_index(path):
+    if not path.name.endswith(_INDEX_ENDING) and not _begins_like_an_index(path):
         return "a file that is not a GPU index"
     try:
         with IndexFile(path) as index:
@@ -42,10 +41,11 @@ def objection_to_replacing(path: Path) -> str | None:
 
 
 def _begins_like_an_index(path: Path) -> bool:
-    if not path.is_file():
-        return True  # to be refused as what it is when it is written
     with open(path, "rb") as file:
         head = file.read(_HEAD_BYTES)
     if head[:4] not in (b"PWRI", b"GGUF"):
-        return not head
+        return False
     return ARCHITECTURE.encode() in head or len(head) < _LEAST_HEADER_BYTES
+
+
+INDEX = Kind("a GPU index", _objection)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import filecmp
 import operator
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,12 +12,12 @@ import numpy as np
 import torch
 
 from exporter.agreement import disagreements
-from exporter.existing import objection_to_replacing
+from exporter.existing import INDEX
 from exporter.index_format import MARK_ACTIVATIONS, MARK_MODEL, IndexedLayer
 from exporter.pwri import add_layer, fill_index
 from exporter.select import Selector, select_hottest
 from planner.errors import FaultsError, InputError
-from planner.files import staged
+from planner.outputs import replacing
 from planner.plan import Plan
 from planner.statistics import Statistics, read_statistics
 
@@ -72,7 +70,7 @@ def export_split(
     solved_list: Sequence[int],
     vram_capacity: int,
 ) -> None:
-    """Writes the index of the hottest neurons; an existing file is replaced, whole or not at all.
+    """Writes the index of the hottest neurons; an existing file or link is replaced, whole or not at all.
 
     Args:
         activations_path: the folder of activation statistics (see `load_activation_weights`).
@@ -114,7 +112,7 @@ def export_plan(
         output: the index to write, whole or not at all.
         geometry: the model, where it is at hand, to check the plan against.
         device: where to select (`select_hottest`); the file is the same for all.
-        force: replace any file (see `exporter.existing`).
+        force: replace any file or link (see `planner.outputs`).
         note: called with one line when a GPU failed and the CPU did its work.
         where: the plan's name, for messages.
 
@@ -130,7 +128,7 @@ def export_plan(
         for label, n_ff, hot_neurons in zip(statistics.labels, statistics.n_ff, plan.solved_list, strict=True)
     ]
     selector = Selector(device, note=note)
-    with _replacing(output, force=force) as staged_path:
+    with replacing(output, INDEX, force=force) as staged_path:
         buckets = selector.select_all(statistics.values, statistics.n_ff, plan.solved_list)
         fill_index(staged_path, layers, buckets, plan.vram_required_bytes, marks=_marks(plan))
 
@@ -164,16 +162,6 @@ def _of_experts(counts: tuple[int, ...], statistics: Statistics) -> tuple[int, .
         ends = np.searchsorted(numbers, np.cumsum(lengths))
         spread += np.diff(ends, prepend=0).tolist()
     return tuple(spread)
-
-
-@contextlib.contextmanager
-def _replacing(output: Path, *, force: bool) -> Iterator[Path]:
-    """As `staged`, but leaves what somebody may want to keep unless told, or unless it would stay as it is."""
-    objection = None if force else objection_to_replacing(output)
-    with staged(output) as staged_path:
-        yield staged_path
-        if objection and not (output.exists() and filecmp.cmp(staged_path, output, shallow=False)):
-            raise InputError(f"{output}: {objection}; it stays as it is, use --force to replace it")
 
 
 def _marks(plan: Plan) -> dict[str, str]:

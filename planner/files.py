@@ -32,16 +32,18 @@ def staged(path: Path) -> Iterator[Path]:
     or a power cut sees the old file or the whole new one. When the block raises, the staged file is removed and `path`
     is as it was. Staged files of runs that were killed are removed by the next run that writes the same `path`.
 
-    A `path` that is a symbolic link keeps being one: the file it points to is replaced. An existing file's permission
-    bits are kept.
+    A `path` that is a symbolic link stops being one: the new file takes the place of the link, and what it leads to
+    stays as it is. An existing file's permission bits are kept. Whether a file may be replaced is not asked here
+    (`planner.outputs`).
 
     Raises:
         InputError: `path` is a folder, a device or anything else that a file must not take the place of, or there is
             no such folder.
         OSError: the folder is read-only, the disk is full, and so on; it names `path`.
     """
-    target = Path(os.path.realpath(path))
-    _check_replaceable(path, target)
+    check_replaceable(path)
+    # Links of folders are followed now, so that a change of the working folder meanwhile changes nothing.
+    target = Path(os.path.realpath(path.parent)) / path.name
     with _named(path, target), _staged(target) as staged_path:
         yield staged_path
 
@@ -69,7 +71,9 @@ def _staged(target: Path) -> Iterator[Path]:
         try:
             yield staged_path
             with contextlib.suppress(FileNotFoundError):
-                os.chmod(staged_path, stat.S_IMODE(target.stat().st_mode))
+                # A link has no bits of its own, and those of what it leads to are no business of the new file.
+                if stat.S_ISREG(mode := target.lstat().st_mode):
+                    os.chmod(staged_path, stat.S_IMODE(mode))
             os.fsync(descriptor)
         finally:
             # Windows neither renames nor removes a file that is open.
@@ -101,15 +105,21 @@ def write_whole(path: Path, content: bytes) -> None:
         staged_path.write_bytes(content)
 
 
-def _check_replaceable(path: Path, target: Path) -> None:
-    """Refuses to put a file in the place of `/dev/null`, a pipe or a folder."""
+def check_replaceable(path: Path) -> None:
+    """Refuses to put a file in the place of `/dev/null`, a pipe or a folder, or of a link to one.
+
+    Raises:
+        InputError: it is one of these, or there is no folder to write to.
+    """
+    if not path.parent.exists():
+        raise InputError(f"{path}: there is no folder {path.parent}; make it, or name another file to write")
+    folder = os.path.realpath(path.parent)
+    if folder == "/dev" or f"{folder}/".startswith(("/proc/", "/sys/", "/dev/fd/")):
+        raise InputError(f"{path}: is not a regular file; name a file to write, one that may be replaced")
     try:
-        mode = target.stat().st_mode
-    except FileNotFoundError:
-        if not target.parent.exists():
-            folder = path.parent if not path.is_symlink() else target.parent
-            raise InputError(f"{path}: there is no folder {folder}; make it, or name another file to write") from None
-        return
+        mode = path.stat().st_mode
+    except OSError:
+        return  # nothing there, or a link that leads nowhere
     if not stat.S_ISREG(mode):
         kind = "a folder" if stat.S_ISDIR(mode) else "not a regular file"
         raise InputError(f"{path}: is {kind}; name a file to write, one that may be replaced")

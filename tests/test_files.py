@@ -97,12 +97,40 @@ def test_a_new_file_has_the_permissions_of_the_umask(tmp_path: Path) -> None:
     assert (tmp_path / "out").stat().st_mode & 0o777 == 0o640
 
 
-def test_a_link_keeps_pointing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("where", ["real", "missing", "link"])
+def test_a_link_is_replaced_and_what_it_leads_to_stays(tmp_path: Path, where: str) -> None:
     (tmp_path / "real").write_bytes(b"old")
-    (tmp_path / "link").symlink_to("real")
+    (tmp_path / "real").chmod(0o600)
+    (tmp_path / "link").symlink_to(where)
     write_whole(tmp_path / "link", b"new")
-    assert (tmp_path / "link").is_symlink()
-    assert (tmp_path / "real").read_bytes() == b"new"
+    assert not (tmp_path / "link").is_symlink()
+    assert (tmp_path / "link").read_bytes() == b"new"
+    assert (tmp_path / "link").stat().st_mode & 0o777 != 0o600
+    assert (tmp_path / "real").read_bytes() == b"old"
+    assert names(tmp_path) == ["link", "real"]
+
+
+def test_another_name_of_the_same_file_keeps_its_content(tmp_path: Path) -> None:
+    (tmp_path / "blob").write_bytes(b"old")
+    os.link(tmp_path / "blob", tmp_path / "out")
+    write_whole(tmp_path / "out", b"new")
+    assert ((tmp_path / "blob").read_bytes(), (tmp_path / "out").read_bytes()) == (b"old", b"new")
+
+
+def test_a_linked_folder_is_written_into(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "folder").symlink_to("real")
+    write_whole(tmp_path / "folder" / "out", b"new")
+    assert (tmp_path / "real" / "out").read_bytes() == b"new"
+    assert names(tmp_path / "real") == ["out"]
+
+
+@pytest.mark.skipif(not Path("/dev/fd").exists(), reason="needs /dev/fd")
+@pytest.mark.parametrize("name", ["/dev/stdout", "/dev/hotsplit-test", "/dev/fd/1", "/proc/self/fd/1"])
+def test_nothing_is_put_among_devices_and_open_files(name: str) -> None:
+    with pytest.raises(InputError) as caught:
+        write_whole(Path(name), b"new")
+    assert str(caught.value) == f"{name}: is not a regular file; name a file to write, one that may be replaced"
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:

@@ -235,8 +235,11 @@ def test_a_link_in_a_downloaded_folder_does_not_cost_its_target(
     done = hotsplit(capsys, "export", "--model", model, "--vram-budget", "1GiB")
     assert done.exit_code == 2
     assert done.err.splitlines()[-1] == (
-        f"hotsplit: error: {output}: a file that is not a GPU index; it stays as it is, use --force to replace it"
+        f"hotsplit: error: {output}: a link to keys; it stays as it is, use --force to replace it "
+        "(the link, not what it leads to)"
     )
+    assert hotsplit(capsys, "export", "--model", model, "--vram-budget", "1GiB", "--force").exit_code == 0
+    assert not output.is_symlink()
     assert (tmp_path / "keys").read_text() == "ssh-ed25519 AAAA"
 
 

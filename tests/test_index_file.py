@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from exporter.existing import objection_to_replacing
+from exporter.existing import INDEX
 from exporter.index_file import MOST_NEURONS, IndexFile
 from exporter.index_format import MARK_MODEL, IndexedLayer
 from exporter.pwri import _header, write_index
 from planner.errors import FaultsError, InputError
+from planner.outputs import objection_to_replacing
 
 LAYERS = [IndexedLayer("0", 5, 2), IndexedLayer("1", 40, 0), IndexedLayer("2", 3, 3)]
 BUCKETS = [np.array(bucket, dtype=np.int32) for bucket in ([1, 4], [], [0, 1, 2])]
@@ -114,35 +115,35 @@ def test_memory_is_that_of_one_layer(tmp_path: Path) -> None:
 
 def test_whose_an_index_is(tmp_path: Path) -> None:
     path = tmp_path / "x.gpuidx"
-    assert objection_to_replacing(path) is None
+    assert objection_to_replacing(path, INDEX) is None
     write(path)
-    assert objection_to_replacing(path) == "a sound index that Hotsplit did not mark as its own"
+    assert objection_to_replacing(path, INDEX) == "a sound index that Hotsplit did not mark as its own"
     sound = path.read_bytes()
     # Broken in its layout, and in its numbers only: of no use to anybody.
     path.write_bytes(sound[:40])
-    assert objection_to_replacing(path) is None
+    assert objection_to_replacing(path, INDEX) is None
     path.write_bytes(sound[:-32] + b"\x01" + sound[-31:])
-    assert objection_to_replacing(path) is None
+    assert objection_to_replacing(path, INDEX) is None
     path.write_bytes(b"")
-    assert objection_to_replacing(path) is None
+    assert objection_to_replacing(path, INDEX) is None
     write(path, marks={MARK_MODEL: "sha256:m"})
-    assert objection_to_replacing(path) is None
+    assert objection_to_replacing(path, INDEX) is None
 
 
 @pytest.mark.parametrize("content", [b"notes", b"PWRI" + b"model" * 100, b"\x80\x02pickle"])
 def test_a_file_that_is_no_index_stays_unless_its_name_says_it_is_one(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "notes.txt").write_bytes(content)
     (tmp_path / "m.gguf.generated.gpuidx").write_bytes(content)
-    assert objection_to_replacing(tmp_path / "notes.txt") == "a file that is not a GPU index"
-    assert objection_to_replacing(tmp_path / "m.gguf.generated.gpuidx") is None
+    assert objection_to_replacing(tmp_path / "notes.txt", INDEX) == "a file that is not a GPU index"
+    assert objection_to_replacing(tmp_path / "m.gguf.generated.gpuidx", INDEX) is None
 
 
 def test_a_link_of_an_indexs_name_does_not_make_its_target_an_index(tmp_path: Path) -> None:
     link = tmp_path / "m.gguf.generated.gpuidx"
     link.symlink_to("profile")
-    assert objection_to_replacing(link) == "a link to a file that is not there"
+    assert objection_to_replacing(link, INDEX) == "a link to a file that is not there"
     (tmp_path / "profile").write_bytes(b"export PATH")
-    assert objection_to_replacing(link) == "a file that is not a GPU index"
+    assert objection_to_replacing(link, INDEX) == "a link to profile"
 
 
 def test_an_index_of_any_name_that_was_cut_off_may_be_replaced(tmp_path: Path) -> None:
@@ -151,4 +152,4 @@ def test_an_index_of_any_name_that_was_cut_off_may_be_replaced(tmp_path: Path) -
     sound = path.read_bytes()
     for length in range(4, len(sound)):
         path.write_bytes(sound[:length])
-        assert objection_to_replacing(path) is None
+        assert objection_to_replacing(path, INDEX) is None

@@ -25,6 +25,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument("file", type=Path, metavar="FILE.gpuidx", help="the index")
     parser.add_argument("output", type=Path, metavar="OUTPUT", help="the file to write")
+    common.add_force_option(parser)
     parser.set_defaults(run=run)
 
 
@@ -32,11 +33,11 @@ def run(arguments: argparse.Namespace) -> int:
     """Writes the file and says so.
 
     Raises:
-        InputError: the index is not sound, or the output has another ending.
+        InputError: the index is not sound, the output has another ending, or is there and stays without `--force`.
         OSError: a file cannot be read or written.
     """
     from exporter.convert import convert
 
-    convert(arguments.file, arguments.output)
+    convert(arguments.file, arguments.output, force=arguments.force)
     common.say(f"wrote {arguments.output}")
     return 0

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from planner.commands import common, placement
 from planner.engine_defaults import ACTIVATIONS_FOLDER, INDEX_SUFFIX
 from planner.errors import InputError
+from planner.outputs import keep_inputs
 from planner.units import format_bytes
 
 if TYPE_CHECKING:
@@ -51,7 +52,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="where to select the hottest neurons; the file is the same for all (default: %(default)s)",
     )
     source.add_argument(
-        "--force", action="store_true", help="replace an index that did not come from Hotsplit; ignore a wrong model"
+        "--force",
+        action="store_true",
+        help="replace any file or link, also an index that did not come from Hotsplit; ignore a wrong model",
     )
     source.add_argument("--json", action="store_true", help="print what was written as JSON")
     placement.add_budget_options(parser)
@@ -63,7 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Writes the index and says what is in it."""
     plan, statistics, geometry, model = _gather(arguments)
     output = arguments.output or _beside(model)
-    common.keep_inputs(output, model, arguments.plan)
+    keep_inputs(output, model, arguments.plan, arguments.config)
     # Only now, so that bad input is told before torch has loaded.
     from exporter.export import export_plan
 

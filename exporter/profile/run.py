@@ -13,7 +13,7 @@ from typing import Any, Literal
 from exporter.profile.agreement import HOTTEST_SHARES, Agreement
 from exporter.profile.checkpoint import CHECKPOINT_NAME, Checkpoint, load_checkpoint, save_checkpoint
 from exporter.profile.count import Tally, batches, counting, empty_tally, tally_of
-from exporter.profile.folder import statistics_in, write_statistics
+from exporter.profile.folder import REPORT_NAME, statistics_in, write_statistics
 from exporter.profile.model import (
     DtypeName,
     OpenModel,
@@ -25,6 +25,7 @@ from exporter.profile.model import (
 )
 from exporter.profile.text import TextFile, survey, windows
 from planner.errors import InputError
+from planner.outputs import PROFILE_CHECKPOINT, PROFILE_REPORT, check_output
 from planner.record import Record, set_fields
 from planner.request_values import as_path
 
@@ -117,6 +118,9 @@ def _profile(options: ProfileOptions, listen: Callable[[Progress], None] | None)
     _check(options)
     finished = statistics_in(options.output)
     checkpoint_path = options.output / CHECKPOINT_NAME
+    if options.output.exists():
+        check_output(checkpoint_path, PROFILE_CHECKPOINT, force=options.force)
+        check_output(options.output / REPORT_NAME, PROFILE_REPORT, force=options.force)
     unfinished = checkpoint_path.exists()
     if unfinished and not (options.resume or options.force):
         raise InputError(

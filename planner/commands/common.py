@@ -62,15 +62,13 @@ def add_catalogue_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--catalog", type=Path, dest="catalogue", metavar="DIR", help=argparse.SUPPRESS)
 
 
-def keep_inputs(output: Path, *inputs: Path | None) -> None:
-    """Refuses to write over what the answer is made from.
-
-    Raises:
-        InputError: `output` is one of `inputs`.
-    """
-    for path in inputs:
-        if path is not None and output.exists() and path.exists() and output.samefile(path):
-            raise InputError(f"{output}: is {path}, which is read; name another file to write")
+def add_force_option(parser: argparse._ActionsContainer) -> None:
+    """Adds `--force` for commands whose outputs go by `planner.outputs`."""
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="replace any file, also one that is not Hotsplit's, and links (never what they lead to)",
+    )
 
 
 def note(text: str) -> None:

@@ -30,6 +30,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     placement.add_model_options(parser, required=False)
     placement.add_study_options(parser)
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the plan as JSON, for `hotsplit export`")
+    common.add_force_option(parser)
     parser.add_argument(
         "--explain", action="store_true", help="print the whole account, from the device's total to the last FFN byte"
     )
@@ -51,7 +52,9 @@ def run(arguments: argparse.Namespace) -> int:
     from planner.planning import DensePartError, make_plan
 
     if arguments.output is not None:
-        common.keep_inputs(arguments.output, arguments.model)
+        from planner.outputs import PLAN, check_output
+
+        check_output(arguments.output, PLAN, force=arguments.force, inputs=(arguments.model, arguments.config))
     try:
         planning = make_plan(placement.request_from(arguments))
     except DensePartError as error:

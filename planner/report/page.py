@@ -13,6 +13,7 @@ from pathlib import Path
 
 from planner.answers import Answer
 from planner.inverse import Reply
+from planner.outputs import GENERATOR
 from planner.report.charts import escaped, heat_map, legend, line_chart
 from planner.report.series import series_of
 from planner.report.whatif import AXES, points, same_for_all, target_counts, verdict_words
@@ -41,6 +42,7 @@ def page(study: Study, answers: Sequence[Answer], replies: Sequence[Reply]) -> s
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
             '<meta name="color-scheme" content="light dark">',
             '<meta name="referrer" content="no-referrer">',
+            f'<meta name="generator" content="{GENERATOR}">',
             f"<title>{escaped(study.title)}</title>",
             f"<style>{style}</style>",
             "</head>",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from planner.answers import Answer
 from planner.errors import InputError
 from planner.files import staged
+from planner.outputs import GENERATOR
 from planner.text import printable
 
 if TYPE_CHECKING:
@@ -48,7 +49,11 @@ def plot(path: Path, study: Study, answers: Sequence[Answer]) -> None:
 
     kind = path.suffix[1:].lower()
     # No dates and fixed identifiers, or the same answers would give other bytes every time.
-    metadata: dict[str, Any] = {"png": {"Software": None}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}[kind]
+    metadata: dict[str, Any] = {
+        "png": {"Software": GENERATOR},
+        "pdf": {"Creator": GENERATOR, "CreationDate": None},
+        "svg": {"Creator": GENERATOR, "Date": None},
+    }[kind]
     with matplotlib.rc_context({"svg.hashsalt": "hotsplit", "text.usetex": False, "text.parse_math": False}):
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
