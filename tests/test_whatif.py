@@ -310,3 +310,58 @@ def test_one_cell_says_what_keeps_it_from_its_targets(capsys: pytest.CaptureFixt
     assert "\ntarget tokens_per_second met: wanted 0.1, found " in shown
     assert f"\n{'targets':<24} misses dense part, free VRAM\n" in shown
     assert f"\n{'targets':<24} meets\n" in hotsplit(capsys, "whatif", study, "--cell", "2").out
+
+
+@pytest.mark.parametrize("to_file", [False, True])
+def test_replies_are_lines_of_the_csv(
+    capsys: pytest.CaptureFixture[str], study: Path, tmp_path: Path, to_file: bool
+) -> None:
+    target = str(tmp_path / "cells.csv") if to_file else "-"
+    done = hotsplit(capsys, "whatif", study, "--ask", "cheapest", "--ask", "least-vram", "--csv", target)
+    assert (done.exit_code, done.err) == (0, "")
+    rows = list(csv.DictReader(io.StringIO(Path(target).read_text() if to_file else done.out)))
+    plain = hotsplit(capsys, "whatif", study, "--csv", "-").out
+    asked = json.loads(hotsplit(capsys, "whatif", study, "--json", "--ask", "cheapest", "--ask", "least-vram").out)
+    cells = list(csv.DictReader(io.StringIO(plain)))
+    assert "question" not in cells[0]
+    assert rows[:2] == [{**cell, "question": "", "about": "", "reply": ""} for cell in cells]
+    assert [(row["question"], row["about"], row["reply"]) for row in rows[2:]] == [
+        (reply["question"], reply["about"], reply["text"]) for reply in asked["replies"]
+    ]
+    assert [row["question"] for row in rows[2:]] == ["cheapest", "least-vram"]
+    # A reply stands beside the figures of the cell that it found.
+    assert rows[2]["cell"] == rows[1]["cell"]
+
+
+def test_a_reply_without_a_cell_has_no_figures(capsys: pytest.CaptureFixture[str], study: Path) -> None:
+    study.write_text(STUDY.replace("hit_rate: 0.9", "tokens_per_second: 1000000"))
+    done = hotsplit(capsys, "whatif", study, "--ask", "cheapest", "--csv", "-")
+    assert done.exit_code == 1
+    *_, reply = csv.DictReader(io.StringIO(done.out))
+    assert (reply["question"], reply["cell"], reply["hit_rate"]) == ("cheapest", "", "")
+    assert reply["reply"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (
+            ("--json", "--csv", "-"),
+            "--json and --csv -: both go to standard output; name a file for one (--csv FILE), or leave it out",
+        ),
+        (
+            ("--cell", "1", "--ask", "cheapest"),
+            "--cell and --ask: a question is about the whole study; leave out one of them",
+        ),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(
+    capsys: pytest.CaptureFixture[str], study: Path, options: tuple[str, ...], said: str
+) -> None:
+    done = hotsplit(capsys, "whatif", study, *options)
+    assert (done.exit_code, done.out, done.err) == (2, "", f"hotsplit: error: {said}\n")
+
+
+def test_json_beside_a_csv_file_gives_both(capsys: pytest.CaptureFixture[str], study: Path, tmp_path: Path) -> None:
+    done = hotsplit(capsys, "whatif", study, "--json", "--csv", tmp_path / "cells.csv")
+    assert len(json.loads(done.out)["cells"]) == len((tmp_path / "cells.csv").read_text().splitlines()) - 1 == 2

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 QUESTIONS = ("least-vram", "largest-context", "cheapest")
 NO = 1
+_STDOUT = Path("-")
 
 _EXAMPLES = """\
 examples:
@@ -53,9 +54,15 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     common.add_catalogue_option(parser)
     parser.add_argument("--json", action="store_true", help="print all answers as JSON")
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="write one line for each cell; - for standard output")
+    parser.add_argument(
+        "--csv",
+        type=Path,
+        metavar="FILE",
+        help="write one line for each cell, and with --ask for each reply; - for standard output",
+    )
     parser.add_argument("--html", type=Path, metavar="FILE", help="write one self-contained page")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw speed and hit rate over VRAM: .png, .pdf, .svg")
+    common.add_force_option(parser)
     parser.add_argument(
         "--processes", type=common.natural_option, metavar="N", help="how many to use (default: as many as pay)"
     )
@@ -79,27 +86,24 @@ def run(arguments: argparse.Namespace) -> int:
     from planner.study import load_study
     from planner.sweep import paying_processes, sweep
 
-    if arguments.plot is not None:
-        from planner.report.plot import check_plot
-
-        check_plot(arguments.plot)
+    _check(arguments)
     study = load_study(arguments.study, catalogue_directory=arguments.catalogue)
     cells = study.cells if arguments.cell is None else (study.cell(arguments.cell),)
     with _progress(len(cells)) as progress:
         processes = arguments.processes or paying_processes(len(cells))
         answers = sweep(cells, study.catalogue, processes=processes, progress=progress)
     _note_files(cells)
-    replies = ask(study, answers, arguments.ask) if arguments.cell is None else ()
+    replies = ask(study, answers, arguments.ask)
     written = _write_files(arguments, study, answers, replies)
     if arguments.json:
         common.print_json(study_as_dict(study, answers, replies))
-    elif arguments.csv == Path("-"):
-        sys.stdout.write(study_as_csv(answers))
+    elif arguments.csv == _STDOUT:
+        sys.stdout.write(study_as_csv(answers, replies))
     elif arguments.cell is not None:
         print_cell(answers[0], common.console())
     else:
         print_study(study, answers, replies, common.console())
-    if not (arguments.json or arguments.csv == Path("-")):
+    if not (arguments.json or arguments.csv == _STDOUT):
         for path in written:
             common.say(f"written to {path}")
     aims = [answer for answer in answers if answer.verdict]
@@ -122,6 +126,33 @@ def _note_files(cells: Sequence[Cell]) -> None:
                 common.note(f"{file}: its cells are those of the model after conversion, less its predictors")
 
 
+def _check(arguments: argparse.Namespace) -> None:
+    """Refuses what contradicts itself and outputs that may not be written, before the work.
+
+    Raises:
+        InputError: it says which options, or which file.
+    """
+    from planner.errors import InputError
+    from planner.outputs import STUDY_CSV, STUDY_PAGE, STUDY_PLOT, check_apart, check_output
+
+    csv_to_stdout = arguments.csv == _STDOUT
+    if arguments.json and csv_to_stdout:
+        raise InputError(
+            "--json and --csv -: both go to standard output; name a file for one (--csv FILE), or leave it out"
+        )
+    if arguments.cell is not None and arguments.ask:
+        raise InputError("--cell and --ask: a question is about the whole study; leave out one of them")
+    outputs = [(arguments.csv, STUDY_CSV), (arguments.html, STUDY_PAGE), (arguments.plot, STUDY_PLOT)]
+    files = [(path, kind) for path, kind in outputs if path is not None and not (kind is STUDY_CSV and csv_to_stdout)]
+    for path, kind in files:
+        check_output(path, kind, force=arguments.force, inputs=(arguments.study,))
+    check_apart(path for path, _ in files)
+    if arguments.plot is not None:
+        from planner.report.plot import check_plot
+
+        check_plot(arguments.plot)
+
+
 def _write_files(
     arguments: argparse.Namespace, study: Study, answers: Sequence[Answer], replies: Sequence[Reply]
 ) -> list[Path]:
@@ -129,10 +160,10 @@ def _write_files(
     from planner.files import write_whole
 
     written = []
-    if arguments.csv is not None and arguments.csv != Path("-"):
+    if arguments.csv is not None and arguments.csv != _STDOUT:
         from planner.report.whatif import study_as_csv
 
-        write_whole(arguments.csv, study_as_csv(answers).encode())
+        write_whole(arguments.csv, study_as_csv(answers, replies).encode())
         written.append(arguments.csv)
     if arguments.html is not None:
         from planner.report.page import page

@@ -151,13 +151,23 @@ _CSV_COLUMNS: tuple[tuple[str, Callable[[Answer], object]], ...] = (
 )
 
 
-def study_as_csv(answers: Sequence[Answer]) -> str:
-    """Returns one line of figures for each answer, with a header."""
+_CSV_REPLY_COLUMNS = ("question", "about", "reply")
+
+
+def study_as_csv(answers: Sequence[Answer], replies: Sequence[Reply] = ()) -> str:
+    """Returns one line of figures for each answer, with a header.
+
+    Where questions were asked there are three more columns, empty in these lines, and one more line for each reply: the
+    question, what it was about and the reply in words, beside the figures of the answer that was found.
+    """
     lines = io.StringIO()
     writer = csv.writer(lines, lineterminator="\n")
-    writer.writerow([name for name, _ in _CSV_COLUMNS])
+    writer.writerow([name for name, _ in _CSV_COLUMNS] + list(_CSV_REPLY_COLUMNS if replies else ()))
     for answer in answers:
-        writer.writerow([_csv_value(of(answer)) for _, of in _CSV_COLUMNS])
+        writer.writerow([_csv_value(of(answer)) for _, of in _CSV_COLUMNS] + [""] * (3 if replies else 0))
+    for reply in replies:
+        figures = [None if reply.answer is None else of(reply.answer) for _, of in _CSV_COLUMNS]
+        writer.writerow(map(_csv_value, (*figures, reply.question, reply.about, reply.text)))
     return lines.getvalue()
 
 
