@@ -44,11 +44,12 @@ def _run(arguments: Sequence[str] | None) -> int:
     )
     from planner.cli import build_parser, run_command
     from planner.commands import catalogue, devices, fit, plan, whatif
+    from planner.commands import help as help_command
 
     # In the order in which a newcomer needs them.
     commands = (
         *(demo, devices, fit, plan, export, inspect, verify, doctor),
-        *(whatif, catalogue, profile, diff, convert, engine, completion),
+        *(whatif, catalogue, profile, diff, convert, engine, completion, help_command),
     )
     return run_command(build_parser("hotsplit", DESCRIPTION, commands, epilog=EPILOG), arguments)
 

@@ -27,7 +27,7 @@ from planner.errors import InputError
 from planner.files import write_whole
 from planner.geometry import Geometry, geometry_from_dimensions
 from planner.record import Record
-from planner.text import listed
+from planner.text import closest, listed
 from planner.units import GIB
 
 if TYPE_CHECKING:
@@ -95,7 +95,10 @@ def write_demo(
     catalogue = load_catalogue()
     shapes = demo_shapes(catalogue)
     if shape not in shapes:
-        raise InputError(f"shape {shape[:80]!r} is not in the catalogue; expected one of {', '.join(shapes)}")
+        raise InputError(
+            f"shape {shape[:80]!r} is not in the catalogue; expected one of {', '.join(shapes)}"
+            f"{closest(shape, tuple(shapes))}"
+        )
     if not 0 <= seed <= _MOST_SEED:
         raise InputError(f"seed is {seed}; expected 0 to {_MOST_SEED}")
     entry = shapes[shape]

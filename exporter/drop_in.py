@@ -106,11 +106,13 @@ def build_parser() -> argparse.ArgumentParser:
         "--vram-capacity", type=_bytes_option, metavar="BYTES", help="bytes of VRAM that there are for neurons"
     )
     parser.add_argument(
+        "--granularity",
         "--batch",
+        dest="batch",
         type=common.natural_option,
         metavar="N",
-        help="place neurons in groups of N of similar impact (default: the smallest groups that the engine computes "
-        "rightly where the model is found, else single neurons)",
+        help="place neurons in groups of N of similar impact (--batch is the helper's own name for it; default: "
+        "the smallest groups that the engine computes rightly where the model is found, else single neurons)",
     )
     parser.add_argument(
         "--threshold",

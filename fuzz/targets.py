@@ -91,11 +91,12 @@ def index(data: bytes) -> None:
 
 
 def _read_index(data: bytes, path: Path) -> None:
-    from exporter.existing import objection_to_replacing
+    from exporter.existing import INDEX
     from exporter.index_file import IndexFile
     from exporter.verify import verify_index
+    from planner.outputs import objection_to_replacing
 
-    objection_to_replacing(path)
+    objection_to_replacing(path, INDEX)
     if not verify_index(path):
         _check_safe(data)
     with IndexFile(path) as opened:

@@ -19,8 +19,9 @@ def _run(arguments: Sequence[str] | None) -> int:
     # Imported here so that Ctrl-C is answered while they load, too.
     from planner.cli import build_parser, run_command
     from planner.commands import catalogue, devices, fit, plan, whatif
+    from planner.commands import help as help_command
 
-    commands = (devices, fit, plan, whatif, catalogue)
+    commands = (devices, fit, plan, whatif, catalogue, help_command)
     return run_command(build_parser("python -m planner", DESCRIPTION, commands), arguments)
 
 

@@ -18,7 +18,7 @@ from planner import __version__
 from planner.collector import collecting_rarely
 from planner.errors import HotsplitError
 from planner.interrupt import INTERRUPTED, complain_of_interruption, interruptible
-from planner.text import LONGEST_LINE, printable
+from planner.text import LONGEST_LINE, closest, printable
 
 __all__ = ["BAD_INPUT", "INTERRUPTED", "Parser", "build_parser", "run_command"]
 
@@ -40,6 +40,31 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         # An abbreviation that is one today may be two tomorrow, in somebody's script.
         super().__init__(*arguments, **{**options, "formatter_class": HelpFormatter, "allow_abbrev": False})
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As usual, but an option that is not known is told before anything else, with the one that is nearest."""
+        self._check_options(sys.argv[1:] if args is None else args)
+        return super().parse_known_args(args, namespace)
+
+    def _check_options(self, arguments: Sequence[str]) -> None:
+        has_commands = self._subparsers is not None
+        known = [
+            name for action in self._actions if action.help is not argparse.SUPPRESS for name in action.option_strings
+        ]
+        for argument in arguments:
+            name = argument.partition("=")[0]
+            # What stands behind a command is that command's, and behind `--` there are no options.
+            if argument == "--" or (has_commands and not argument.startswith("-")):
+                return
+            if name.startswith("--") and name not in self._option_string_actions and (near := closest(name, known)):
+                self.error(f"unrecognized arguments: {argument}{near}")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        try:
+            super()._check_value(action, value)
+        except argparse.ArgumentError as error:
+            near = closest(str(value), list(map(str, action.choices or ())))
+            raise argparse.ArgumentError(action, f"{error.message}{near}") from None
 
     def error(self, message: str) -> NoReturn:
         """Ends with exit code 2 and one line."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-
 from planner.yaml_file import Document, KeyPath
 
 MOST_FAULTS = 50
@@ -41,9 +39,3 @@ def shown(value: object) -> str:
         return str(value).lower()
     text = repr(value)
     return text if len(text) <= _MOST_SHOWN else text[: _MOST_SHOWN - 1] + "…"
-
-
-def closest(word: str, known: list[str] | tuple[str, ...]) -> str:
-    """Returns `; did you mean 'x'?` when a known word is near, else nothing."""
-    near = difflib.get_close_matches(word.lower()[:100], known, n=1, cutoff=0.55)
-    return f"; did you mean {near[0]!r}?" if near else ""

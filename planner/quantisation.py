@@ -11,6 +11,7 @@ and its like) are not declared here: the engine's sparse kernels take F16 and Q4
 from __future__ import annotations
 
 from planner.errors import InputError
+from planner.text import closest
 
 UNQUANTISED = ("F32", "F16")
 QUANTISED = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0")
@@ -32,7 +33,8 @@ def tensor_type(architecture: str, name: str, shape: tuple[int, ...], quantisati
     """
     wanted = quantisation.upper()
     if wanted not in QUANTISATIONS:
-        raise InputError(f"quantisation {quantisation[:80]!r} is not known; known are {', '.join(QUANTISATIONS)}")
+        near = closest(quantisation, [known.lower() for known in QUANTISATIONS])
+        raise InputError(f"quantisation {quantisation[:80]!r} is not known; known are {', '.join(QUANTISATIONS)}{near}")
     if len(shape) != 2 or not name.endswith("weight"):
         return "F32"
     if wanted in UNQUANTISED:

@@ -10,14 +10,15 @@ import functools
 import math
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, TypeVar
 
 import msgspec
 
 from planner.errors import FaultsError, InputError
-from planner.faults import MOST_FAULTS, closest, fault_line, shown
+from planner.faults import MOST_FAULTS, fault_line, shown
 from planner.record import dataclass_transform
+from planner.text import closest
 from planner.yaml_file import Document, KeyPath
 
 Limits: TypeAlias = msgspec.Meta
@@ -36,6 +37,11 @@ _BOUNDS = {
     "min_length": "at least {} characters",
     "max_length": "at most {} characters",
 }
+
+
+# Keys that may also be written as in American English.
+_AMERICAN = {"quantisations": "quantizations", "catalogue": "catalog"}
+_BRITISH = {american: british for british, american in _AMERICAN.items()}
 
 
 class ExpectedError(ValueError):
@@ -101,6 +107,12 @@ def check(schema: type[T], document: Document) -> T:
     return content
 
 
+def key_in(mapping: Mapping[str, Any], name: str) -> str:
+    """Returns the key under which a mapping of a file has what `name` names: that, or its American spelling."""
+    american = _AMERICAN.get(name, name)
+    return american if american in mapping and name not in mapping else name
+
+
 def sound(schema: type[T], value: object) -> T | None:
     """Returns a part of a file as `schema` describes it, None where it has a fault (`check` tells which)."""
     reader = _Reader()
@@ -133,11 +145,18 @@ def as_mapping(table: Table) -> dict[str, Any]:
 def json_schema_of(schema: type[Table]) -> dict[str, Any]:
     """Returns the JSON Schema of a table, with the schemas of all tables in it under `$defs`."""
     _, definitions = msgspec.json.schema_components([schema], ref_template="#/$defs/{name}")
-    found = {name: _as_in_files(part) for name, part in definitions.items()}
+    found = {name: _with_spellings(_as_in_files(part)) for name, part in definitions.items()}
     for table in _tables_in(schema):
         if "from_text" in vars(table):
             found[table.__name__] = {"anyOf": [{"type": "string"}, found[table.__name__]]}
     return {**found.pop(schema.__name__), "$defs": found}
+
+
+def _with_spellings(part: dict[str, Any]) -> dict[str, Any]:
+    """Returns the JSON Schema of a table with the American spelling of its keys beside the other."""
+    properties = part.get("properties", {})
+    spelled = {_AMERICAN[name]: properties[name] for name in properties if name in _AMERICAN}
+    return {**part, "properties": {**properties, **spelled}} if spelled else part
 
 
 def _tables_in(schema: type[Table]) -> set[type[Table]]:
@@ -253,14 +272,17 @@ class _Reader:
             return self._miss(path, value, "a mapping")
         before = len(self.faults)
         values: dict[str, Any] = {}
+        written = {key_in(mapping, name): name for name in schema.__struct_fields__}
         for name, required, form in _fields(schema):
-            if name in mapping:
-                values[name] = self._value(form, mapping[name], (*path, name))
+            if (key := key_in(mapping, name)) in mapping:
+                values[name] = self._value(form, mapping[key], (*path, key))
             elif required:
                 self._miss((*path, name), None, form.description)
         names = schema.__struct_fields__
         for key in self._text_keys(mapping, path):
-            if key not in names:
+            if key in _AMERICAN.values() and key not in written and _BRITISH[key] in names:
+                self.faults.append(((*path, key), f"both {_BRITISH[key]} and {key}", "one of them"))
+            elif key not in written:
                 self.faults.append(
                     ((*path, key), f"the key {shown(key)}", f"one of {', '.join(names)}{closest(key, names)}")
                 )

@@ -23,9 +23,10 @@ from planner.catalogue import (
 )
 from planner.errors import FaultsError, InputError
 from planner.faults import shown
+from planner.model_folder import model_in
 from planner.record import Record, replace
 from planner.reserve import ReserveOptions
-from planner.schema import check, told
+from planner.schema import check, key_in, told
 from planner.speed import SpeedParameters
 from planner.study_file import (
     GpuChoice,
@@ -185,7 +186,7 @@ def _folder_of(path: Path) -> Path:
 
 def _further_faults(path: Path, document: Document, catalogue_directory: Path | None) -> list[str]:
     """Returns the faults that are found with a catalogue only, of a study in which the schema has found others."""
-    named = document.value.get("catalogue")
+    named = document.value.get(key_in(document.value, "catalogue"))
     if catalogue_directory is None and isinstance(named, str):
         catalogue_directory = _folder_of(path) / named
     try:
@@ -281,7 +282,8 @@ def _numbered(cells: list[Cell]) -> Iterator[Cell]:
 
 def _model(choice: ModelChoice, catalogue: Catalogue, folder: Path, speed: SpeedChoice) -> Model:
     entry = choice.dimensions if choice.catalogue is None else catalogue.models[choice.catalogue]
-    label = choice.name or choice.catalogue or (entry.title if entry else "") or Path(choice.file or "declared").name
+    file = None if choice.file is None else _model_file(folder / choice.file)
+    label = choice.name or choice.catalogue or (entry.title if entry else "") or (file or Path("declared")).name
     statistics = choice.statistics or (entry.statistics if entry else None)
     active_share: float | None
     if choice.active_share is not None:
@@ -292,13 +294,18 @@ def _model(choice: ModelChoice, catalogue: Catalogue, folder: Path, speed: Speed
         active_share, active_source = speed.active_share, "speed.active_share of the study"
     return Model(
         label=label,
-        file=None if choice.file is None else folder / choice.file,
+        file=file,
         entry=entry,
         statistics=statistics,
         folder=folder,
         active_share=active_share,
         active_source=active_source if active_share is not None else "",
     )
+
+
+def _model_file(path: Path) -> Path:
+    """Returns a model file, the only one of a folder where that is named."""
+    return model_in(path) if path.is_dir() else path
 
 
 def _gpu_cases(choice: GpuChoice, catalogue: Catalogue) -> Iterator[GpuCase]:

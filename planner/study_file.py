@@ -16,13 +16,25 @@ from planner.catalogue import (
 )
 from planner.config_values import BytesPerSecond, SizeBytes, SizeOrZeroBytes, SizesBytes
 from planner.engine_defaults import DEFAULT_CONTEXT, DEFAULT_KV_TYPE
-from planner.faults import MOST_FAULTS, closest, fault_line, shown
+from planner.faults import MOST_FAULTS, fault_line, shown
 from planner.objectives import DEFAULT, OBJECTIVES
 from planner.quantisation import QUANTISATIONS
 from planner.record import field
 from planner.reserve import ReserveOptions
-from planner.schema import ExpectedError, Limits, OneOrMore, Table, about, json_schema_of, sound, told, written_as
+from planner.schema import (
+    ExpectedError,
+    Limits,
+    OneOrMore,
+    Table,
+    about,
+    json_schema_of,
+    key_in,
+    sound,
+    told,
+    written_as,
+)
 from planner.speed import SpeedParameters
+from planner.text import closest
 from planner.yaml_file import Document, KeyPath
 
 _MODEL_SUFFIX = ".gguf"
@@ -300,9 +312,10 @@ def _unknown_in(table: Mapping[str, Any], catalogue: Catalogue) -> Iterator[tupl
         name = None if statistics is None else statistics.catalogue
         if name is not None and name not in catalogue.statistics:
             yield ("models", index, "statistics"), shown(name), functools.partial(_a_statistics, name, catalogue)
-    for index, quantisation in _items_of(table, "quantisations"):
+    written = key_in(table, "quantisations")
+    for index, quantisation in _items_of(table, written):
         if isinstance(quantisation, str) and quantisation.upper() not in QUANTISATIONS:
-            yield ("quantisations", index), shown(quantisation), functools.partial(_a_quantisation, quantisation)
+            yield (written, index), shown(quantisation), functools.partial(_a_quantisation, quantisation)
 
 
 def _some_statistics() -> str:

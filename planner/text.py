@@ -35,3 +35,11 @@ def listed(items: list[str], *, most: int = 8) -> str:
     if len(items) <= most:
         return ", ".join(items)
     return ", ".join(items[:most]) + f", … ({len(items)} in all)"
+
+
+def closest(word: str, known: list[str] | tuple[str, ...]) -> str:
+    """Returns `; did you mean 'x'?` when a known word is near, else nothing."""
+    import difflib  # where there is a mistake, and not before
+
+    near = difflib.get_close_matches(word.lower()[:100], known, n=1, cutoff=0.55)
+    return f"; did you mean {near[0]!r}?" if near else ""

@@ -320,7 +320,7 @@ def test_options_are_not_abbreviated(capsys: pytest.CaptureFixture[str]) -> None
     with pytest.raises(SystemExit) as leaving:
         run(lambda _: 0, "--cou", "3")
     assert leaving.value.code == 2
-    assert capsys.readouterr().err.endswith(": error: unrecognized arguments: --cou 3\n")
+    assert capsys.readouterr().err.endswith(": error: unrecognized arguments: --cou; did you mean '--count'?\n")
 
 
 def test_help_says_where_to_start(capsys: pytest.CaptureFixture[str]) -> None:
@@ -418,3 +418,42 @@ assert os.path.realpath("/proc/self/fd/1") == "/dev/full"
             [sys.executable, "-c", script], stdout=full, stderr=subprocess.PIPE, check=False, timeout=60
         )
     assert (done.returncode, done.stderr) == (0, b"hotsplit: error: [Errno 28] No space left on device\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["atc"], "(choose from 'act'); did you mean 'act'?"),
+        (["--versoin"], "hotsplit: error: unrecognized arguments: --versoin; did you mean '--version'?"),
+        (["--versoin", "act"], "hotsplit: error: unrecognized arguments: --versoin; did you mean '--version'?"),
+        (["act", "--sise=3"], "hotsplit act: error: unrecognized arguments: --sise=3; did you mean '--size'?"),
+        (["act", "--count", "1", "--rat", "2"], "error: unrecognized arguments: --rat; did you mean '--rate'?"),
+        (["act", "--nothing-like-it"], "hotsplit: error: unrecognized arguments: --nothing-like-it"),
+        (["act", "--", "--rat"], " --rat"),
+    ],
+)
+def test_what_is_nearly_right_is_said(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        run_command(build_parser("hotsplit", "Does things.", [command_that(lambda _: 0)]), arguments)
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.splitlines()[-1].replace("choose from act", "choose from 'act'").endswith(said)
+
+
+def test_a_mistake_in_a_command_is_said_beside_all_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    from exporter.__main__ import main
+
+    for word, near in (("exprot", "export"), ("catlogue", "catalogue"), ("whatfi", "whatif"), ("Plan", "plan")):
+        with pytest.raises(SystemExit):
+            main([word])
+        assert capsys.readouterr().err.endswith(f"; did you mean {near!r}?\n")
+
+
+def test_a_hidden_option_is_taken_and_not_suggested(capsys: pytest.CaptureFixture[str]) -> None:
+    from exporter.__main__ import main
+
+    for option in ("--catlog", "--quantizatoin"):
+        command = "whatif" if option == "--catlog" else "demo"
+        with pytest.raises(SystemExit):
+            main([command, "x", option, "y"])
+        near = "--catalogue" if option == "--catlog" else "--quantisation"
+        assert capsys.readouterr().err.endswith(f"unrecognized arguments: {option}; did you mean {near!r}?\n")

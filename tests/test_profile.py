@@ -351,8 +351,8 @@ def test_an_interruption_keeps_what_was_counted(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     folder = make("opt")
-    arguments = ["profile", "--model", str(folder), "--data", *map(str, text), "--context", "16", "--device", "cpu"]
-    arguments += ["--batch", "1", "--output"]
+    arguments = ["profile", "--model", str(folder), "--data", *map(str, text), "--window", "16", "--device", "cpu"]
+    arguments += ["--windows-per-batch", "1", "--output"]
     parser = build_parser("hotsplit", "", [command])
     assert run_command(parser, [*arguments, str(tmp_path / "whole"), "--json"]) == 0
     whole = json.loads(capsys.readouterr().out)
@@ -491,7 +491,7 @@ def test_a_model_that_is_not_relu_is_refused(make: Callable[..., Path], text: li
         message = (
             f"{folder}: the activation function {act!r} is not of the ReLU family: almost every neuron gives something "
             f"for every token, so there are no hot neurons to count and the engine cannot skip any; use the ReLU "
-            f"version of the model, or give --threshold X to count outputs above X"
+            f"version of the model, or give --active-above X to count outputs above X"
         )
         with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
             profile(ProfileOptions(folder, tuple(text), tmp_path / "out", device="cpu"))
@@ -543,7 +543,7 @@ def test_a_model_that_does_not_run_is_told(
     for error, message in (
         (
             torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
-            f"{folder}: not enough memory to run the model; use a --batch under 3 or a --context under 16",
+            f"{folder}: not enough memory to run the model; use a --windows-per-batch under 3 or a --window under 16",
         ),
         (RuntimeError("two\nlines"), f"{folder}: cannot run the model (RuntimeError: two lines)"),
     ):
@@ -578,10 +578,10 @@ def test_options_that_make_no_sense_are_told(make: Callable[..., Path], text: li
         return str(caught.value)
 
     assert told(tokens=0) == "--tokens 0: must be 1 or more"
-    assert told(batch=0) == "--batch 0: must be 1 or more"
-    assert told(context=33) == "--context 33: this model takes at most 32 tokens"
-    assert told(threshold=-1.0) == "--threshold -1.0: must be a finite number, 0 or more"
-    assert told(threshold=float("nan")) == "--threshold nan: must be a finite number, 0 or more"
+    assert told(batch=0) == "--windows-per-batch 0: must be 1 or more"
+    assert told(context=33) == "--window 33: this model takes at most 32 tokens"
+    assert told(threshold=-1.0) == "--active-above -1.0: must be a finite number, 0 or more"
+    assert told(threshold=float("nan")) == "--active-above nan: must be a finite number, 0 or more"
     assert told(output=text[0]) == f"{text[0]}: exists and is not a folder; --output takes a folder"
     gguf = tmp_path / "model.gguf"
     assert told(model=gguf) == (

@@ -77,3 +77,15 @@ def test_another_format_is_refused(path: Path) -> None:
 def test_counts_of_another_model_are_refused(path: Path) -> None:
     with pytest.raises(InputError, match="the checkpoint is damaged"):
         load_checkpoint(path, IDENTITY, (3, 3))
+
+
+def test_a_checkpoint_from_before_the_options_had_their_names_goes_on(tmp_path: Path) -> None:
+    path = tmp_path / "c"
+    counts = (np.arange(12, dtype=np.int64).reshape(4, 3),)
+    checkpoint = Checkpoint(counts, (1, 2, 3, 4), Position(), False)
+    save_checkpoint(path, {"context": 512, "batch": 4, "threshold": 0.0}, checkpoint)
+    found = load_checkpoint(path, {"window": 512, "windows_per_batch": 4, "active_above": 0.0}, (3,))
+    assert found.counts[0].tolist() == counts[0].tolist()
+    with pytest.raises(InputError) as caught:
+        load_checkpoint(path, {"window": 256, "windows_per_batch": 4, "active_above": 0.0}, (3,))
+    assert "of another run: window (512, now 256);" in str(caught.value)

@@ -440,3 +440,49 @@ def test_an_override_may_have_items_where_the_base_has_a_total(tmp_path: Path) -
     first, second = (cell.reserve for cell in load(tmp_path, text).cells)
     assert (first.total_bytes, dict(first.overrides)) == (0, {})
     assert (second.total_bytes, dict(second.overrides)) == (None, {"buckets": 1 << 20})
+
+
+def test_keys_may_be_written_as_in_american_english(tmp_path: Path) -> None:
+    american = "models: {catalog: relu-llama-70b}\ngpus: {catalog: rtx-4090, vram: 8GiB}\nhosts: {catalog: pc-high}\n"
+    more = "quantizations: [Q4_0]\noverrides: {o: {quantizations: F16}}\n"
+    british = (american + more).replace("catalog", "catalogue").replace("quantiz", "quantis")
+    assert load(tmp_path, american + more).cells == load(tmp_path, british).cells
+    own = tmp_path / "own"
+    own.mkdir()
+    (own / "hosts.yaml").write_text("hosts: {mine: {bandwidth: 50}}\n")
+    (cell,) = load(tmp_path, MINIMAL.replace("pc-high", "mine") + "catalog: own\n").cells
+    assert cell.host.label == "mine"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "quantizations: [Q5]\n",
+            "x.yaml: quantizations[0]: found 'Q5', expected one of F32, F16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0; did you mean "
+            "'q5_1'? (line 4)",
+        ),
+        ("quantizations: 3\n", "x.yaml: quantizations[0]: found 3, expected text (line 4)"),
+        (
+            "quantisations: F16\nquantizations: F16\n",
+            "x.yaml: quantizations: found both quantisations and quantizations, expected one of them (line 5)",
+        ),
+        (
+            "overrides: {o: {catalog: x}}\n",
+            "x.yaml: overrides.o.catalog: found the key 'catalog', expected one of models, gpus, hosts, contexts, "
+            "quantisations, solvers, kv_type, targets, speed, reserve (line 4)",
+        ),
+    ],
+)
+def test_faults_name_a_key_as_it_is_written(tmp_path: Path, text: str, said: str) -> None:
+    assert faults(tmp_path, MINIMAL + text) == [said]
+
+
+def test_the_schema_for_editors_knows_both_spellings() -> None:
+    schema = json_schema()
+    for table, name, other in (
+        (schema, "quantisations", "quantizations"),
+        (schema["$defs"]["Override"], "quantisations", "quantizations"),
+        (schema, "catalogue", "catalog"),
+    ):
+        assert table["properties"][other] == table["properties"][name]

@@ -83,7 +83,7 @@ def test_the_merge_key_in_quotes_is_a_key_like_any_other(key: str) -> None:
     assert value_of(f"a: {{{key}: {{k: 1}}, <<: {{j: 2}}}}\n") == {"a": {"<<": {"k": 1}, "j": 2}}
     assert value_of(f"a: {{<<: {{j: 2}}, {key}: 3}}\n") == {"a": {"<<": 3, "j": 2}}
     # A mapping that is merged brings its keys along, that one included, and no second merge.
-    assert value_of(f"a: &a {{{key}: {{k: 1}}}}\nb: {{<<: *a}}\n")["b"] == {"<<": {"k": 1}}
+    assert value_of(f"a: &a {{{key}: {{k: 1}}}}\nb: {{<<: *a}}\n") == {"a": {"<<": {"k": 1}}, "b": {"<<": {"k": 1}}}
 
 
 def test_lines_are_known_for_every_value_and_for_what_is_missing() -> None:

@@ -45,6 +45,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="TYPE",
         help="F32, F16, Q4_0, Q4_1, Q5_0, Q5_1 or Q8_0 (default: %(default)s)",
     )
+    common.add_other_spelling(parser, "--quantization", "--quantisation", metavar="TYPE")
     parser.add_argument(
         "--seed",
         type=common.natural_option,

@@ -33,7 +33,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         epilog=_EXAMPLE,
     )
     parser.add_argument(
-        "--model", type=Path, required=True, metavar="FILE", help="the model, named as the engine would be given it"
+        "--model",
+        "-m",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="the model, named as the engine would be given it, or a folder with one model",
     )
     placement.add_budget_options(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -45,6 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
     from exporter.doctor import Status, examine
     from exporter.doctor_case import Case
 
+    placement.settle_model(arguments)
     findings = examine(
         Case(
             arguments.model,

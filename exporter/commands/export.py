@@ -64,6 +64,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(arguments: argparse.Namespace) -> int:
     """Writes the index and says what is in it."""
+    placement.settle_model(arguments)
     plan, statistics, geometry, model = _gather(arguments)
     output = arguments.output or _beside(model)
     keep_inputs(output, model, arguments.plan, arguments.config)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from planner.commands.common import console, note, print_json
+from planner.commands.common import add_old_name, console, note, print_json
 
 if TYPE_CHECKING:
     from exporter.profile.run import ProfileReport, Progress
@@ -20,7 +20,7 @@ tokens of your text it is active, and writes activation_<L>.pt, the statistics t
 
 A neuron is active when its activation function gives more than the threshold: relu(fc1(x)), or relu(gate(x)) of a
 gated model. Text is .jsonl (one {"text": "..."} a line) or anything else in UTF-8 (one document a file). Each document
-is cut into windows of --context tokens; every token is counted once, padding never.
+is cut into windows of --window tokens; every token is counted once, padding never.
 
 Needs the transformers library (pip install 'hotsplit[profile]'). Nothing is downloaded and no code from the model's
 folder is run. At the end it says whether the text was enough: how well two halves of it rank the neurons alike."""
@@ -44,10 +44,14 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder for activation_<L>.pt")
     parser.add_argument("--tokens", type=int, metavar="N", help="stop after exactly N tokens (default: all the text)")
     parser.add_argument(
-        "--context", type=int, metavar="N", help="tokens in a window (default: the model's longest, at most 2048)"
+        "--window", type=int, metavar="N", help="tokens in a window (default: the model's longest, at most 2048)"
     )
     parser.add_argument(
-        "--batch", type=int, default=4, metavar="N", help="windows the model sees at once (default: %(default)s)"
+        "--windows-per-batch",
+        type=int,
+        default=4,
+        metavar="N",
+        help="windows the model sees at once (default: %(default)s)",
     )
     parser.add_argument(
         "--device",
@@ -62,11 +66,17 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="type of the weights in memory (default: float32 on a CPU, as stored on a GPU)",
     )
     parser.add_argument(
-        "--threshold",
+        "--active-above",
         type=float,
         metavar="X",
         help="active is above X (default: 0); needed for a model that is not of the ReLU family",
     )
+    for name, option, kind, elsewhere in (
+        ("--context", "--window", int, "plan and export, it is the engine's context"),
+        ("--batch", "--windows-per-batch", int, "the engine, a batch is of prompt tokens"),
+        ("--threshold", "--active-above", float, "plan and export, it is the fewest hot neurons of a layer"),
+    ):
+        add_old_name(parser, name, option, f"in {elsewhere}", type=kind, metavar="N")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in DIR, if there is one")
     parser.add_argument("--force", action="store_true", help="start over and replace statistics that are in DIR")
     parser.add_argument(
@@ -91,9 +101,9 @@ def run(arguments: argparse.Namespace) -> int:
         data=tuple(arguments.data),
         output=arguments.output,
         tokens=arguments.tokens,
-        context=arguments.context,
-        batch=arguments.batch,
-        threshold=arguments.threshold,
+        context=arguments.window,
+        batch=arguments.windows_per_batch,
+        threshold=arguments.active_above,
         device=arguments.device,
         dtype=arguments.dtype,
         resume=arguments.resume,

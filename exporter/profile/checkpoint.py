@@ -26,6 +26,8 @@ from planner.units import MIB
 CHECKPOINT_NAME = "profile.checkpoint"
 _MAGIC = b"hotsplit.profile checkpoint 1\n"
 _LONGEST_JSON_BYTES = MIB
+# What some keys of the identity were called before they were named as the options are.
+_FORMER_KEYS = {"context": "window", "batch": "windows_per_batch", "threshold": "active_above"}
 
 Counts = npt.NDArray[np.int64]
 
@@ -101,6 +103,8 @@ def load_checkpoint(path: Path, identity: Mapping[str, Any], n_ff: Sequence[int]
             raise ValueError
     except (ValueError, KeyError, TypeError, RecursionError):
         raise InputError(f"{path}: the checkpoint is damaged; {remedy}") from None
+    names = {key: name for key, name in _FORMER_KEYS.items() if name in identity}
+    found = {names.get(key, key): value for key, value in found.items()}
     differing = [key for key in identity if found.get(key) != identity[key]]
     if differing:
         told = [f"{key} ({_short(found.get(key))}, now {_short(identity[key])})" for key in differing]

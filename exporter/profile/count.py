@@ -159,7 +159,7 @@ class Counter:
         self._n_rows = tokens.numel()
         self._seen = [None] * len(self._model.neurons.n_ff)
         self._not_a_number = []
-        remedy = f"use a --batch under {len(batch)} or a --context under {length}"
+        remedy = f"use a --windows-per-batch under {len(batch)} or a --window under {length}"
         with torch.inference_mode(), told(self._model.folder, "run the model", remedy=remedy):
             self._model.module(input_ids=tokens.to(device), attention_mask=mask.to(device), use_cache=False)
         if any(layer is None for layer in self._seen):

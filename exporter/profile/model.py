@@ -165,7 +165,7 @@ def open_model(folder: Path, *, device: Device, dtype: DtypeName, any_activation
         raise InputError(
             f"{folder}: the activation function {activation!r} is not of the ReLU family: almost every neuron gives "
             f"something for every token, so there are no hot neurons to count and the engine cannot skip any; use the "
-            f"ReLU version of the model, or give --threshold X to count outputs above X"
+            f"ReLU version of the model, or give --active-above X to count outputs above X"
         )
     tokenize = sentence_pieces(folder) if needs_sentence_pieces(folder) else _transformers_tokens(folder, transformers)
     wanted = _dtype(config, dtype, device)

@@ -30,7 +30,8 @@ from planner.record import Record, set_fields
 from planner.request_values import as_path
 
 REPORT_FORMAT = "hotsplit.profile"
-REPORT_VERSION = 1
+# 2: what was counted is named as the options are (`window`, `windows_per_batch`, `active_above`).
+REPORT_VERSION = 2
 
 
 class ProfileOptions(Record):
@@ -41,10 +42,10 @@ class ProfileOptions(Record):
         data: files of text; one file needs no tuple.
         output: folder for the statistics; made if missing.
         tokens: stop after exactly this many tokens; None reads all the text.
-        context: most tokens in a window; None is the model's longest, at most 2048.
-        batch: windows the model sees at once.
-        threshold: a neuron is active when its activation function's output is above this; None is 0, for models of the
-            ReLU family only.
+        context: most tokens in a window (`--window`); None is the model's longest, at most 2048.
+        batch: windows the model sees at once (`--windows-per-batch`).
+        threshold: a neuron is active when its activation function's output is above this (`--active-above`); None is 0,
+            for models of the ReLU family only.
         device: where to count.
         dtype: type of the weights in memory.
         resume: go on from the checkpoint in `output`, if there is one.
@@ -216,11 +217,15 @@ class _Job(Record):
 
 
 def _check(options: ProfileOptions) -> None:
-    for name, number in (("--tokens", options.tokens), ("--context", options.context), ("--batch", options.batch)):
+    for name, number in (
+        ("--tokens", options.tokens),
+        ("--window", options.context),
+        ("--windows-per-batch", options.batch),
+    ):
         if number is not None and number < 1:
             raise InputError(f"{name} {number}: must be 1 or more")
     if options.threshold is not None and not (math.isfinite(options.threshold) and options.threshold >= 0):
-        raise InputError(f"--threshold {options.threshold}: must be a finite number, 0 or more")
+        raise InputError(f"--active-above {options.threshold}: must be a finite number, 0 or more")
     if not (math.isfinite(options.checkpoint_seconds) and options.checkpoint_seconds >= 0):
         raise InputError(f"--checkpoint-seconds {options.checkpoint_seconds}: must be a finite number, 0 or more")
     if not options.data:
@@ -233,7 +238,7 @@ def _context(options: ProfileOptions, model: OpenModel) -> int:
     if options.context is None:
         return model.default_context
     if model.context_most is not None and options.context > model.context_most:
-        raise InputError(f"--context {options.context}: this model takes at most {model.context_most} tokens")
+        raise InputError(f"--window {options.context}: this model takes at most {model.context_most} tokens")
     return options.context
 
 
@@ -243,9 +248,9 @@ def _identity(options: ProfileOptions, model: OpenModel, files: Sequence[TextFil
         "model": fingerprint_model(options.model),
         "text": [file.fingerprint for file in files],
         "tokens": options.tokens,
-        "context": context,
-        "batch": options.batch,
-        "threshold": options.threshold or 0.0,
+        "window": context,
+        "windows_per_batch": options.batch,
+        "active_above": options.threshold or 0.0,
         "dtype": model.dtype,
         "device": model.device,
     }

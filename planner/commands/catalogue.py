@@ -177,8 +177,8 @@ def _section_as_dict(catalogue: Catalogue, section: str) -> dict[str, Any]:
 
 def _print_entry(catalogue: Catalogue, name: str, as_json: bool) -> int:
     from planner.errors import InputError
-    from planner.faults import closest
     from planner.schema import as_mapping
+    from planner.text import closest
 
     found: list[tuple[str, Entry]] = [
         (section, getattr(catalogue, section)[name])

@@ -59,7 +59,40 @@ positive_option = option(positive)
 def add_catalogue_option(parser: argparse.ArgumentParser) -> None:
     """Adds `--catalogue`, and its other spelling, which helps whoever writes it but is not listed."""
     parser.add_argument("--catalogue", type=Path, metavar="DIR", help="your own catalogue, on top of the shipped one")
-    parser.add_argument("--catalog", type=Path, dest="catalogue", metavar="DIR", help=argparse.SUPPRESS)
+    add_other_spelling(parser, "--catalog", "--catalogue", type=Path, metavar="DIR")
+
+
+def add_other_spelling(parser: argparse._ActionsContainer, spelling: str, option: str, **how: Any) -> None:
+    """Adds another spelling of an option; help and completion do not list it.
+
+    Args:
+        parser: has `option` already.
+        spelling: such as `--catalog`.
+        option: such as `--catalogue`.
+        how: `type`, `metavar` and so on, as for `option`.
+    """
+    dest = option.removeprefix("--").replace("-", "_")
+    # Without a default of its own: the option's would be replaced by it.
+    parser.add_argument(spelling, dest=dest, default=argparse.SUPPRESS, help=argparse.SUPPRESS, **how)
+
+
+def add_old_name(parser: argparse._ActionsContainer, name: str, option: str, why: str, **how: Any) -> None:
+    """Adds the name that an option had before, which still works and says so on standard error.
+
+    Args:
+        parser: has `option` already.
+        name: such as `--batch`.
+        option: such as `--windows-per-batch`.
+        why: what the old name means elsewhere.
+        how: `type`, `metavar` and so on, as for `option`.
+    """
+
+    class OldName(argparse.Action):
+        def __call__(self, _parser: object, namespace: argparse.Namespace, values: Any, _option: object = None) -> None:
+            note(f"{name} is called {option} here now; the old name still works, but {why}")
+            setattr(namespace, self.dest, values)
+
+    add_other_spelling(parser, name, option, action=OldName, **how)
 
 
 def add_force_option(parser: argparse._ActionsContainer) -> None:

@@ -54,6 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
     from planner.planning import about_model
     from planner.record import replace
 
+    placement.settle_model(arguments)
     geometry = geometry_from_header(read_header(arguments.model))
     for line in about_model(geometry):
         common.note(line)

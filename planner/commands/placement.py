@@ -31,7 +31,12 @@ _UNSAID: dict[str, object] = {
 def add_model_options(parser: argparse._ActionsContainer, *, required: bool) -> None:
     """Adds the options that name the model and its statistics."""
     parser.add_argument(
-        "--model", type=Path, required=required, metavar="FILE", help="the model, usually NAME.powerinfer.gguf"
+        "--model",
+        "-m",
+        type=Path,
+        required=required,
+        metavar="FILE",
+        help="the model, usually NAME.powerinfer.gguf, or a folder with one model",
     )
     parser.add_argument(
         "--activations",
@@ -39,6 +44,20 @@ def add_model_options(parser: argparse._ActionsContainer, *, required: bool) -> 
         metavar="DIR",
         help="activation statistics, activation_<L>.pt (default: activation/ beside the model, as for the engine)",
     )
+
+
+def settle_model(arguments: argparse.Namespace) -> None:
+    """Puts the only model of a folder in the place of the folder, with a note.
+
+    Raises:
+        InputError: the folder has no model, or several.
+        OSError: it cannot be read.
+    """
+    if arguments.model is not None and arguments.model.is_dir():
+        from planner.model_folder import model_in
+
+        arguments.model = model_in(arguments.model)
+        common.note(f"the model is {arguments.model}")
 
 
 def add_study_options(parser: argparse._ActionsContainer) -> None:
@@ -78,11 +97,13 @@ def add_budget_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--context",
+        "-c",
         type=common.natural_option,
         default=_UNSAID["context"],
         metavar="N",
         help="tokens of context whose KV cache is reserved, the engine's -c (default: %(default)s)",
     )
+    common.add_other_spelling(group, "--ctx-size", "--context", type=common.natural_option, metavar="N")
     group.add_argument(
         "--kv-type",
         choices=("f16", "f32"),
@@ -91,6 +112,7 @@ def add_budget_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--batch-size",
+        "-b",
         type=common.natural_option,
         default=_UNSAID["batch_size"],
         metavar="N",

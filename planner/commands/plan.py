@@ -51,6 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
     from planner.plan import write_plan
     from planner.planning import DensePartError, make_plan
 
+    placement.settle_model(arguments)
     if arguments.output is not None:
         from planner.outputs import PLAN, check_output
 

@@ -49,11 +49,11 @@ def plot(path: Path, study: Study, answers: Sequence[Answer]) -> None:
 
     kind = path.suffix[1:].lower()
     # No dates and fixed identifiers, or the same answers would give other bytes every time.
-    metadata: dict[str, Any] = {
+    metadata: dict[str, dict[str, Any]] = {
         "png": {"Software": GENERATOR},
         "pdf": {"Creator": GENERATOR, "CreationDate": None},
         "svg": {"Creator": GENERATOR, "Date": None},
-    }[kind]
+    }
     with matplotlib.rc_context({"svg.hashsalt": "hotsplit", "text.usetex": False, "text.parse_math": False}):
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -72,7 +72,7 @@ def plot(path: Path, study: Study, answers: Sequence[Answer]) -> None:
             if len(hits) > 1:
                 figure.axes[-1].legend(fontsize="x-small")
         with staged(path) as staged_path:
-            figure.savefig(staged_path, format=kind, dpi=200, metadata=metadata)
+            figure.savefig(staged_path, format=kind, dpi=200, metadata=metadata[kind])
 
 
 def _draw(axes: Any, series: Sequence[Series]) -> None:
