@@ -330,7 +330,7 @@ def test_killed_and_resumed_counts_the_same(make: Callable[..., Path], text: lis
     with pytest.raises(InputError, match=re.escape("holds the checkpoint of an unfinished count; go on with --resume")):
         profile(options)
     other = ProfileOptions(folder, tuple(text), output, context=8, batch=2, device="cpu", resume=True)
-    with pytest.raises(InputError, match=re.escape("the checkpoint is of another run: context (16, now 8)")):
+    with pytest.raises(InputError, match=re.escape("the checkpoint is of another run: window (16, now 8)")):
         profile(other)
     seen: list[Progress] = []
     resumed = ProfileOptions(folder, tuple(text), output, context=16, batch=2, device="cpu", resume=True)

@@ -459,8 +459,8 @@ def test_keys_may_be_written_as_in_american_english(tmp_path: Path) -> None:
     [
         (
             "quantizations: [Q5]\n",
-            "x.yaml: quantizations[0]: found 'Q5', expected one of F32, F16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0; did you mean "
-            "'q5_1'? (line 4)",
+            "x.yaml: quantizations[0]: found 'Q5', expected one of F32, F16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0; did you "
+            "mean 'q5_1'? (line 4)",
         ),
         ("quantizations: 3\n", "x.yaml: quantizations[0]: found 3, expected text (line 4)"),
         (
