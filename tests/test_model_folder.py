@@ -85,3 +85,12 @@ def test_a_study_takes_a_folder(tmp_path: Path) -> None:
     (cell,) = load_study(study).cells
     assert cell.model.file == tmp_path / "models" / "m.powerinfer.gguf"
     assert cell.model.label == "m.powerinfer.gguf"
+
+
+def test_verify_takes_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = write_model(tmp_path / "m.powerinfer.gguf")
+    assert hotsplit(capsys, "export", "-m", model, "--vram-budget", "1GiB").exit_code == 0
+    index = tmp_path / "m.powerinfer.gguf.generated.gpuidx"
+    done = hotsplit(capsys, "verify", index, "--model", tmp_path)
+    assert (done.exit_code, done.out) == (0, hotsplit(capsys, "verify", index, "--model", model).out)
+    assert done.err == f"hotsplit: note: the model is {model}\n"

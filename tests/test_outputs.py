@@ -230,3 +230,26 @@ def test_what_is_no_regular_file_is_not_opened(tmp_path: Path) -> None:
         check_output(tmp_path / "pipe", outputs.PLAN, force=True)
     with pytest.raises(InputError, match="is not a regular file"):
         write_whole(tmp_path / "pipe", PLAN)
+
+
+@pytest.mark.parametrize("name", ["profile.json", "profile.checkpoint"])
+def test_a_count_keeps_what_is_not_its_own(name: str, tmp_path: Path) -> None:
+    from exporter.profile.run import ProfileOptions, profile
+
+    options = ProfileOptions(tmp_path / "no-model", (tmp_path / "no-text",), tmp_path, resume=True)
+    called = {"profile.json": "a report of a count", "profile.checkpoint": "a checkpoint of a count"}[name]
+    (tmp_path / name).write_bytes(SECRET)
+    with pytest.raises(InputError) as caught:
+        profile(options)
+    assert str(caught.value) == (
+        f"{tmp_path / name}: a file that is not {called} of Hotsplit's; it stays as it is, use --force to replace it"
+    )
+    (tmp_path / name).unlink()
+    (tmp_path / name).symlink_to("elsewhere")
+    with pytest.raises(InputError, match="a link to a file that is not there; it stays as it is"):
+        profile(options)
+    (tmp_path / name).unlink()
+    (tmp_path / "profile.json").write_bytes(b'{\n  "format": "hotsplit.profile",\n')
+    (tmp_path / "profile.checkpoint").write_bytes(b"hotsplit.profile checkpoint 1\n")
+    with pytest.raises(InputError, match="no-model: not a folder"):
+        profile(options)

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from planner.commands import common
+from planner.commands import common, placement
 
 if TYPE_CHECKING:
     from planner.geometry import Geometry
@@ -34,7 +34,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         epilog=_EXAMPLE,
     )
     parser.add_argument("file", type=Path, metavar="FILE.gpuidx", help="the index")
-    parser.add_argument("--model", type=Path, metavar="M", help="the model file it is for")
+    parser.add_argument(
+        "--model", type=Path, metavar="M", help="the model it is for: a file, or a folder with one model"
+    )
     parser.add_argument("--activations", type=Path, metavar="DIR", help="the activation statistics it was made from")
     parser.add_argument("--plan", type=Path, metavar="P", help="the plan it was made from")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -52,6 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
     from planner.plan import read_plan
     from planner.statistics import read_statistics
 
+    placement.settle_model(arguments)
     statistics = read_statistics(arguments.activations) if arguments.activations else None
     given = [name for name in ("model", "activations", "plan") if getattr(arguments, name) is not None]
     faults = verify_index(
