@@ -1,4 +1,7 @@
-"""How much memory the host has: Linux's `/proc/meminfo`, Windows' and macOS' own answers, POSIX `sysconf` otherwise."""
+"""How much memory the host has: Linux's `/proc/meminfo`, Windows' and macOS' own answers, POSIX `sysconf` otherwise.
+
+On Linux a control group, and so a container, may have less (`planner.cgroup`).
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-from planner.record import Record
+from planner import machine
+from planner.cgroup import memory_limit
+from planner.record import Record, replace
 
 _MEMINFO = Path("/proc/meminfo")
-_MEMINFO_LINE = re.compile(r"^(MemTotal|MemAvailable):\s+([0-9]{1,18}) kB\s*$", re.MULTILINE | re.ASCII)
+_MEMINFO_LINE = re.compile(r"^(MemTotal|MemFree|MemAvailable):\s+([0-9]{1,18}) kB\s*$", re.MULTILINE | re.ASCII)
 _VM_STAT_PAGE = re.compile(r"page size of ([0-9]{1,9}) bytes", re.ASCII)
 _VM_STAT_LINE = re.compile(r"^Pages (free|inactive|speculative):\s+([0-9]{1,18})\.", re.MULTILINE | re.ASCII)
 
@@ -21,22 +26,45 @@ class HostMemory(Record):
     """The host's memory, in bytes.
 
     Attributes:
-        total_bytes: what is installed and usable by programs.
-        available_bytes: what a new program could have without swapping; None where the system does not tell.
-        basis: where the two figures come from, for print.
+        total_bytes: what is installed and usable by programs; no more than the limit of this process' control group.
+        available_bytes: what a new program could have without swapping, within that limit; None where the system does
+            not tell.
+        basis: where these two figures come from, for print.
+        free_bytes: what nothing uses now, not even the page cache (Linux' MemFree); None where the system does not
+            tell. No control group limits it: it is a figure of the machine.
     """
 
     total_bytes: int
     available_bytes: int | None
     basis: str
+    free_bytes: int | None = None
 
 
-def host_memory() -> HostMemory:
-    """Returns the host's memory.
+def host_memory(root: Path | None = None) -> HostMemory:
+    """Returns the host's memory, within the limit of this process' control group.
 
     A system that answers none of the questions gives `total_bytes` 0, `available_bytes` None and a basis that says so.
+
+    Args:
+        root: what `/proc` and `/sys` are below; None for this machine's own.
     """
-    return _from_meminfo() or _from_windows() or _from_sysconf() or HostMemory(0, None, "this system does not tell")
+    meminfo = _MEMINFO if root is None else root / "proc/meminfo"
+    found = _from_meminfo(meminfo) or _from_windows() or _from_sysconf()
+    if found is None:
+        return HostMemory(0, None, "this system does not tell")
+    return _within_limit(found, machine.ROOT if root is None else root)
+
+
+def _within_limit(memory: HostMemory, root: Path) -> HostMemory:
+    limit = memory_limit(root) if sys.platform.startswith("linux") else None
+    if limit is None:
+        return memory
+    total_bytes = min(memory.total_bytes, limit.limit_bytes)
+    available_bytes = None if memory.available_bytes is None else min(memory.available_bytes, limit.available_bytes)
+    if (total_bytes, available_bytes) == (memory.total_bytes, memory.available_bytes):
+        return memory
+    basis = f"{memory.basis} and the limit of {limit.basis}"
+    return replace(memory, total_bytes=total_bytes, available_bytes=available_bytes, basis=basis)
 
 
 def meminfo_bytes(text: str) -> tuple[int, int | None] | None:
@@ -44,8 +72,12 @@ def meminfo_bytes(text: str) -> tuple[int, int | None] | None:
 
     `MemAvailable` is there since Linux 3.14 and counts page cache that can be dropped, which `MemFree` does not.
     """
-    found = {name: int(kib) * 1024 for name, kib in _MEMINFO_LINE.findall(text)}
+    found = _meminfo(text)
     return (found["MemTotal"], found.get("MemAvailable")) if "MemTotal" in found else None
+
+
+def _meminfo(text: str) -> dict[str, int]:
+    return {name: int(kib) * 1024 for name, kib in _MEMINFO_LINE.findall(text)}
 
 
 def vm_stat_available_bytes(text: str) -> int | None:
@@ -57,13 +89,14 @@ def vm_stat_available_bytes(text: str) -> int | None:
     return int(page[1]) * sum(pages.values())
 
 
-def _from_meminfo() -> HostMemory | None:
+def _from_meminfo(path: Path) -> HostMemory | None:
     try:
-        with _MEMINFO.open(encoding="ascii", errors="replace") as meminfo:
-            found = meminfo_bytes(meminfo.read(1 << 16))
+        with path.open(encoding="ascii", errors="replace") as meminfo:
+            text = meminfo.read(1 << 16)
     except OSError:
         return None
-    return HostMemory(*found, "/proc/meminfo") if found else None
+    found = meminfo_bytes(text)
+    return HostMemory(*found, "/proc/meminfo", _meminfo(text).get("MemFree")) if found else None
 
 
 def _from_windows() -> HostMemory | None:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import TypeVar
+
+from planner import machine
+from planner.cgroup import cpu_limit
 
 # Each thread holds a copy of what it works on, and soon they only wait for memory.
 _MOST_THREADS = 4
@@ -17,11 +22,20 @@ _Result = TypeVar("_Result")
 
 
 def cores() -> int:
-    """Returns how many cores this process may use."""
+    """Returns how many cores this process may use: by its affinity, and by the processor time that its container has.
+
+    Part of a core counts as one: with 1.5 cores' time two threads do more than one.
+    """
     try:
-        return len(os.sched_getaffinity(0))
+        allowed = len(os.sched_getaffinity(0))
     except AttributeError:  # macOS and Windows have no affinity of this kind
-        return os.cpu_count() or 1
+        allowed = os.cpu_count() or 1
+    limit = _cpu_limit(machine.ROOT)
+    return allowed if limit is None else max(1, min(allowed, math.ceil(limit)))
+
+
+# Asked often, and set once for a container.
+_cpu_limit = lru_cache(maxsize=8)(cpu_limit)
 
 
 def in_threads(work: Callable[[_Item], _Result], items: Sequence[_Item]) -> list[_Result]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from planner import host
+from planner import host, machine
 from planner.host import HostMemory, host_memory, meminfo_bytes, vm_stat_available_bytes
 
 # The first lines of /proc/meminfo of a DGX Spark (NVIDIA GB10), as published with a report about its memory figures.
@@ -53,9 +53,17 @@ def test_vm_stat_of_another_form_is_none(text: str) -> None:
     assert vm_stat_available_bytes(text) is None
 
 
+@pytest.fixture(autouse=True)
+def _no_container(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The limits of a container that runs the tests must not show."""
+    monkeypatch.setattr(machine, "ROOT", tmp_path / "plain")
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc/meminfo")
 def test_linux_agrees_with_sysconf() -> None:
     memory = host_memory()
+    assert memory.free_bytes is not None
+    assert 0 < memory.free_bytes <= memory.total_bytes
     assert memory.total_bytes == os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     assert memory.available_bytes is not None
     assert 0 < memory.available_bytes <= memory.total_bytes
@@ -84,3 +92,40 @@ def test_macos_asks_vm_stat(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": 16384, "SC_PHYS_PAGES": 1 << 20}.__getitem__, raising=False)
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: type("Done", (), {"stdout": _VM_STAT}))
     assert host_memory() == HostMemory(16384 << 20, 16384 * 236666, "sysconf and vm_stat")
+
+
+def _lay_container(root: Path, limit_bytes: int, used_bytes: int, dropped_bytes: int) -> Path:
+    files = {
+        "proc/meminfo": _MEMINFO,
+        "proc/self/cgroup": "0::/\n",
+        "sys/fs/cgroup/memory.max": f"{limit_bytes}\n",
+        "sys/fs/cgroup/memory.current": f"{used_bytes}\n",
+        "sys/fs/cgroup/memory.stat": f"inactive_file {dropped_bytes}\n",
+    }
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text, encoding="ascii")
+    return root
+
+
+def test_a_container_has_what_its_limit_leaves(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(sys, "platform", "linux")
+    memory = host_memory(_lay_container(tmp_path, 32 << 30, 12 << 30, 4 << 30))
+    # 32 - (12 - 4) GiB are less than the 113 that the machine has available; MemFree stays the machine's.
+    assert memory == HostMemory(
+        32 << 30, 24 << 30, "/proc/meminfo and the limit of cgroup v2", free_bytes=20316004 * 1024
+    )
+
+
+def test_a_limit_that_does_not_bind_is_not_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(sys, "platform", "linux")
+    memory = host_memory(_lay_container(tmp_path, 1 << 40, 0, 0))
+    assert memory == HostMemory(127600748 * 1024, 118566368 * 1024, "/proc/meminfo", free_bytes=20316004 * 1024)
+
+
+def test_a_full_machine_has_less_than_its_containers_limit_leaves(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(sys, "platform", "linux")
+    memory = host_memory(_lay_container(tmp_path, 120 << 30, 1 << 30, 0))
+    assert (memory.total_bytes, memory.available_bytes) == (120 << 30, 118566368 * 1024)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import threading
+from pathlib import Path
 
 import pytest
 
-from planner import parallel
+from planner import machine, parallel
 from planner.parallel import cores, in_shares, in_threads
 
 
@@ -17,6 +19,23 @@ def two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_machine_has_a_core() -> None:
     assert cores() >= 1
+
+
+@pytest.mark.parametrize(
+    ("allowed", "quota", "n_cores"),
+    [(16, 200000, 2), (16, 150000, 2), (16, 10000, 1), (2, 800000, 2), (16, None, 16)],
+)
+def test_a_containers_processor_time_counts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, allowed: int, quota: int | None, n_cores: int
+) -> None:
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "sys/fs/cgroup").mkdir(parents=True)
+    (tmp_path / "proc/self/cgroup").write_text("0::/\n", encoding="ascii")
+    text = "max" if quota is None else str(quota)
+    (tmp_path / "sys/fs/cgroup/cpu.max").write_text(f"{text} 100000\n", encoding="ascii")
+    monkeypatch.setattr(machine, "ROOT", tmp_path)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(allowed)), raising=False)
+    assert cores() == n_cores
 
 
 @pytest.mark.parametrize("n_cores", [1, 2, 5])
