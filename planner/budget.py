@@ -8,10 +8,11 @@ from planner.units import MIB
 # "leave 256 MB as a safety margin" (196-197).
 ENGINE_MARGIN_BYTES = 256 * MIB
 # A CUDA context and a cuBLAS handle are made on every visible GPU before free memory is measured (ggml-cuda.cu
-# 6514-6526). 107 MiB were seen on an RTX 4060 Ti and 120 to 555 MiB on other cards: without a figure for this card the
-# largest is taken, because a budget guessed too high makes the engine refuse the index.
-DEFAULT_CONTEXT_BYTES = 555 * MIB
-DEFAULT_CONTEXT_BASIS = "largest figure seen on any GPU"
+# 6514-6526). Published: 107 MiB on an RTX 4060 Ti, 384 to 428 on an RTX 4090, 555 and, in another report, 612 on an RTX
+# PRO 6000 Blackwell. Without a figure for this card the largest is taken, because a budget guessed too high makes the
+# engine refuse the index; a card of which nobody has published one may take more.
+DEFAULT_CONTEXT_BYTES = 612 * MIB
+DEFAULT_CONTEXT_BASIS = "largest figure published, of an RTX PRO 6000"
 
 
 class Budget(Record):

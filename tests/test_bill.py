@@ -25,6 +25,9 @@ def _console(out: io.StringIO, width: int = 200) -> Console:
     return Console(file=out, width=width, color_system=None)
 
 
+_CONTEXT_BASIS = "largest figure published, of an RTX PRO 6000"
+
+
 def _printed(account: Account) -> str:
     out = io.StringIO()
     print_bill(account, _console(out))
@@ -43,7 +46,7 @@ def test_every_line_shows_what_it_takes_and_what_it_leaves() -> None:
     account = account_for(_7B, automatic_budget(12 * GIB, total_bytes=16 * GIB, context_bytes=GIB, gpu_name="A card"))
     rows = _rows(_printed(account))[: len(account.lines)]
     assert rows[0] == ["A card, total", "17,179,869,184", "16.00 GiB", "16.00 GiB", "NVML"]
-    assert rows[3] == ["-", "CUDA context", "1,073,741,824", "1.00 GiB", "11.00 GiB", "largest figure seen on any GPU"]
+    assert rows[3] == ["-", "CUDA context", "1,073,741,824", "1.00 GiB", "11.00 GiB", _CONTEXT_BASIS]
     assert rows[5][:5] == ["=", "Budget of the engine", f"{12 * GIB - GIB - 256 * MIB:,}", "10.75 GiB", "10.75 GiB"]
     margin = next(row for row in rows if row[:2] == ["+", "Free outside the budget"])
     assert margin[2:4] == ["268,435,456", "256.0 MiB"]

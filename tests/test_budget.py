@@ -14,8 +14,8 @@ def test_the_automatic_budget_is_what_is_free_less_context_and_margin() -> None:
 
 
 def test_the_context_is_taken_large_where_it_is_not_known() -> None:
-    assert automatic_budget(24 * GIB).budget_bytes == 24 * GIB - 555 * MIB - 256 * MIB
-    assert DEFAULT_CONTEXT_BYTES == 555 * MIB
+    assert automatic_budget(24 * GIB).budget_bytes == 24 * GIB - 612 * MIB - 256 * MIB
+    assert DEFAULT_CONTEXT_BYTES == 612 * MIB
 
 
 def test_the_engines_subtraction_wraps_under_256_mib() -> None:

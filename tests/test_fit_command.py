@@ -150,7 +150,7 @@ def test_a_gpu_is_asked_when_there_is_one(
     captured = capsys.readouterr()
     account = json.loads(captured.out)["present"]["account"]
     assert account["budget"]["gpu_uuid"] == "GPU-1"
-    assert account["budget_bytes"] == (11 << 30) - (555 << 20) - (256 << 20)
+    assert account["budget_bytes"] == (11 << 30) - (612 << 20) - (256 << 20)
     assert "hotsplit: note: a note" in captured.err
 
 
