@@ -17,10 +17,10 @@ from planner.engine_defaults import ACTIVATIONS_FOLDER
 from planner.engine_limits import LEAST_NEURONS, ROW_STEP, unknown_ffn_types
 from planner.engine_models import ENGINE_SPLITS_NOT, MIXTURE, PUBLISHED
 from planner.ggml_types import TYPES_BY_NAME
+from planner.nvml import INSTEAD
 from planner.record import Record
 from planner.text import listed
 from planner.units import format_bytes
-from planner.vram import BUDGET_ADVICE
 
 # From this many layers on, upstream's helper sorts `activation_10.pt` before `activation_2.pt`.
 _UPSTREAM_SORTS_WRONG_FROM = 11
@@ -57,16 +57,19 @@ Check = Callable[[Case], Iterator[Finding]]
 def check_gpu(case: Case) -> Iterator[Finding]:
     """A driver and a GPU that CUDA sees; without one the engine computes everything on the CPU."""
     gpu = case.gpu.value
+    if gpu is None and case.gpu.remedy:
+        yield Finding("gpu", Status.WARNING, case.gpu.fault, case.gpu.remedy)
+        return
     if gpu is None:
         fault = case.gpu.fault
         if case.vram_budget_bytes is not None:
-            fault = fault.replace(f", or {BUDGET_ADVICE}", "").replace(f"; {BUDGET_ADVICE}", "")
+            fault = fault.replace(f", or {INSTEAD}", "").replace(f"; {INSTEAD}", "")
         yield Finding("gpu", Status.PROBLEM, fault, "the engine needs an NVIDIA GPU and driver to offload anything")
         return
     yield Finding(
         "gpu",
         Status.OK,
-        f"GPU {gpu.label} ({gpu.name}, {gpu.uuid}): {format_bytes(gpu.free_bytes)} free of "
+        f"GPU {gpu.label} ({gpu.name}, {gpu.uuid or 'UUID unknown'}): {format_bytes(gpu.free_bytes)} free of "
         f"{format_bytes(gpu.total_bytes)}",
     )
     for note in gpu.notes:

@@ -39,10 +39,11 @@ T = TypeVar("T")
 
 
 class Fact(Record, Generic[T]):
-    """Something that was read, or one line that says why it could not be."""
+    """Something that was read, or one line that says why it could not be, and perhaps another with a remedy."""
 
     value: T | None
     fault: str = ""
+    remedy: str = ""
 
 
 class Index(Record):
@@ -108,10 +109,19 @@ class Case:
 
     @cached_property
     def gpu(self) -> Fact[Gpu]:
-        """The GPU."""
-        from planner.vram import choose_gpu
+        """The GPU.
 
-        return _fact(lambda: choose_gpu(self.gpu_selector))
+        Raises:
+            BindingError: nothing can ask about GPUs here, and no budget was given that would do without.
+        """
+        from planner.vram import BindingError, choose_gpu
+
+        try:
+            return _fact(lambda: choose_gpu(self.gpu_selector))
+        except BindingError as error:
+            if self.vram_budget_bytes is None or self.gpu_selector is not None:
+                raise
+            return Fact(None, error.found, error.remedy)
 
     @cached_property
     def geometry(self) -> Fact[Geometry]:
@@ -291,8 +301,12 @@ class Case:
 
 
 def _fact(read: Callable[[], T]) -> Fact[T]:
+    from planner.vram import BindingError
+
     try:
         return Fact(read())
+    except BindingError:
+        raise
     except HotsplitError as error:
         return Fact(None, str(error).splitlines()[0])
     except OSError as error:

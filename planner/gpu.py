@@ -6,6 +6,9 @@ import enum
 
 from planner.record import Record
 
+# NVML's number of a GPU, and of a MIG device its number within that GPU.
+Place = tuple[int, int | None]
+
 
 class MemoryBasis(enum.Enum):
     """Where a GPU's figures come from."""
@@ -22,7 +25,7 @@ class Gpu(Record):
     Attributes:
         index: NVML's number of the GPU, the one `nvidia-smi` shows; a MIG device has its parent's.
         name: the product's name.
-        uuid: the identity, `GPU-…` or `MIG-…`.
+        uuid: the identity, `GPU-…` or `MIG-…`; None when NVML tells none, or something that is no text.
         total_bytes: all of its memory.
         free_bytes: what is not in use now. The engine's own budget is less by its CUDA context and margin.
         used_bytes: what NVML calls used; versions 1 and 2 disagree on whether it includes what the driver reserved.
@@ -32,7 +35,7 @@ class Gpu(Record):
         compute_capability: (major, minor), None when NVML does not tell.
         pci_bus_id: such as `00000000:01:00.0`, None when NVML does not tell.
         mig_enabled: the GPU is cut into MIG devices, its own figures are aggregates, and CUDA sees only the slices.
-        mig_parent: of a MIG device, the UUID of the GPU that it is a slice of.
+        mig_parent: of a MIG device, the UUID of the GPU that it is a slice of, where that has one.
         mig_index: of a MIG device, its number within its parent.
         mig_instance: of a MIG device, its (GPU instance, compute instance) numbers when NVML tells them.
         notes: what a user should know about these figures or this choice, one line each.
@@ -40,7 +43,7 @@ class Gpu(Record):
 
     index: int
     name: str
-    uuid: str
+    uuid: str | None
     total_bytes: int
     free_bytes: int
     used_bytes: int | None
@@ -53,6 +56,11 @@ class Gpu(Record):
     mig_index: int | None = None
     mig_instance: tuple[int, int] | None = None
     notes: tuple[str, ...] = ()
+
+    @property
+    def place(self) -> Place:
+        """Which device it is, also where UUIDs are missing or equal."""
+        return self.index, self.mig_index
 
     @property
     def cuda_visible(self) -> bool:

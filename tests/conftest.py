@@ -29,8 +29,8 @@ _SOURCE = Path(__file__).with_name("nvml_stand_in.c")
 # Answers one JSON request a line, so that many scenarios cost one start of Python. The real binding finds the library
 # as it always does, by name; only LD_LIBRARY_PATH, which a process reads when it starts, decides which one that is.
 _SERVER = """
-import json, os, sys
-from planner import errors, host, vram
+import json, os, pathlib, sys
+from planner import errors, host, machine, vram
 from planner.record import as_builtins
 
 for line in sys.stdin:
@@ -38,8 +38,9 @@ for line in sys.stdin:
     for name in ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"):
         os.environ.pop(name, None)
     os.environ.update(request["environment"])
+    machine.ROOT = pathlib.Path(request["root"])
     given = request["host"]
-    vram.host_memory = (lambda: host.HostMemory(*given, "/proc/meminfo")) if given else host.host_memory
+    vram.host_memory = (lambda: host.HostMemory(*given[:2], "/proc/meminfo", *given[2:])) if given else host.host_memory
     try:
         answer = getattr(vram, request["call"])(*request["arguments"])
         many = isinstance(answer, tuple)
@@ -67,7 +68,7 @@ class NvmlStandIn:
 
     def environment(self, scenario: str, **variables: str) -> dict[str, str]:
         """Writes `scenario` and returns the environment of a process that is to find the library."""
-        self.scenario.write_text(scenario, encoding="utf-8")
+        self.scenario.write_text(scenario, encoding="utf-8", errors="surrogateescape")
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("CUDA_")}
         return inherited | {
             "LD_LIBRARY_PATH": str(self.folder),
@@ -83,7 +84,8 @@ class NvmlStandIn:
         call: str,
         *arguments: Any,
         environment: Mapping[str, str] | None = None,
-        host: tuple[int, int | None] | None = None,
+        host: tuple[int | None, ...] | None = None,
+        root: Path | None = None,
     ) -> dict[str, Any]:
         """Calls `planner.vram.<call>(*arguments)` there; returns `{"answer": …}` or `{"error": …, "message": …}`.
 
@@ -92,7 +94,8 @@ class NvmlStandIn:
             call: the function's name.
             arguments: its arguments.
             environment: `CUDA_*` variables to set.
-            host: total and available bytes to take for the host's; None for its own.
+            host: total, available and perhaps free bytes to take for the host's; None for its own.
+            root: where files that tell the kind of machine are looked for; None for a plain Linux machine without any.
         """
         variables = self.environment(scenario)
         if self._process is None:
@@ -106,6 +109,7 @@ class NvmlStandIn:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         request = {"call": call, "arguments": arguments, "environment": dict(environment or {}), "host": host}
+        request["root"] = str(root or self.folder / "plain")
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
         line = self._process.stdout.readline()

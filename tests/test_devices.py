@@ -21,8 +21,11 @@ _GIB = 1 << 30
 _UUIDS = ("GPU-8932f937-d72c-4106-c12f-20bd9faed9f6", "GPU-1b2c3d4e-1111-2222-3333-444455556666")
 _INSTEAD = "or give the budget yourself: --vram-budget 8GiB"
 
+# The kind of machine that runs the tests must not show: files that tell it are looked for where there are none.
 _MAIN = """
-import sys
+import pathlib, sys
+from planner import machine
+machine.ROOT = pathlib.Path("/nonexistent")
 from planner.cli import build_parser, run_command
 from planner.commands import devices
 sys.exit(run_command(build_parser("hotsplit", "", [devices])))
@@ -81,6 +84,7 @@ def test_json_has_bytes_identity_and_visibility(nvml: NvmlStandIn) -> None:
     assert told["engine_gpu"] == _UUIDS[1]
     assert (told["driver_version"], told["cuda_visible_devices"], told["trouble"]) == ("580.65.06", "1", None)
     assert (told["faults"], told["notes"], told["cuda_order_known"]) == ([], [], True)
+    assert told["engine_gpu_index"] == 1
     assert told["host"]["total_bytes"] == os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
@@ -153,6 +157,13 @@ def test_control_characters_in_a_name_are_not_sent_to_the_terminal(nvml: NvmlSta
     done = _run(nvml.environment(_gpu(0, "evil\x1b[2Jname")))
     assert "\x1b" not in done.stdout
     assert "evil\\x1b[2Jname" in done.stdout
+
+
+def test_a_gpu_whose_uuid_is_no_text_is_shown_without_one(nvml: NvmlStandIn) -> None:
+    environment = nvml.environment(_gpu(0).replace(_UUIDS[0], "\udcf8\udc81"))
+    assert [row[2] for row in rows_of(_run(environment).stdout)] == ["unknown"]
+    told = _json(environment)
+    assert (told["gpus"][0]["uuid"], told["engine_gpu"], told["engine_gpu_index"]) == (None, None, 0)
 
 
 def test_help_imports_nothing_heavy() -> None:

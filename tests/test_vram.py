@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -232,6 +233,90 @@ def test_no_library(tmp_path: Path, load_nvml: Callable[[Path], NvmlStandIn]) ->
     )
 
 
+def _lay(root: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text, encoding="utf-8")
+    return root
+
+
+_WSL_FILES = {"proc/version": "Linux version 6.6.87.2-microsoft-standard-WSL2 (gcc) #1 SMP\n"}
+_WITH_GPU = "start the container with the GPU (docker run --gpus all, with the NVIDIA Container Toolkit on the host)"
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (
+            _WSL_FILES,
+            "no NVIDIA driver: libnvidia-ml.so.1 is not found; install NVIDIA's driver in Windows, not inside Linux, "
+            "then run wsl --shutdown",
+        ),
+        (
+            {"usr/lib/wsl/lib/libnvidia-ml.so.1": ""},
+            "libnvidia-ml.so.1 is in /usr/lib/wsl/lib, where the loader does not look; set "
+            "LD_LIBRARY_PATH=/usr/lib/wsl/lib",
+        ),
+        (
+            {"etc/nv_tegra_release": "# R36 (release), REVISION: 4.3\n"},
+            "no NVIDIA driver: libnvidia-ml.so.1 is not found; there is none to install: Jetson's older releases have "
+            "no NVML; update JetPack",
+        ),
+        ({".dockerenv": ""}, f"no NVIDIA driver: libnvidia-ml.so.1 is not found; {_WITH_GPU}"),
+    ],
+)
+def test_no_library_where_the_driver_comes_from_elsewhere(
+    tmp_path: Path, load_nvml: Callable[[Path], NvmlStandIn], files: dict[str, str], message: str
+) -> None:
+    (tmp_path / "libnvidia-ml.so.1").touch()
+    bare = load_nvml(tmp_path)
+    told = bare.ask(_TWO, "choose_gpu", root=_lay(tmp_path / "root", files))
+    assert (told["error"], told["message"]) == ("NoGpuError", f"{message}, {_INSTEAD}")
+
+
+@pytest.mark.parametrize(
+    ("files", "code", "message"),
+    [
+        (
+            _WSL_FILES,
+            17,
+            "the operating system blocks the request; update NVIDIA's driver in Windows, not inside Linux, then run "
+            "wsl --shutdown",
+        ),
+        (
+            _WSL_FILES,
+            9,
+            "the NVIDIA driver is not loaded; update NVIDIA's driver in Windows, not inside Linux, then run wsl "
+            "--shutdown",
+        ),
+        ({"run/.containerenv": ""}, 9, f"the NVIDIA driver is not loaded; load it on the host, then {_WITH_GPU}"),
+        (
+            {"run/.containerenv": ""},
+            18,
+            "the driver's library and kernel module have different versions; start the container anew, and restart the "
+            "host if it stays so, as after every driver update",
+        ),
+        # What is the same everywhere.
+        (_WSL_FILES, 15, "the GPU is lost (it fell off the bus); restart the machine"),
+    ],
+)
+def test_remedies_are_those_of_the_machine(
+    nvml: NvmlStandIn, tmp_path: Path, files: dict[str, str], code: int, message: str
+) -> None:
+    told = nvml.ask(_line("driver", init=code) + _gpu(), "choose_gpu", root=_lay(tmp_path, files))
+    assert (told["error"], told["message"]) == ("NoGpuError", f"{message}, {_INSTEAD}")
+
+
+def test_wsl_may_keep_less_resident_than_nvml_calls_free(nvml: NvmlStandIn, tmp_path: Path) -> None:
+    answer = nvml.ask(_TWO, "choose_gpu", root=_lay(tmp_path, _WSL_FILES))["answer"]
+    assert answer["free_bytes"] == 7 * _GIB
+    assert answer["notes"] == [
+        "this is WSL: Windows may keep less of a program's VRAM resident than NVML calls free, and then moves the rest "
+        "to the host's memory without a word, which is slow; if the engine is slow, start it with a smaller "
+        "--vram-budget"
+    ]
+
+
 def test_a_library_from_before_nvml_init_with_flags(
     compile_nvml: Callable[..., Path], load_nvml: Callable[[Path], NvmlStandIn]
 ) -> None:
@@ -312,8 +397,29 @@ def test_no_permission_for_the_only_gpu(nvml: NvmlStandIn) -> None:
         ("GPU-ffff", ()),
         (f"{_UUIDS[0]},{_UUIDS[0]}", ()),
         (f"GPU-1b2c,{_UUIDS[2]}", ()),
-        ("0,GPU-1b2c", (0, 2)),
-        ("2,GPU-1b2c", ()),
+        ("0,GPU-1b2c", (0,)),
+        ("2,GPU-1b2c", (2,)),
+        ("GPU-1b2c,2", (2,)),
+        ("GPU-1b2c,0", (2,)),
+        ("2,GPU-ffff,0", (2,)),
+        ("1,MIG-aaaa", (1,)),
+        ("-0", (0,)),
+        ("-0,1", (0, 1)),
+        ("-00", (0,)),
+        ("0,-0", ()),
+        ("- 0", ()),
+        ("+-0", ()),
+        ("--0", ()),
+        ("-01", ()),
+        ("-10", ()),
+        ("0x1", (0,)),
+        ("1.9", (1,)),
+        ("1 0", (1,)),
+        ("\t1", (1,)),
+        ("1;0", (1,)),
+        ("١", ()),
+        ("gpu-1b2c3d4e", ()),
+        (f"{_UUIDS[2]}x", ()),
         ("MIG-aaaa", ()),
     ],
 )
@@ -408,6 +514,105 @@ def test_no_visible_gpu(nvml: NvmlStandIn) -> None:
         "CUDA_VISIBLE_DEVICES='' leaves CUDA no GPU, so the engine would offload nothing; "
         f"set it to {_UUIDS[0]}, {_UUIDS[1]}, {_INSTEAD}",
     )
+
+
+# ---- identities -----------------------------------------------------------------------------------------------------
+
+# What NVML of some WSL drivers leaves in the text: bytes that are not UTF-8.
+_GARBAGE = "\udcf8\udc81\udc92GPU"
+
+
+@pytest.mark.parametrize("uuid", [_GARBAGE, "", None, " ", "\x01\x02"])
+def test_a_uuid_that_is_none_is_unknown_and_stops_nothing(nvml: NvmlStandIn, uuid: str | None) -> None:
+    answer = nvml.ask(_DRIVER + _gpu(uuid=uuid), "choose_gpu")["answer"]
+    assert (answer["uuid"], answer["cuda_ordinal"], answer["free_bytes"]) == (None, 0, 7 * _GIB)
+    assert answer["notes"] == []
+    assert _note_of(nvml, _DRIVER + _gpu(uuid=uuid), "0")[1] == []
+
+
+@pytest.mark.parametrize("uuid", [_GARBAGE, ""])
+def test_the_second_gpus_uuid_does_not_matter_to_the_first(nvml: NvmlStandIn, uuid: str) -> None:
+    scenario = _DRIVER + _gpu(0) + _gpu(1, uuid=uuid)
+    told = nvml.ask(scenario, "survey")["answer"]
+    assert [(gpu["uuid"], gpu["cuda_ordinal"]) for gpu in told["gpus"]] == [(_UUIDS[0], 0), (None, 1)]
+    assert _note_of(nvml, scenario) == (_UUIDS[0], [])
+    named = "CUDA_DEVICE_ORDER=PCI_BUS_ID CUDA_VISIBLE_DEVICES=1"
+    assert _note_of(nvml, scenario, "1")[1] == [
+        "GPU 1 (NVIDIA GeForce RTX 4060 Ti) is CUDA's device 1 here and the engine uses CUDA's device 0; "
+        f"start the engine with {named}"
+    ]
+    assert _refusal(nvml, scenario, CUDA_VISIBLE_DEVICES="") == (
+        "NoGpuError",
+        "CUDA_VISIBLE_DEVICES='' leaves CUDA no GPU, so the engine would offload nothing; "
+        f"set it to {_UUIDS[0]}, 1, {_INSTEAD}",
+    )
+
+
+@pytest.mark.parametrize("uuid", [_UUIDS[0], "", _GARBAGE])
+def test_two_gpus_that_uuids_do_not_tell_apart(nvml: NvmlStandIn, uuid: str) -> None:
+    # NVML's order is not that of the PCI addresses, so GPU 1 is CUDA's device 0.
+    scenario = _DRIVER + _gpu(0, uuid=uuid, bus=9) + _gpu(1, uuid=uuid, bus=2)
+    told = nvml.ask(scenario, "survey")["answer"]
+    assert [(gpu["index"], gpu["cuda_ordinal"]) for gpu in told["gpus"]] == [(0, 1), (1, 0)]
+    chosen = nvml.ask(scenario, "choose_gpu")["answer"]
+    assert (chosen["index"], chosen["notes"]) == (1, [])
+    assert nvml.ask(scenario, "choose_gpu", "0")["answer"]["notes"] == [
+        "GPU 0 (NVIDIA GeForce RTX 4060 Ti) is CUDA's device 1 here and the engine uses CUDA's device 0; "
+        "start the engine with CUDA_DEVICE_ORDER=PCI_BUS_ID CUDA_VISIBLE_DEVICES=1"
+    ]
+    assert _ordinals(nvml, scenario, CUDA_VISIBLE_DEVICES=_UUIDS[0]) == []
+
+
+def test_a_selector_that_is_the_uuid_of_two_gpus(nvml: NvmlStandIn) -> None:
+    scenario = _DRIVER + _gpu(0) + _gpu(1, uuid=_UUIDS[0])
+    for selector in (_UUIDS[0], "GPU-8932"):
+        assert _refusal(nvml, scenario, selector) == (
+            "InputError",
+            f"'{selector}' fits 2 GPUs, some with the same UUID; give an index instead: 0, 1",
+        )
+
+
+def test_a_selector_where_no_gpu_has_a_uuid(nvml: NvmlStandIn) -> None:
+    assert _refusal(nvml, _DRIVER + _gpu(0, uuid="") + _gpu(1, uuid=""), "GPU-8") == (
+        "InputError",
+        "no GPU has a UUID that begins with 'GPU-8'; expected an index: 0, 1",
+    )
+
+
+def test_a_gpu_in_mig_mode_without_a_uuid_has_its_slices(nvml: NvmlStandIn) -> None:
+    scenario = _DRIVER + _gpu(0, uuid="", mig=1) + _slice(0, uuid="") + _gpu(1)
+    told = nvml.ask(scenario, "survey")["answer"]
+    assert [(gpu["index"], gpu["mig_index"], gpu["cuda_ordinal"]) for gpu in told["gpus"]] == [
+        (0, None, None),
+        (0, 0, 0),
+        (1, None, None),
+    ]
+    assert nvml.ask(scenario, "choose_gpu", "0")["answer"]["mig_index"] == 0
+
+
+def test_a_name_that_is_no_text_is_none(nvml: NvmlStandIn) -> None:
+    assert nvml.ask(_DRIVER + _gpu(name=_GARBAGE), "choose_gpu")["answer"]["name"] == "unnamed GPU"
+
+
+@pytest.mark.parametrize(
+    ("setting", "number", "note"),
+    [
+        (
+            "-0",
+            0,
+            "NVIDIA does not document '-0' in CUDA_VISIBLE_DEVICES; it is read as 0, as strtoul would; to be certain "
+            "name the GPU by its UUID",
+        ),
+        (
+            f"{_UUIDS[2]},2",
+            2,
+            f"CUDA_VISIBLE_DEVICES='{_UUIDS[2]},2' mixes indices and UUIDs, which NVIDIA does not document; the list "
+            "is taken to end before '2'; to be certain use UUIDs only",
+        ),
+    ],
+)
+def test_what_nvidia_does_not_document_is_said(nvml: NvmlStandIn, setting: str, number: int, note: str) -> None:
+    assert _note_of(nvml, _THREE, CUDA_VISIBLE_DEVICES=setting) == (_UUIDS[number], [note])
 
 
 # ---- MIG ------------------------------------------------------------------------------------------------------------
@@ -510,10 +715,10 @@ def test_a_slice_closed_to_this_user_is_a_fault(nvml: NvmlStandIn) -> None:
     ]
 
 
-# ---- unified memory -------------------------------------------------------------------------------------------------
+# ---- memory that is the host's --------------------------------------------------------------------------------------
 
-# MemTotal and MemAvailable of a DGX Spark.
-_SPARK = (127600748 * 1024, 118566368 * 1024)
+# MemTotal, MemAvailable and MemFree of a DGX Spark, as published with a report about its memory figures.
+_SPARK = (127600748 * 1024, 118566368 * 1024, 20316004 * 1024)
 
 
 @pytest.mark.parametrize(
@@ -521,49 +726,95 @@ _SPARK = (127600748 * 1024, 118566368 * 1024)
     [
         (_gpu(name="NVIDIA GB10", total=None), "NVML answers Not Supported when asked for its memory"),
         (_gpu(name="Orin (nvgpu)", memory=3), "NVML answers Not Supported when asked for its memory"),
-        (_gpu(name="Unheard of", memory=3), "NVML answers Not Supported when asked for its memory"),
-        (_gpu(name="Unheard of", total=0, free=0), "NVML tells of only 0 B free of 0 B"),
-        (_gpu(name="Some iGPU", total=256 * _MIB, free=200 * _MIB), "NVML tells of only 200.0 MiB free of 256.0 MiB"),
-        (_gpu(name="NVIDIA N1X", total=8128 * _MIB, free=7929 * _MIB), "NVML tells of only 7.74 GiB free of 7.94 GiB"),
+        (_gpu(name="NVIDIA Thor", total=0, free=0), "NVML tells of 0 B free of 0 B"),
+        (_gpu(name="NVIDIA N1X", total=8128 * _MIB, free=7929 * _MIB), "NVML tells of 7.74 GiB free of 7.94 GiB"),
+        # More than there is: a figure of NVML's is not believed there.
+        (_gpu(name="NVIDIA Thor", total=122 * _GIB, free=120 * _GIB), "NVML tells of 120.00 GiB free of 122.00 GiB"),
     ],
 )
-def test_shared_memory_is_the_hosts_and_says_so(nvml: NvmlStandIn, gpu: str, told: str) -> None:
+def test_shared_memory_is_what_the_kernel_calls_free_and_says_so(nvml: NvmlStandIn, gpu: str, told: str) -> None:
     answer = nvml.ask(_DRIVER + gpu, "choose_gpu", host=_SPARK)["answer"]
-    assert (answer["total_bytes"], answer["free_bytes"], answer["used_bytes"]) == (*_SPARK, None)
+    # What cudaMemGetInfo answers there, from which the engine makes its budget.
+    assert (answer["total_bytes"], answer["free_bytes"], answer["used_bytes"]) == (_SPARK[0], _SPARK[2], None)
     assert answer["basis"] == "host memory"
     assert answer["notes"] == [
-        f"GPU 0 ({answer['name']}) shares the host's memory: {told}; its free memory is taken to be what the host has "
-        "available (/proc/meminfo: 113.07 GiB); if it has memory of its own, give the budget yourself: "
-        "--vram-budget 8GiB"
+        f"GPU 0 ({answer['name']}) shares the host's memory ({told}): the engine will take for free what the kernel "
+        "calls free (/proc/meminfo: 19.37 GiB), without the page cache; 113.07 GiB are available: to use more, start "
+        "the engine with --vram-budget and plan with the same"
+    ]
+
+
+def test_shared_memory_is_never_more_than_what_is_available(nvml: NvmlStandIn) -> None:
+    # A container of 16 GiB, whose kernel has more free.
+    answer = nvml.ask(_DRIVER + _gpu(name="NVIDIA GB10", memory=3), "choose_gpu", host=(16 * _GIB, 9 * _GIB, 40 * _GIB))
+    assert answer["answer"]["free_bytes"] == 9 * _GIB
+    assert answer["answer"]["notes"] == [
+        "GPU 0 (NVIDIA GB10) shares the host's memory (NVML answers Not Supported when asked for its memory): the "
+        "engine will take for free what the kernel calls free (/proc/meminfo: 9.00 GiB), without the page cache"
     ]
 
 
 def test_shared_memory_with_the_machines_own_figures(nvml: NvmlStandIn) -> None:
-    from planner.host import host_memory
-
     answer = nvml.ask(_DRIVER + _gpu(name="NVIDIA GB10", memory=3), "choose_gpu")["answer"]
-    assert answer["total_bytes"] == host_memory().total_bytes
+    assert answer["total_bytes"] == os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     assert 0 < answer["free_bytes"] <= answer["total_bytes"]
 
 
-def test_a_known_unified_part_that_tells_more_than_the_host_is_believed(nvml: NvmlStandIn) -> None:
-    scenario = _DRIVER + _gpu(name="NVIDIA Thor", total=122 * _GIB, free=120 * _GIB)
+def test_shared_memory_of_a_host_that_tells_less(nvml: NvmlStandIn) -> None:
+    told = nvml.ask(_DRIVER + _gpu(name="NVIDIA GB10", memory=3), "choose_gpu", host=(0, None))
+    assert told["message"] == (
+        "GPU 0: NVML answers Not Supported when asked for its memory, and the host does not tell how much memory is "
+        "available; give the budget yourself: --vram-budget 8GiB"
+    )
+    told = nvml.ask(_DRIVER + _gpu(name="NVIDIA GB10", memory=3), "choose_gpu", host=(8 * _GIB, None, 3 * _GIB))
+    assert told["answer"]["free_bytes"] == 3 * _GIB
+
+
+@pytest.mark.parametrize(
+    ("gpu", "told"),
+    [
+        (_gpu(name="NVIDIA GeForce GT 710", memory=3), "NVML answers Not Supported when asked for its memory"),
+        (_gpu(name="NVIDIA GeForce GT 710", total=0, free=0), "NVML tells of 0 B free of 0 B"),
+        (_gpu(name="GRID A100D-8C", total=None), "NVML answers Not Supported when asked for its memory"),
+        (_gpu(name=None, memory=3), "NVML answers Not Supported when asked for its memory"),
+    ],
+)
+def test_a_gpu_without_an_answer_is_not_taken_for_shared_memory(nvml: NvmlStandIn, gpu: str, told: str) -> None:
+    answer = nvml.ask(_DRIVER + gpu, "choose_gpu", host=_SPARK)
+    name = "unnamed GPU" if "name=" not in gpu else gpu.split("name=")[1].split("\t", maxsplit=1)[0]
+    message = f"GPU 0: {name}: {told}; give the budget yourself: --vram-budget 8GiB"
+    assert (answer["error"], answer["message"]) == ("NoGpuError", message)
+
+
+def test_cuda_uses_a_gpu_of_whose_memory_nvml_tells_nothing(nvml: NvmlStandIn) -> None:
+    scenario = _DRIVER + _gpu(0, name="NVIDIA A", memory=3) + _gpu(1, name="NVIDIA A")
+    untold = "GPU 0: NVIDIA A: NVML answers Not Supported when asked for its memory; " + _INSTEAD.removeprefix("or ")
+    assert _refusal(nvml, scenario) == ("NoGpuError", untold)
+    assert _refusal(nvml, scenario, CUDA_VISIBLE_DEVICES=_UUIDS[0]) == ("NoGpuError", untold)
+    told = nvml.ask(scenario, "survey")["answer"]
+    assert [(gpu["index"], gpu["cuda_ordinal"]) for gpu in told["gpus"]] == [(1, 1)]
+    assert _note_of(nvml, scenario, CUDA_VISIBLE_DEVICES="1") == (_UUIDS[1], [untold])
+
+
+@pytest.mark.parametrize("total_mib", [981, 256, 1])
+def test_a_small_discrete_gpu_is_believed_too(nvml: NvmlStandIn, total_mib: int) -> None:
+    # 981 MiB are what nvidia-smi shows of a GeForce GT 710.
+    scenario = _DRIVER + _gpu(name="NVIDIA GeForce GT 710", total=total_mib * _MIB, free=total_mib * _MIB // 2)
     answer = nvml.ask(scenario, "choose_gpu", host=_SPARK)["answer"]
-    assert (answer["free_bytes"], answer["basis"]) == (120 * _GIB, "NVML v2")
+    assert (answer["total_bytes"], answer["free_bytes"]) == (total_mib * _MIB, total_mib * _MIB // 2)
+    assert (answer["basis"], answer["notes"]) == ("NVML v2", [])
+
+
+@pytest.mark.parametrize("name", ["NVIDIA GB100", "NVIDIA GB200", "NVIDIA GH200 480GB", "NVIDIA RTX Orino"])
+def test_names_that_only_look_like_those_of_shared_memory(nvml: NvmlStandIn, name: str) -> None:
+    answer = nvml.ask(_DRIVER + _gpu(name=name), "choose_gpu", host=_SPARK)["answer"]
+    assert (answer["free_bytes"], answer["basis"], answer["notes"]) == (7 * _GIB, "NVML v2", [])
 
 
 def test_a_small_discrete_gpu_is_believed(nvml: NvmlStandIn) -> None:
     scenario = _DRIVER + _gpu(name="NVIDIA T400", total=2 * _GIB, free=_MIB)
     answer = nvml.ask(scenario, "choose_gpu", host=_SPARK)["answer"]
     assert (answer["free_bytes"], answer["basis"], answer["notes"]) == (_MIB, "NVML v2", [])
-
-
-def test_shared_memory_of_a_host_that_does_not_tell(nvml: NvmlStandIn) -> None:
-    told = nvml.ask(_DRIVER + _gpu(memory=3), "choose_gpu", host=(0, None))
-    assert told["message"] == (
-        "GPU 0: NVML answers Not Supported when asked for its memory, and the host does not tell how much memory is "
-        "available; give the budget yourself: --vram-budget 8GiB"
-    )
 
 
 def test_a_slice_without_figures_is_not_taken_for_shared_memory(nvml: NvmlStandIn) -> None:

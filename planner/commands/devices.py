@@ -34,9 +34,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Prints the answer; a machine without a GPU is an answer too, so the exit code is 0."""
+    """Prints the answer; a machine without a GPU is an answer too, so the exit code is 0.
+
+    Raises:
+        BindingError: nothing can ask about GPUs here, which is no answer.
+    """
     from planner.host import host_memory
-    from planner.vram import NoGpuError, choose_gpu, survey
+    from planner.vram import BindingError, NoGpuError, choose_gpu, survey
 
     host = host_memory()
     found: Survey | None = None
@@ -45,6 +49,8 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         found = survey()
         notes = choose_gpu().notes
+    except BindingError:
+        raise
     except NoGpuError as error:
         trouble = str(error)
     if arguments.json:
@@ -62,6 +68,7 @@ def _as_json(found: Survey | None, host: HostMemory, notes: tuple[str, ...], tro
         "gpus": [_gpu_as_json(gpu) for gpu in found.gpus] if found else [],
         "faults": [{"index": fault.index, "message": fault.message} for fault in found.faults] if found else [],
         "engine_gpu": next((gpu.uuid for gpu in found.gpus if gpu.cuda_ordinal == 0), None) if found else None,
+        "engine_gpu_index": next((gpu.index for gpu in found.gpus if gpu.cuda_ordinal == 0), None) if found else None,
         "trouble": trouble,
         "notes": list(notes),
         "host": {"total_bytes": host.total_bytes, "available_bytes": host.available_bytes, "basis": host.basis},
@@ -113,7 +120,7 @@ def _print(found: Survey | None, host: HostMemory, notes: tuple[str, ...], troub
             shown.add_row(
                 gpu.label,
                 printable(gpu.name),
-                printable(gpu.uuid),
+                "unknown" if gpu.uuid is None else printable(gpu.uuid),
                 format_bytes(gpu.free_bytes),
                 format_bytes(gpu.total_bytes),
                 _cuda_state(gpu, known=found.cuda_order_known),

@@ -87,12 +87,12 @@ def run(arguments: argparse.Namespace) -> int:
 def _budget(arguments: argparse.Namespace) -> Any:
     """Returns the budget there is, or None with a note when no GPU was named and none can be asked."""
     from planner.planning import find_budget
-    from planner.vram import NoGpuError
+    from planner.vram import BindingError, NoGpuError
 
     try:
         budget, notes = find_budget(arguments.gpu, arguments.vram_budget, arguments.cuda_context)
     except NoGpuError as error:
-        if arguments.gpu is not None:
+        if arguments.gpu is not None or isinstance(error, BindingError):
             raise
         common.note(f"{error}; without it there is no largest context")
         return None
