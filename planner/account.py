@@ -362,12 +362,16 @@ def _bill_budget(budget: Budget) -> tuple[BillLine, ...]:
     lines: list[BillLine] = []
     if budget.total_bytes is not None:
         name = budget.gpu_name or "GPU"
-        lines.append(BillLine("start", f"{name}, total", budget.total_bytes, budget.total_bytes, "NVML"))
+        lines.append(BillLine("start", f"{name}, total", budget.total_bytes, budget.total_bytes, budget.memory_basis))
     if budget.free_bytes is not None:
         free_bytes = budget.free_bytes
         if budget.total_bytes is not None:
-            lines.append(BillLine("minus", "In use or reserved", budget.total_bytes - free_bytes, free_bytes, "NVML"))
-        lines.append(BillLine("equals", "Free now", free_bytes, free_bytes, "NVML"))
+            lines.append(
+                BillLine(
+                    "minus", "In use or reserved", budget.total_bytes - free_bytes, free_bytes, budget.memory_basis
+                )
+            )
+        lines.append(BillLine("equals", "Free now", free_bytes, free_bytes, budget.memory_basis))
         left_bytes = free_bytes - budget.context_bytes
         lines.append(BillLine("minus", "CUDA context", budget.context_bytes, left_bytes, budget.context_basis))
         if budget.source == "nvml":

@@ -26,6 +26,7 @@ class Budget(Record):
         context_bytes: what CUDA's context and cuBLAS take of `free_bytes` before the engine measures.
         context_basis: where that figure comes from, in words.
         gpu_uuid, gpu_name: of the GPU, where one is known.
+        memory_basis: where `total_bytes` and `free_bytes` come from, in words.
         wraps: less than 256 MiB would be free: the engine's unsigned subtraction wraps around and it takes the GPU for
             boundless. `budget_bytes` is then 0.
     """
@@ -39,6 +40,7 @@ class Budget(Record):
     gpu_uuid: str | None = None
     gpu_name: str | None = None
     wraps: bool = False
+    memory_basis: str = "NVML"
 
     @property
     def slack_bytes(self) -> int | None:
@@ -59,6 +61,7 @@ def automatic_budget(
     context_basis: str = DEFAULT_CONTEXT_BASIS,
     gpu_uuid: str | None = None,
     gpu_name: str | None = None,
+    memory_basis: str = "NVML",
 ) -> Budget:
     """Returns the budget that the engine takes by itself: NVML's free memory − CUDA context − 256 MiB."""
     left_bytes = free_bytes - context_bytes - ENGINE_MARGIN_BYTES
@@ -72,6 +75,7 @@ def automatic_budget(
         gpu_uuid=gpu_uuid,
         gpu_name=gpu_name,
         wraps=left_bytes < 0,
+        memory_basis=memory_basis,
     )
 
 
@@ -84,6 +88,7 @@ def stated_budget(
     context_basis: str = DEFAULT_CONTEXT_BASIS,
     gpu_uuid: str | None = None,
     gpu_name: str | None = None,
+    memory_basis: str = "NVML",
 ) -> Budget:
     """Returns the budget of `--vram-budget`, no margin taken off.
 
@@ -97,6 +102,7 @@ def stated_budget(
         context_basis: where that figure comes from.
         gpu_uuid: of the GPU.
         gpu_name: of the GPU.
+        memory_basis: where the two figures of its memory come from.
     """
     return Budget(
         source="option",
@@ -107,4 +113,5 @@ def stated_budget(
         context_basis=context_basis,
         gpu_uuid=gpu_uuid,
         gpu_name=gpu_name,
+        memory_basis=memory_basis,
     )

@@ -44,6 +44,11 @@ def cell_request(study: Study, name: str | None) -> PlanRequest:
             f"{study.path}: {cell.name}: the host is short of {format_bytes(-placement.host_left_bytes)} for what the "
             "engine never puts on the GPU"
         )
+    if placement.pool_short_bytes:
+        raise NoAnswerError(
+            f"{study.path}: {cell.name}: GPU and host share {format_bytes(placement.pool_bytes or 0)} of memory, which "
+            f"is {format_bytes(placement.pool_short_bytes)} too little for both"
+        )
     # This machine's own GPU is asked again when the plan is made: its free memory is what counts then.
     choice = gpu.choice
     own_device = choice.device is not None and (choice.vram, choice.free, choice.budget) == (None, None, None)

@@ -30,6 +30,8 @@ class Placement(Record):
         host_left_bytes: host memory left for cold neurons; None when it is not limited.
         dense_host_bytes: dense tensors that stay on the host.
         kv_host_bytes: the part of the KV cache that stays on the host.
+        pool_bytes: the available memory that GPU and host share; None where each has its own.
+        pool_short_bytes: what is missing there for all that the engine needs on both sides.
     """
 
     geometry: Geometry
@@ -40,6 +42,8 @@ class Placement(Record):
     host_left_bytes: int | None
     dense_host_bytes: int
     kv_host_bytes: int
+    pool_bytes: int | None = None
+    pool_short_bytes: int = 0
 
 
 def layer_hit_rates(hotness: Hotness, solved_list: Sequence[int]) -> npt.NDArray[np.float64]:
@@ -81,7 +85,9 @@ def bytes_of(placement: Placement, solution: Solution | None) -> Bytes:
     cold_bytes = account.ffn_total_bytes - hot_bytes
     charged_bytes = account.dense_bytes + account.kv_cache_bytes + hot_bytes
     missing_bytes = account.missing_bytes
-    if solution is None and placement.host_left_bytes is not None:
+    if placement.pool_short_bytes:
+        missing_bytes = placement.pool_short_bytes
+    elif solution is None and placement.host_left_bytes is not None:
         missing_bytes = max(0, cold_bytes - min(account.ffn_bytes, account.ffn_total_bytes) - placement.host_left_bytes)
     return Bytes(
         budget=account.budget_bytes,
@@ -113,7 +119,12 @@ def proof_of(cell: Cell, solution: Solution, hotness: Hotness) -> Proof:
 def notes_of(placement: Placement, solution: Solution | None, sizes: Bytes, why_no_speed: str | None) -> Iterator[str]:
     """Yields what a user should know of a cell, one line each."""
     account = placement.account
-    if solution is None:
+    if placement.pool_short_bytes:
+        yield (
+            f"GPU and host share {format_bytes(placement.pool_bytes or 0)} of memory, which is "
+            f"{format_bytes(placement.pool_short_bytes)} too little for both"
+        )
+    elif solution is None:
         yield "the host cannot hold what the GPU does not"
     elif account.missing_bytes:
         yield f"the dense part misses {format_bytes(account.missing_bytes)}, so the engine gives neurons nothing"

@@ -257,9 +257,10 @@ def find_budget(
         context_bytes, basis = cuda_context_bytes, "stated"
     if vram_budget_bytes is not None and gpu is None:
         return stated_budget(vram_budget_bytes, context_bytes=context_bytes, context_basis=basis), ()
-    from planner.vram import choose_gpu
+    from planner.vram import MemoryBasis, choose_gpu
 
     chosen = choose_gpu(gpu)
+    shared = chosen.basis is MemoryBasis.HOST_MEMORY
     if vram_budget_bytes is not None:
         make = partial(stated_budget, vram_budget_bytes, free_bytes=chosen.free_bytes)
     else:
@@ -270,6 +271,7 @@ def find_budget(
         context_basis=basis,
         gpu_uuid=chosen.uuid,
         gpu_name=chosen.name,
+        memory_basis="host memory" if shared else "NVML",
     )
     return budget, chosen.notes
 

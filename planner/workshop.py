@@ -27,7 +27,7 @@ from planner.speed import SpeedEstimate
 from planner.statistics import Statistics, read_statistics
 from planner.study import Cell, GpuCase, Model
 from planner.units import GIB, format_bytes
-from planner.vram import Gpu
+from planner.vram import Gpu, MemoryBasis
 
 
 class Device(Record):
@@ -96,7 +96,7 @@ class Workshop:
 
     def place(self, cell: Cell) -> Placement:
         """Returns the account and the placement of a cell."""
-        gpu, host = self.gpu(cell), self._host_memory(cell)
+        gpu, host, pool = self.gpu(cell), self._host_memory(cell), self._pool_bytes(cell)
         rates = (gpu.bandwidth_bytes_per_s, cell.host.bandwidth_bytes_per_s) if cell.solver.sync_us is not None else ()
         size = (gpu.vram_bytes, gpu.free_bytes, gpu.budget_bytes, gpu.context_bytes)
         key = (
@@ -104,6 +104,7 @@ class Workshop:
             cell.quantisation,
             size,
             host,
+            pool,
             cell.context,
             cell.kv_type,
             cell.solver,
@@ -111,7 +112,7 @@ class Workshop:
             repr(cell.reserve),
         )
         if key not in self._placements:
-            self._placements[key] = self._place(cell, gpu, host)
+            self._placements[key] = self._place(cell, gpu, host, pool)
         return self._placements[key]
 
     def answer(self, cell: Cell) -> Answer:
@@ -169,12 +170,23 @@ class Workshop:
             pcie_bytes_per_s=case.pcie_bytes_per_s or link,
         )
 
+    def _pool_bytes(self, cell: Cell) -> int | None:
+        """Returns the one memory that this machine's GPU and host share, where the cell has both; None elsewhere."""
+        gpu, memory = self._device.gpu, self._device.memory
+        if gpu is None or memory is None or cell.gpu.choice.device is None or not cell.host.this_machine:
+            return None
+        if gpu.basis is not MemoryBasis.HOST_MEMORY:
+            return None
+        return memory.available_bytes or memory.total_bytes or None
+
     def _host_memory(self, cell: Cell) -> int | None:
+        if self._pool_bytes(cell) is not None:
+            return None
         if cell.host.this_machine and self._device.memory is not None:
             return self._device.memory.available_bytes or self._device.memory.total_bytes or None
         return cell.host.memory_bytes
 
-    def _place(self, cell: Cell, gpu: GpuCase, host_memory_bytes: int | None) -> Placement:
+    def _place(self, cell: Cell, gpu: GpuCase, host_memory_bytes: int | None, pool_bytes: int | None) -> Placement:
         _, hotness = self.statistics(cell)
         geometry = self.whole_geometry(cell)
         account = account_for(
@@ -188,6 +200,20 @@ class Workshop:
         placement = Placement(
             geometry, account, hotness, geometry.neuron_bytes, None, host_left_bytes, dense_host_bytes, kv_host_bytes
         )
+        if pool_bytes is not None:
+            # A neuron takes the same bytes of one memory on either side, so where it is makes no difference.
+            needed_bytes = (
+                account.budget.context_bytes
+                + account.uncharged_bytes
+                + account.dense_total_bytes
+                + 2 * account.kv_half_bytes
+                + account.ffn_total_bytes
+                + geometry.host_only_bytes
+            )
+            short_bytes = max(0, needed_bytes - pool_bytes)
+            placement = replace(placement, pool_bytes=pool_bytes, pool_short_bytes=short_bytes)
+            if short_bytes:
+                return placement
         if host_left_bytes is not None and host_left_bytes < 0:
             return placement
         solution = self._solve(cell, gpu, placement, account.ffn_bytes)
@@ -250,6 +276,8 @@ class Workshop:
         yield "model", placement.geometry.source
         yield "statistics", statistics.source
         yield "budget", _budget_basis(gpu, placement.account.budget)
+        if placement.pool_bytes is not None:
+            yield "memory", f"one for GPU and host, {format_bytes(placement.pool_bytes)} available"
         if cell.model.active_source:
             yield "active_share", f"{cell.model.active_share:.4g}: {cell.model.active_source}"
         else:

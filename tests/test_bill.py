@@ -103,3 +103,9 @@ def test_a_wrapped_budget_is_explained() -> None:
         "Less than 256 MiB would be free: the engine's own subtraction wraps around there, and it would run out of "
         "memory. Free VRAM, or give --vram-budget.",
     )
+
+
+def test_a_gpu_that_shares_the_hosts_memory_is_not_nvmls_word() -> None:
+    budget = automatic_budget(12 * GIB, total_bytes=16 * GIB, context_bytes=GIB, memory_basis="host memory")
+    rows = _rows(_printed(account_for(_7B, budget, context=512)))
+    assert [row[-1] for row in rows[:3]] == ["host memory"] * 3

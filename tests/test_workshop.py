@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from pathlib import Path
 from typing import Any
 
@@ -243,3 +244,93 @@ def test_a_derived_threshold_needs_the_bandwidth(catalogue: Catalogue) -> None:
     least = -(-5e-6 // (NEURON_BYTES / 10e9 - NEURON_BYTES / 100e9))
     assert least == 73
     assert all(count == 0 or count >= least for count in answer.solved_list)
+
+
+# ---- one memory for GPU and host ------------------------------------------------------------------------------------
+
+_EMBEDDING_BYTES = N_EMBD * N_VOCAB * 2
+_WHOLE_BYTES = DENSE_BYTES + KV_BYTES + N_LAYER * N_FF * NEURON_BYTES + _EMBEDDING_BYTES
+
+
+def _share(monkeypatch: pytest.MonkeyPatch, available_bytes: int, *, shared: bool = True) -> None:
+    """Makes this machine one with `available_bytes`, of which the kernel calls all but 1 MiB free."""
+    from planner import sweep as module
+    from planner.gpu import Gpu, MemoryBasis
+    from planner.host import HostMemory
+
+    basis = MemoryBasis.HOST_MEMORY if shared else MemoryBasis.NVML_V2
+    gpu = Gpu(0, "NVIDIA GB10", "GPU-1", 2 * available_bytes, available_bytes - (1 << 20), None, basis, 0)
+    memory = HostMemory(2 * available_bytes, available_bytes, "/proc/meminfo", available_bytes - (1 << 20))
+    monkeypatch.setattr(module, "choose_gpu", lambda: gpu)
+    monkeypatch.setattr(module, "host_memory", lambda: memory)
+
+
+_ONE_MACHINE: dict[str, Any] = {
+    "gpus": {
+        "device": "this machine",
+        "bandwidth": 273,
+        "budget": f"{DENSE_BYTES + KV_BYTES + 1024 * NEURON_BYTES}B",
+    },
+    "hosts": {"device": "this machine", "bandwidth": 273, "name": "h"},
+}
+
+
+def test_one_memory_is_not_spent_twice(catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Every byte is on one side or the other, and CUDA's context comes on top.
+    needed_bytes = DEFAULT_CONTEXT_BYTES + _WHOLE_BYTES
+    _share(monkeypatch, needed_bytes)
+    (answer,) = ask(catalogue, **_ONE_MACHINE)
+    assert answer.path is CellPath.SPLIT
+    assert answer.bytes.hot == 1024 * NEURON_BYTES
+    assert answer.bytes.vram + answer.bytes.host == needed_bytes
+    assert dict(answer.basis)["memory"] == f"one for GPU and host, {needed_bytes / 2**20:.1f} MiB available"
+    _share(monkeypatch, needed_bytes - 1)
+    (answer,) = ask(catalogue, **_ONE_MACHINE)
+    assert (answer.path, answer.hit_rate, answer.bytes.missing) == (CellPath.DOES_NOT_FIT, None, 1)
+    assert answer.notes[0] == (
+        f"GPU and host share {needed_bytes / 2**20:.1f} MiB of memory, which is 1 B too little for both"
+    )
+
+
+def test_a_gpu_with_memory_of_its_own_leaves_the_host_its_own(
+    catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What the host must hold: three quarters of the neurons and the embeddings. It need not hold the GPU's part too.
+    host_bytes = 3 * 1024 * NEURON_BYTES + _EMBEDDING_BYTES
+    _share(monkeypatch, host_bytes, shared=False)
+    (answer,) = ask(catalogue, **_ONE_MACHINE)
+    assert (answer.path, answer.bytes.host) == (CellPath.SPLIT, host_bytes)
+    _share(monkeypatch, host_bytes, shared=True)
+    (answer,) = ask(catalogue, **_ONE_MACHINE)
+    assert answer.bytes.missing == DEFAULT_CONTEXT_BYTES + _WHOLE_BYTES - host_bytes
+
+
+def test_one_memory_counts_only_where_a_cell_has_both_sides_of_it(
+    catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _share(monkeypatch, 1 << 20)
+    (answer,) = ask(catalogue, gpus=_ONE_MACHINE["gpus"])
+    assert answer.path is CellPath.SPLIT
+    assert "memory" not in dict(answer.basis)
+
+
+def test_a_plan_of_one_memory_that_is_too_small_is_refused(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = study.path.with_name("one.yaml")
+    file.write_text(
+        "models: {file: m/tiny.powerinfer.gguf, name: tiny}\n"
+        "gpus: {device: this machine, bandwidth: 273, budget: 32MiB}\n"
+        "hosts: {device: this machine, bandwidth: 273, name: h}\n"
+    )
+    _share(monkeypatch, 1 << 30)
+    assert any(make_plan(cell_request(load_study(file), None)).plan.solved_list)
+    _share(monkeypatch, 1 << 20)
+    with pytest.raises(NoAnswerError) as caught:
+        cell_request(load_study(file), None)
+    cell = load_study(file).cells[0].name
+    said = re.fullmatch(
+        re.escape(f"{file}: {cell}: GPU and host share 1.0 MiB of memory, which is ")
+        + r"([0-9.]+) MiB too little for both",
+        str(caught.value),
+    )
+    assert said is not None, str(caught.value)
+    assert 612 < float(said[1]) < 700  # CUDA's context and a model of some MiB
