@@ -144,7 +144,14 @@ def test_a_budget_that_is_too_small_is_an_answer_too(model: Path, capsys: pytest
 def test_a_gpu_is_asked_when_there_is_one(
     model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    card = SimpleNamespace(free_bytes=11 << 30, total_bytes=12 << 30, uuid="GPU-1", name="A card", notes=("a note",))
+    card = SimpleNamespace(
+        free_bytes=11 << 30,
+        total_bytes=12 << 30,
+        uuid="GPU-1",
+        name="A card",
+        basis=vram.MemoryBasis.NVML_V2,
+        notes=("a note",),
+    )
     monkeypatch.setattr(vram, "choose_gpu", lambda _=None: card)
     assert _RUN(["fit", "--model", str(model), "--json"]) == 0
     captured = capsys.readouterr()

@@ -141,7 +141,10 @@ def test_a_smaller_batch_takes_a_smaller_scratch(capsys: pytest.CaptureFixture[s
 def _card(monkeypatch: pytest.MonkeyPatch, asked: list[str | None]) -> None:
     def choose(selector: str | None = None) -> object:
         asked.append(selector)
-        return SimpleNamespace(free_bytes=11 << 30, total_bytes=12 << 30, uuid="GPU-1", name="A card", notes=())
+        basis = vram.MemoryBasis.NVML_V2
+        return SimpleNamespace(
+            free_bytes=11 << 30, total_bytes=12 << 30, uuid="GPU-1", name="A card", basis=basis, notes=()
+        )
 
     monkeypatch.setattr(vram, "choose_gpu", choose)
 
