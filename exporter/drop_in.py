@@ -16,10 +16,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
-from planner.cli import run_command
+from planner.cli import AnsweringParser, HelpFormatter, run_command
 from planner.commands import common
 from planner.engine_defaults import INDEX_SUFFIX
 from planner.errors import InputError, NoAnswerError
+from planner.quiet import answer_stream
 from planner.text import printable
 from planner.units import format_bytes, parse_size
 
@@ -88,7 +89,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog="python3 -m powerinfer",
         description="Place a model's FFN neurons and write the GPU index that PowerInfer loads (by Hotsplit).",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatter,
     )
     parser.add_argument("--activation", type=Path, required=True, metavar="DIR", help="activation statistics")
     parser.add_argument(
@@ -190,7 +191,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-class _Parser(argparse.ArgumentParser):
+class _Parser(AnsweringParser):
     """Says what is behind words that nobody can have meant as options."""
 
     def error(self, message: str) -> NoReturn:
@@ -312,7 +313,7 @@ def _report(arguments: argparse.Namespace, space: _Space, problem: Problem, solu
     else:
         within = f"{format_bytes(plan.vram_required_bytes)} of {format_bytes(space.space)}"
     proof = "" if solution.relative_gap <= 1e-6 else f", at most {solution.relative_gap:.2%} from the best"
-    sys.stdout.write(
+    answer_stream().write(
         f"hotsplit: {of_total} on the GPU, {within}; {solution.hit_rate:.1%} of activations{proof}\n"
         f"hotsplit: wrote {printable(str(arguments.output))}\n"
     )

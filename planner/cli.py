@@ -18,9 +18,10 @@ from planner import __version__
 from planner.collector import collecting_rarely
 from planner.errors import HotsplitError
 from planner.interrupt import INTERRUPTED, complain_of_interruption, interruptible
+from planner.quiet import answer_stream, columns_of, drop, only_the_answer
 from planner.text import LONGEST_LINE, closest, printable
 
-__all__ = ["BAD_INPUT", "INTERRUPTED", "Parser", "build_parser", "run_command"]
+__all__ = ["BAD_INPUT", "INTERRUPTED", "AnsweringParser", "HelpFormatter", "Parser", "build_parser", "run_command"]
 
 BAD_INPUT = 2
 
@@ -28,13 +29,27 @@ BAD_INPUT = 2
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
     """Fits a paragraph to the terminal, and leaves text of several lines, such as examples, as it was written."""
 
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        # argparse itself would ask descriptor 1, which leads nowhere while a command runs.
+        columns = columns_of(answer_stream())
+        if columns is not None:
+            options.setdefault("width", columns - 2)
+        super().__init__(*arguments, **options)
+
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         if "\n" in text.strip():
             return super()._fill_text(text, width, indent)
         return argparse.HelpFormatter._fill_text(self, text, width, indent)
 
 
-class Parser(argparse.ArgumentParser):
+class AnsweringParser(argparse.ArgumentParser):
+    """A parser whose help and version come out where answers do."""
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        super()._print_message(message, answer_stream() if file is sys.stdout else file)
+
+
+class Parser(AnsweringParser):
     """A parser of the house: help in one form, and complaints that are safe to print, whatever the options hold."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -104,11 +119,17 @@ def run_command(parser: argparse.ArgumentParser, arguments: Sequence[str] | None
 
 
 def _run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> int:
+    # Libraries may be loaded for the value of an option already.
+    with only_the_answer(ends_process=arguments is None) as answers:
+        return _answer(parser, arguments, answers)
+
+
+def _answer(parser: argparse.ArgumentParser, arguments: Sequence[str] | None, answers: TextIO) -> int:
     exit_code: int = 0
     try:
         chosen = parser.parse_args(arguments)
         exit_code = chosen.run(chosen)
-        sys.stdout.flush()
+        answers.flush()
     except HotsplitError as error:
         # Each fault is one line, whatever line breaks the names in it hold.
         for line in error.lines:
@@ -116,11 +137,11 @@ def _run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> in
         return error.exit_code
     except BrokenPipeError:
         # The reader (`head`, a pager) has what it wanted.
-        _drop(sys.stdout)
+        drop(answers)
         return exit_code
     except OSError as error:
         _complain(f"{error.filename}: {error.strerror}" if error.filename else str(error))
-        _drop(sys.stdout)
+        drop(answers)
         return BAD_INPUT
     except ImportError as error:
         # torch's libraries that find no room, or a package that is only half installed.
@@ -163,23 +184,8 @@ def _streams_for_any_text(*, for_good: bool) -> Iterator[None]:
                     stream.reconfigure(errors=errors)
 
 
-def _drop(stream: TextIO) -> None:
-    """Throws away what cannot be written, or Python would complain once more when it flushes at exit."""
-    try:
-        stream.flush()
-    except OSError:
-        with contextlib.suppress(OSError, io.UnsupportedOperation), open(os.devnull, "wb") as nowhere:
-            kept = os.dup(stream.fileno())
-            try:
-                os.dup2(nowhere.fileno(), stream.fileno())
-                stream.flush()
-            finally:
-                os.dup2(kept, stream.fileno())
-                os.close(kept)
-
-
 def _complain(line: str) -> None:
     # Where standard error cannot be written, the exit code is all that is left to say.
     with contextlib.suppress(OSError):
         print(f"hotsplit: error: {printable(line, limit=LONGEST_LINE)}", file=sys.stderr)
-    _drop(sys.stderr)
+    drop(sys.stderr)

@@ -28,6 +28,7 @@ from typing import Any
 import pulp
 
 from planner.problem import SolverOptions
+from planner.quiet import silent_start
 from planner.record import Record
 
 # Solvers hold rows and whole numbers only to a tolerance; this is the one of both for whole numbers. HiGHS must not be
@@ -192,7 +193,7 @@ def run(model: IlpModel, options: SolverOptions, *, gap: float, time_limit_s: fl
     """
     problem = build(model)
     if options.solver == "highs":
-        solver = pulp.HiGHS(
+        solver = HiGHS(
             msg=False,
             gapRel=gap,
             gapAbs=0.0,
@@ -226,6 +227,15 @@ def run(model: IlpModel, options: SolverOptions, *, gap: float, time_limit_s: fl
     on = tuple(not each.split or values[f"y_{each.layer}"].value() > 0.5 for each in model.layers)
     hot = tuple(round(values[f"x_{each.layer}"].value()) for each in model.layers)
     return IlpAnswer(status, on, hot, bound)
+
+
+class HiGHS(pulp.HiGHS):  # type: ignore[misc]
+    """HiGHS without the lines that its constructor prints from 1.16.0 on, before there is an option to set."""
+
+    def createAndConfigureSolver(self, lp: pulp.LpProblem) -> None:  # noqa: N802 - pulp's name
+        """Makes `lp.solverModel` and sets its options."""
+        with silent_start():
+            super().createAndConfigureSolver(lp)
 
 
 def _end_started(trace: TracebackType | None) -> None:

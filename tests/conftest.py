@@ -16,6 +16,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from planner.catalogue import Catalogue, load_catalogue
+from tests.processes import started
 
 # The suite draws the same examples every time, on fast machines and slow ones, so a run that fails is one that was
 # broken; `HYPOTHESIS_PROFILE=explore make test` draws others.
@@ -64,6 +65,7 @@ class NvmlStandIn:
         self.folder = folder
         self.scenario = folder / "scenario"
         self.log = folder / "log"
+        self._opened = contextlib.ExitStack()
         self._process: subprocess.Popen[str] | None = None
 
     def environment(self, scenario: str, **variables: str) -> dict[str, str]:
@@ -99,12 +101,13 @@ class NvmlStandIn:
         """
         variables = self.environment(scenario)
         if self._process is None:
-            self._process = subprocess.Popen(
-                [sys.executable, "-W", "error", "-c", _SERVER],
-                env=variables,
-                text=True,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
+            self._process = self._opened.enter_context(
+                started(
+                    [sys.executable, "-W", "error", "-c", _SERVER],
+                    env=variables,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                )
             )
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -121,8 +124,9 @@ class NvmlStandIn:
 
     def close(self) -> None:
         if self._process is not None:
-            self._process.communicate(timeout=30)
-            self._process = None
+            process, self._process = self._process, None
+            with self._opened.pop_all():
+                process.communicate(timeout=30)
 
 
 @pytest.fixture(scope="session")

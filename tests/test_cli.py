@@ -21,6 +21,7 @@ from planner import __version__
 from planner.cli import build_parser, run_command
 from planner.commands import common
 from planner.errors import FaultsError, InputError, NoAnswerError
+from tests.processes import started
 
 
 def command_that(act: Callable[[argparse.Namespace], int]) -> ModuleType:
@@ -153,11 +154,12 @@ finally:
 PRINTING = """
 import sys
 from planner.cli import build_parser, run_command
+from planner.commands import common
 from types import ModuleType
 
 def run(arguments):
     for _ in range(int(sys.argv[1])):
-        print("a line of some length, again and again")
+        common.say("a line of some length, again and again")
     return 0
 
 act = ModuleType("act")
@@ -167,9 +169,8 @@ sys.exit(run_command(build_parser("hotsplit", "", [act]), ["act"]))
 
 
 def test_a_reader_that_stops_early_is_no_error() -> None:
-    with subprocess.Popen(
-        [sys.executable, "-c", PRINTING, "100000"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as writer:
+    command = [sys.executable, "-c", PRINTING, "100000"]
+    with started(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as writer:
         assert writer.stdout is not None
         assert writer.stderr is not None
         writer.stdout.readline()
@@ -206,12 +207,11 @@ sys.exit(run_command(build_parser("hotsplit", "", [act]), ["act"]))
     ],
 )
 def test_a_reader_that_has_gone_is_no_error(how: str, lines: int, exit_code: int) -> None:
-    with subprocess.Popen(
+    with started(
         [sys.executable, "-c", TALKING.format(how=how), str(lines)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
         env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"},
     ) as writer:
         assert writer.stdin is not None

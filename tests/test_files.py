@@ -1,10 +1,10 @@
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import resource
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -15,6 +15,7 @@ import pytest
 
 from planner.errors import InputError
 from planner.files import remove_staged, staged, write_whole
+from tests.processes import started
 
 LINUX_ONLY = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux signals, limits and locks")
 
@@ -188,17 +189,20 @@ while True:
 def test_killed_writers_leave_one_whole_file_and_nothing_that_stays(tmp_path: Path) -> None:
     target = tmp_path / "out"
     for attempt in range(8):
-        writers = [
-            subprocess.Popen([sys.executable, "-c", KILLED_WRITER, str(target), str(64 + 2 * attempt + which)])
-            for which in range(2)
-        ]
-        deadline = time.monotonic() + 60
-        while not target.exists() and time.monotonic() < deadline:
-            time.sleep(0.001)
-        time.sleep(0.013 * attempt)
-        for writer in writers:
-            writer.kill()
-            writer.wait()
+        with contextlib.ExitStack() as running:
+            writers = [
+                running.enter_context(
+                    started([sys.executable, "-c", KILLED_WRITER, str(target), str(64 + 2 * attempt + which)])
+                )
+                for which in range(2)
+            ]
+            deadline = time.monotonic() + 60
+            while not target.exists() and time.monotonic() < deadline:
+                time.sleep(0.001)
+            time.sleep(0.013 * attempt)
+            for writer in writers:
+                writer.kill()
+                writer.wait()
         content = target.read_bytes()
         assert len(content) == 200_000
         assert len(set(content)) == 1

@@ -22,6 +22,7 @@ import torch
 
 from tests import model_files
 from tests.commands import hotsplit
+from tests.processes import started
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux signals, limits, mounts and fork")
 
@@ -96,9 +97,9 @@ while os.WIFSIGNALED(killed(last)):
 
 def test_an_export_killed_at_any_line_leaves_the_old_index_or_the_new_one(model: Path, plan: Path) -> None:
     output = model.with_name("x.gpuidx")
-    with subprocess.Popen(
+    with started(
         [sys.executable, "-W", "ignore", "-c", KILLED_AT_A_LINE, str(plan), str(output), "100"],
-        cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
     ) as killer:  # fmt: skip
         assert killer.stdin is not None
         assert killer.stdout is not None
@@ -149,14 +150,17 @@ def test_exports_to_one_name_at_once_all_succeed(
         assert hotsplit(capsys, "export", "--plan", each, "--output", alone).exit_code == 0
         indexes.append(alone.read_bytes())
     assert indexes[0] != indexes[1]
-    runs = [
-        subprocess.Popen(
-            [*COMMAND, "export", "--plan", each, "--output", output], cwd=ROOT, stderr=subprocess.PIPE,
-            stdout=subprocess.DEVNULL, text=True,
-        )
-        for each in (plan, other, plan, other)
-    ]  # fmt: skip
-    complaints = [run.communicate(timeout=120)[1] for run in runs]
+    with contextlib.ExitStack() as running:
+        runs = [
+            running.enter_context(
+                started(
+                    [*COMMAND, "export", "--plan", each, "--output", output], cwd=ROOT, stderr=subprocess.PIPE,
+                    stdout=subprocess.DEVNULL,
+                )
+            )
+            for each in (plan, other, plan, other)
+        ]  # fmt: skip
+        complaints = [run.communicate(timeout=120)[1] for run in runs]
     assert [run.returncode for run in runs] == [0, 0, 0, 0], complaints
     assert output.read_bytes() in indexes
     assert partial_files(model.parent) == []
@@ -287,6 +291,7 @@ from planner.cli import build_parser, run_command
 def run(arguments):
     import pulp
     from planner.files import staged
+    from planner.quiet import answer_stream
     random.seed(1)
     problem = pulp.LpProblem("hard", pulp.LpMaximize)
     chosen = [problem.add_variable(f"x{i}", 0, 1, pulp.LpInteger) for i in range(600)]
@@ -296,7 +301,7 @@ def run(arguments):
         problem.addConstraint(pulp.LpConstraint(terms, pulp.LpConstraintLE, f"row{row}", sum(weights) // 2))
     problem.setObjective(pulp.LpAffineExpression([(x, random.randint(1000, 100_000)) for x in chosen]))
     with staged(pathlib.Path(sys.argv[2])):
-        threading.Timer(1.5, print, ["solving"], {"flush": True}).start()
+        threading.Timer(1.5, print, ["solving"], {"flush": True, "file": answer_stream()}).start()
         problem.solve(pulp.HiGHS(msg=False, gapRel=0.0))
     return 0
 
@@ -307,9 +312,9 @@ sys.exit(run_command(build_parser("hotsplit", "", [act]), sys.argv[1:2]))
 
 
 def test_ctrl_c_while_the_solver_does_not_listen(tmp_path: Path) -> None:
-    with subprocess.Popen(
+    with started(
         [sys.executable, "-c", INTERRUPTED_WHILE_SOLVING, "act", str(tmp_path / "out")],
-        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     ) as solving:  # fmt: skip
         assert solving.stdout is not None
         assert solving.stderr is not None
@@ -328,10 +333,11 @@ INTERRUPTED_SWEEP = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)
 from concurrent.futures import ProcessPoolExecutor
+from planner.quiet import answer_stream
 submit = ProcessPoolExecutor.submit
 
 def told(*arguments):
-    print("submitted", flush=True)
+    print("submitted", flush=True, file=answer_stream())
     ProcessPoolExecutor.submit = submit
     return submit(*arguments)
 
@@ -346,9 +352,9 @@ def test_ctrl_c_while_processes_sweep_a_study(tmp_path: Path, wait_s: float) -> 
     study = tmp_path / "study.yaml"
     contexts = ", ".join(str(context) for context in range(512, 20_512))
     study.write_text(f"models: relu-llama-70b\ngpus: rtx-4090\nhosts: ddr5-5600-dual\ncontexts: [{contexts}]\n")
-    with subprocess.Popen(
+    with started(
         [sys.executable, "-c", INTERRUPTED_SWEEP, "whatif", study, "--processes", "2"],
-        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     ) as sweeping:  # fmt: skip
         assert sweeping.stdout is not None
         assert sweeping.stderr is not None
@@ -393,13 +399,13 @@ def test_ctrl_c_for_hotsplit_alone_ends_cbc_and_its_files(tmp_path: Path) -> Non
     slow.write_text(SLOW_CBC)
     slow.chmod(0o755)
     scratch.mkdir()
-    with subprocess.Popen(
+    with started(
         [sys.executable, "-c", INTERRUPTED_CBC, slow],
-        cwd=ROOT, stderr=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": str(scratch)},
+        cwd=ROOT, stderr=subprocess.PIPE, env={**os.environ, "TMPDIR": str(scratch)},
     ) as solving:  # fmt: skip
-        started = Path(f"{slow}.started")
+        begun = Path(f"{slow}.started")
         deadline = time.monotonic() + 60
-        while not started.exists():
+        while not begun.exists():
             assert solving.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.02)
@@ -408,6 +414,6 @@ def test_ctrl_c_for_hotsplit_alone_ends_cbc_and_its_files(tmp_path: Path) -> Non
         assert solving.wait(timeout=30) == 130
         assert solving.stderr is not None
         assert solving.stderr.read() == "hotsplit: error: interrupted; no file is left half-written\n"
-    with pytest.raises(ProcessLookupError):
-        os.kill(int(started.read_text()), 0)
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(begun.read_text()), 0)
     assert list(scratch.iterdir()) == []

@@ -27,6 +27,7 @@ from exporter.profile.run import ProfileOptions, Progress, profile
 from planner.cli import build_parser, run_command
 from planner.errors import InputError
 from planner.statistics import read_statistics
+from tests.processes import started
 
 _WHY = "the optional extra is not installed: pip install 'hotsplit[profile]'"
 transformers: Any = pytest.importorskip("transformers", reason=_WHY)
@@ -312,13 +313,8 @@ def test_killed_and_resumed_counts_the_same(make: Callable[..., Path], text: lis
     folder = make("falcon")
     whole = profile(ProfileOptions(folder, tuple(text), tmp_path / "whole", context=16, batch=2, device="cpu"))
     output = tmp_path / "killed"
-    child = subprocess.Popen(
-        [sys.executable, "-c", CHILD, folder, output, *text],
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=Path(__file__).resolve().parent.parent,
-    )
-    with child:
+    command = [sys.executable, "-c", CHILD, folder, output, *text]
+    with started(command, stdout=subprocess.PIPE, cwd=Path(__file__).resolve().parent.parent) as child:
         assert child.stdout is not None
         told = child.stdout.readline().split()
         child.kill()

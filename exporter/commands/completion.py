@@ -6,6 +6,8 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
+from planner.quiet import answer_stream
+
 _SHELLS = ("bash", "zsh", "fish", "powershell", "tcsh")
 _EXAMPLE = """\
 examples:
@@ -39,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
         if action.type is Path:
             is_folder = action.metavar is not None and "DIR" in action.metavar
             action.complete = shtab.DIRECTORY if is_folder else shtab.FILE  # type: ignore[attr-defined]
-    print(shtab.complete(parser, arguments.shell))
+    print(shtab.complete(parser, arguments.shell), file=answer_stream())
     return 0
 
 

@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     for number, section in enumerate(sections):
         if number:
-            print()
+            common.say("")
         _print_section(catalogue, section)
     return 0
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from planner.errors import InputError
+from planner.quiet import answer_stream, columns_of
 from planner.text import LONGEST_LINE, printable
 from planner.units import parse_size
 
@@ -111,7 +113,7 @@ def note(text: str) -> None:
 
 def say(text: str) -> None:
     """Prints one line of the answer, made safe to show, on standard output."""
-    print(printable(text, limit=LONGEST_LINE))
+    print(printable(text, limit=LONGEST_LINE), file=answer_stream())
 
 
 def print_json(value: Any) -> None:
@@ -119,10 +121,11 @@ def print_json(value: Any) -> None:
 
     It is ASCII, so that no terminal, locale or file name that is no valid text can stand in its way.
     """
+    answers = answer_stream()
     for piece in json.JSONEncoder(indent=2).iterencode(value):
         # Of what steers terminals, JSON in ASCII lets through DEL alone.
-        sys.stdout.write(piece.replace("\x7f", r"\u007f"))
-    print()
+        answers.write(piece.replace("\x7f", r"\u007f"))
+    answers.write("\n")
 
 
 def console() -> Console:
@@ -137,4 +140,14 @@ def console() -> Console:
             """Leaves it to the command line what a reader that stops early (`head`) means; rich would exit with 1."""
             raise BrokenPipeError
 
-    return Terminal(highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else 200)
+    answers = answer_stream()
+    return Terminal(
+        file=answers,
+        highlight=False,
+        markup=False,
+        emoji=False,
+        width=columns_of(answers) if answers.isatty() else 200,
+        # On Windows rich asks standard output's handle what the console can do, and that leads nowhere meanwhile.
+        legacy_windows=False if os.name == "nt" else None,
+        color_system=None if os.name == "nt" else "auto",
+    )

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from planner.commands import common
+from planner.quiet import answer_stream
 
 if TYPE_CHECKING:
     from planner.answers import Answer
@@ -98,7 +99,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         common.print_json(study_as_dict(study, answers, replies))
     elif arguments.csv == _STDOUT:
-        sys.stdout.write(study_as_csv(answers, replies))
+        answer_stream().write(study_as_csv(answers, replies))
     elif arguments.cell is not None:
         print_cell(answers[0], common.console())
     else:
