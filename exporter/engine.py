@@ -1,8 +1,9 @@
 """The drop-in: a package named `powerinfer` in an environment, so that the engine's own call reaches Hotsplit.
 
 The engine runs `python3 -m powerinfer …` in a shell (`llama.cpp` 3120-3137 at PowerInfer d3ebd7c; `python` on Windows).
-What is installed are two small files that lead to `exporter.drop_in`. A package of that name which Hotsplit did not
-install is left alone unless told, and then kept aside and put back by `uninstall`.
+What is installed are two small files that lead to `exporter.drop_in`, and a `.pth` file of one line beside them. A
+package of that name which Hotsplit did not install is left alone unless told, and then kept aside and put back by
+`uninstall`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import sysconfig
 from pathlib import Path
 
 from planner.errors import InputError
+from planner.files import write_whole
 from planner.record import Record
 
 PACKAGE = "powerinfer"
@@ -29,17 +31,30 @@ _FILES = {
     "__main__.py": '''\
 """What `python3 -m powerinfer` runs."""
 
+import os
 import sys
+
+# Python looks in the working directory first, where a model's folder may hold anything: exporter/, numpy.py, ...
+if __name__ == "__main__" and sys.path and sys.path[0] in ("", os.getcwd()):
+    del sys.path[0]
 
 try:
     from exporter.drop_in import main
 except ImportError as error:
+    others = [*getattr(sys.modules.get("exporter"), "__path__", ())]
+    if others:
+        sys.exit(f"hotsplit: error: {error}; Python finds {others[0]}: if it is not Hotsplit's, remove it")
     sys.exit(f"hotsplit: error: {error}; install hotsplit into {sys.prefix} again, or delete {__package__} there")
 
 if __name__ == "__main__":
     sys.exit(main())
 ''',
 }
+
+# Python itself loads parts of its library before any file of the drop-in, and looks for them in the working directory,
+# too: a `types.py` there would end the engine's call. A line in a `.pth` file runs before that; it loads them first.
+_EARLY = "powerinfer-hotsplit.pth"
+_EARLY_TEXT = 'import sys; "-m" in sys.orig_argv and "powerinfer" in sys.orig_argv and __import__("runpy")\n'
 
 
 class Status(Record):
@@ -90,7 +105,10 @@ def install(folder: Path, *, force: bool = False) -> bool:
     """
     package = folder / PACKAGE
     if _is_current(package):
-        return False
+        if _is_early(folder):
+            return False
+        write_whole(folder / _EARLY, _EARLY_TEXT.encode())
+        return True
     foreign = _foreign(package)
     if foreign is not None and not force:
         raise InputError(
@@ -105,6 +123,7 @@ def install(folder: Path, *, force: bool = False) -> bool:
         for name, text in _FILES.items():
             (staged / name).write_text(text, encoding="utf-8")
         _take_place(staged, package)
+        write_whole(folder / _EARLY, _EARLY_TEXT.encode())
     finally:
         shutil.rmtree(staged, ignore_errors=True)
     importlib.invalidate_caches()
@@ -133,6 +152,7 @@ def uninstall(folder: Path) -> bool:
     strangers = sorted(path.name for path in package.iterdir() if path.name not in {*_FILES, "__pycache__"})
     if strangers:
         raise InputError(f"{package}: {strangers[0]} is not Hotsplit's; move it away, then uninstall again")
+    (folder / _EARLY).unlink(missing_ok=True)
     leaving = folder / f".{PACKAGE}.{secrets.token_hex(6)}.hotsplit-partial"
     package.rename(leaving)
     if os.path.lexists(kept):
@@ -148,7 +168,7 @@ def status(folder: Path) -> Status:
     return Status(
         package=package,
         installed=is_drop_in(package),
-        current=_is_current(package),
+        current=_is_current(package) and _is_early(folder),
         foreign=_foreign(package),
         kept_aside=kept if os.path.lexists(kept) else None,
     )
@@ -158,6 +178,13 @@ def _is_current(package: Path) -> bool:
     """Returns whether a folder holds the drop-in exactly as this version writes it."""
     with contextlib.suppress(OSError, UnicodeDecodeError):
         return all((package / name).read_text(encoding="utf-8") == text for name, text in _FILES.items())
+    return False
+
+
+def _is_early(folder: Path) -> bool:
+    """Returns whether the `.pth` file is there as this version writes it."""
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        return (folder / _EARLY).read_text(encoding="utf-8") == _EARLY_TEXT
     return False
 
 

@@ -24,8 +24,15 @@ _ENGINE_I32 = 18
 # What the drop-in imports only once it has work to do, so that asking it for help would not tell.
 _DROP_IN_NEEDS = ("msgspec", "numpy", "torch", "gguf", "pulp", "highspy")
 
+# The drop-in does not look into the working directory.
+_NEEDS = f"import sys; sys.path[:1] == [''] and sys.path.pop(0); import {', '.join(_DROP_IN_NEEDS)}"
+
 _LOOK = """
-import importlib.util, sys
+import sys
+# What this needs itself must not come from the working directory; where `powerinfer` is looked for, it counts.
+here = [sys.path.pop(0)] if sys.path[:1] == [""] else []
+import importlib.util
+sys.path[:0] = here
 spec = importlib.util.find_spec("powerinfer")
 print(sys.executable)
 print((spec.origin or next(iter(spec.submodule_search_locations or ()), "")) if spec else "")
@@ -84,7 +91,7 @@ def ask_engine_python(limit_s: float = LIMIT_S) -> EnginePython:
     # Asked for help, upstream's helper has already imported all that it needs.
     fault = _run([command, "-m", "powerinfer", "--help"], limit_s).fault
     if fault is None and helper is Helper.OURS:
-        fault = _run([command, "-c", f"import {', '.join(_DROP_IN_NEEDS)}"], limit_s).fault
+        fault = _run([command, "-c", _NEEDS], limit_s).fault
     unreadable = fault is None and helper is Helper.UPSTREAM and _writes_another_i32(command, limit_s)
     return EnginePython(ENGINE_COMMAND, python, helper, location, fault, unreadable)
 

@@ -90,7 +90,7 @@ def test_install_and_uninstall_leave_a_folder_as_it_was(tmp_path: Path) -> None:
     assert engine.install(tmp_path) is True
     assert engine.is_drop_in(tmp_path / "powerinfer")
     installed = contents(tmp_path)
-    assert sorted(installed) == ["powerinfer/__init__.py", "powerinfer/__main__.py"]
+    assert sorted(installed) == ["powerinfer-hotsplit.pth", "powerinfer/__init__.py", "powerinfer/__main__.py"]
     assert engine.install(tmp_path) is False
     assert contents(tmp_path) == installed
     assert engine.uninstall(tmp_path) is True
@@ -106,7 +106,12 @@ def test_an_older_drop_in_is_renewed_and_nothing_kept(tmp_path: Path) -> None:
     assert engine.status(tmp_path).current is False
     assert engine.install(tmp_path) is True
     assert contents(tmp_path) == current
-    assert [path.name for path in tmp_path.iterdir()] == ["powerinfer"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["powerinfer", "powerinfer-hotsplit.pth"]
+    # One of a version that had no such file gets it.
+    (tmp_path / "powerinfer-hotsplit.pth").unlink()
+    assert engine.status(tmp_path).current is False
+    assert engine.install(tmp_path) is True
+    assert contents(tmp_path) == current
 
 
 def test_somebody_elses_package_stays_unless_told(tmp_path: Path) -> None:
@@ -299,4 +304,43 @@ def test_a_drop_in_whose_hotsplit_is_gone_says_so_in_one_line(tmp_path: Path) ->
     assert re.fullmatch(
         r"hotsplit: error: No module named 'exporter'; install hotsplit into \S+ again, or delete powerinfer there\n",
         done.stderr,
+    )
+
+
+@pytest.mark.parametrize(
+    "stranger", ["exporter/__init__.py", "planner/__init__.py", "numpy.py", "types.py", "functools.py", "argparse.py"]
+)
+def test_what_lies_in_the_working_directory_does_not_break_the_engines_call(
+    run: Run, tmp_path: Path, stranger: str
+) -> None:
+    hotsplit(run, "install")
+    file = tmp_path / stranger
+    file.parent.mkdir(exist_ok=True)
+    file.write_text("raise SystemExit('a stranger')\n")
+    helped = run(shell=f"{engine.ENGINE_COMMAND} -m powerinfer --help")
+    assert (helped.returncode, helped.stderr) == (0, "")
+    assert helped.stdout.startswith("usage: python3 -m powerinfer")
+    failing = run(
+        shell=f"{engine.ENGINE_COMMAND} -m powerinfer --activation missing --output x.gguf.generated.gpuidx "
+        "--layer 2 --vram-capacity 1000"
+    )
+    assert (failing.returncode, failing.stderr.splitlines()[0]) == (
+        2,
+        "hotsplit: error: missing: there is no such folder; expected the model's activation statistics in it",
+    )
+
+
+def test_another_exporter_in_the_environment_is_named(run: Run, environment: Path) -> None:
+    hotsplit(run, "install")
+    other = packages_of(environment) / "exporter"
+    other.mkdir()
+    (other / "__init__.py").write_text("")
+    try:
+        done = run(shell=f"{engine.ENGINE_COMMAND} -m powerinfer --help")
+    finally:
+        shutil.rmtree(other)
+    assert (done.returncode, done.stderr) == (
+        1,
+        f"hotsplit: error: No module named 'exporter.drop_in'; Python finds {other}: if it is not Hotsplit's, "
+        "remove it\n",
     )
