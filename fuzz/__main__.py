@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from fuzz.targets import TARGETS, Target
+from planner.errors import install_advice
 
 _MOST_SECONDS_AN_INPUT = 10
 _MOST_MEMORY_MB = 2048
@@ -31,7 +32,7 @@ def main() -> int:
     )
     arguments = parser.parse_args()
     if importlib.util.find_spec("atheris") is None:
-        parser.error("atheris is not installed; pip install 'hotsplit[fuzz]'")
+        parser.error(f"atheris is not installed; {install_advice('fuzz')}")
     found = 0
     for name in arguments.target or TARGETS:
         executed, findings = _fuzz(name, TARGETS[name], arguments.seconds, arguments.folder)

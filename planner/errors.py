@@ -8,6 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 
+def install_advice(extra: str) -> str:
+    """Returns how to install an optional part: from a checkout, since no index of packages has Hotsplit."""
+    return f"in Hotsplit's checkout run: pip install '.[{extra}]'"
+
+
 class HotsplitError(Exception):
     """Base of everything Hotsplit raises on purpose; `str()` is what the user reads."""
 

@@ -35,7 +35,7 @@ def test_without_matplotlib_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(InputError) as caught:
         check_plot(tmp_path / "a.png")
-    assert str(caught.value) == "matplotlib is not installed; install it with: pip install 'hotsplit[plot]'"
+    assert str(caught.value) == "matplotlib is not installed; in Hotsplit's checkout run: pip install '.[plot]'"
 
 
 def test_another_ending_is_refused(tmp_path: Path) -> None:

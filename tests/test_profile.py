@@ -29,7 +29,7 @@ from planner.errors import InputError
 from planner.statistics import read_statistics
 from tests.processes import started
 
-_WHY = "the optional extra is not installed: pip install 'hotsplit[profile]'"
+_WHY = "the optional extra is not installed: pip install '.[profile]'"
 transformers: Any = pytest.importorskip("transformers", reason=_WHY)
 tokenizers: Any = pytest.importorskip("tokenizers", reason=_WHY)
 

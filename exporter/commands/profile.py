@@ -22,8 +22,9 @@ A neuron is active when its activation function gives more than the threshold: r
 gated model. Text is .jsonl (one {"text": "..."} a line) or anything else in UTF-8 (one document a file). Each document
 is cut into windows of --window tokens; every token is counted once, padding never.
 
-Needs the transformers library (pip install 'hotsplit[profile]'). Nothing is downloaded and no code from the model's
-folder is run. At the end it says whether the text was enough: how well two halves of it rank the neurons alike."""
+Needs the transformers library (in Hotsplit's checkout: pip install '.[profile]'). Nothing is downloaded and no code
+from the model's folder is run. At the end it says whether the text was enough: how well two halves of it rank the
+neurons alike."""
 
 _EPILOG = """\
 example:

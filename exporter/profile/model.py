@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from exporter.profile.families import NeuronLayers, find_neurons, is_relu_like
 from exporter.profile.sentence_pieces import needs_sentence_pieces, sentence_pieces
-from planner.errors import InputError
+from planner.errors import InputError, install_advice
 from planner.record import Record
 from planner.text import printable
 from planner.units import MIB
@@ -268,9 +268,7 @@ def _transformers() -> Any:
     try:
         import transformers
     except ImportError as error:
-        raise InputError(
-            f"profile needs the transformers library ({error}); install it with: pip install 'hotsplit[profile]'"
-        ) from None
+        raise InputError(f"profile needs the transformers library ({error}); {install_advice('profile')}") from None
     return transformers
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from planner.answers import Answer
-from planner.errors import InputError
+from planner.errors import InputError, install_advice
 from planner.files import staged
 from planner.outputs import GENERATOR
 from planner.text import printable
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 FORMATS = ("png", "pdf", "svg")
 
-_INSTALL = "matplotlib is not installed; install it with: pip install 'hotsplit[plot]'"
+_INSTALL = f"matplotlib is not installed; {install_advice('plot')}"
 
 
 def check_plot(path: Path) -> None:
