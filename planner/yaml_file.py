@@ -87,6 +87,9 @@ def parse_yaml(text: str, name: str) -> Document:
     except yaml.MarkedYAMLError as error:
         mark: Any = error.problem_mark or error.context_mark
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        if "maximum nesting depth" in str(error.problem):
+            # libyaml has a limit of its own from PyYAML 6.0.4 on, and meets it before it tells of the first level.
+            raise InputError(f"{name}: {where}found more than {MOST_DEPTH} levels, expected a configuration") from None
         raise InputError(
             f"{name}: {where}{_as_found(error.problem or error.context or 'something else')}, expected YAML"
         ) from None
