@@ -3,42 +3,57 @@
 PYTHON ?= python3
 VENV ?= .venv
 OLDEST ?= .venv-oldest
+NEWEST ?= .venv-newest
+EXTRAS ?= dev,plot,profile
 FUZZ_SECONDS ?= 60
 DEMO ?= build/demo
 DEMO_SHAPE ?= relu-llama-7b
 DEMO_BUDGET ?= 10GiB
 
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+INSTALL := -m pip install --disable-pip-version-check --progress-bar off
+PIP := $(BIN)/python $(INSTALL) --constraint constraints.txt
 RUNTIME := $(VENV)/.runtime
 DEVELOPMENT := $(VENV)/.development
 MODEL = $(DEMO)/$(DEMO_SHAPE)/$(DEMO_SHAPE).powerinfer.gguf
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-oldest fuzz lint clean
+# What the tests need and the oldest versions do not name.
+TESTING := 'hypothesis>=6.168' 'pytest>=9.2' 'pytest-timeout>=2.4' 'selenium>=4.40,<5'
+
+.PHONY: help demo test test-oldest test-newest fuzz lint clean
 
 help:
 	@echo 'make demo   write a model folder, plan it, export its GPU index, verify and show it'
 	@echo 'make test   lint, type-check and run the test suite'
 	@echo 'make test-oldest  run the test suite with the oldest versions that pyproject.toml allows'
+	@echo 'make test-newest  the same with the newest versions, but torch, which is pinned'
 	@echo 'make fuzz   fuzz every reader of files, FUZZ_SECONDS each'
 	@echo 'make lint   lint and type-check only'
 	@echo 'make clean  remove the virtual environment and everything built'
 
 $(RUNTIME): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
+	@echo 'Installing Hotsplit and the libraries it needs into $(VENV). The largest is torch: minutes and up to 5.5 GB'
+	@echo 'where pip picks its CUDA build (README.md, "Two commands").'
 	$(PIP) --editable .
 	@touch $@
 
 $(DEVELOPMENT): $(RUNTIME)
-	$(PIP) --editable '.[dev,plot,profile]'
+	$(PIP) --editable '.[$(EXTRAS)]'
 	@touch $@
 
 demo: $(RUNTIME)
 	$(BIN)/hotsplit demo $(DEMO)/$(DEMO_SHAPE) --shape $(DEMO_SHAPE) --force
 	$(BIN)/hotsplit export --model $(MODEL) --vram-budget $(DEMO_BUDGET) --force
 	$(BIN)/hotsplit verify $(MODEL).generated.gpuidx --model $(MODEL) --activations $(DEMO)/$(DEMO_SHAPE)/activation
-	$(BIN)/hotsplit inspect $(MODEL).generated.gpuidx
+	$(BIN)/hotsplit plan --model $(MODEL) --vram-budget $(DEMO_BUDGET)
+	@echo
+	@echo 'That was the plan, and its index lies beside the model. Type next:'
+	@echo '  . $(BIN)/activate'
+	@echo '  hotsplit plan --model $(MODEL) --vram-budget 8GiB'
+	@echo '  hotsplit whatif configs/pick-a-gpu-for-70b.yaml'
+	@echo '  hotsplit --help'
 
 lint: $(DEVELOPMENT)
 	$(BIN)/ruff check .
@@ -50,13 +65,20 @@ test: lint
 
 test-oldest:
 	$(PYTHON) -m venv $(OLDEST)
-	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-oldest.txt \
-		--editable '.[bench,plot,profile]' 'hypothesis>=6.168' 'pytest>=9.2'
+	$(OLDEST)/bin/python $(INSTALL) --constraint constraints-oldest.txt \
+		--editable '.[bench,plot,profile]' $(TESTING)
 	$(OLDEST)/bin/python -m pytest
+
+# torch stays at the version of constraints.txt, see there.
+test-newest:
+	$(PYTHON) -m venv $(NEWEST)
+	grep '^torch==' constraints.txt > $(NEWEST)/torch.txt
+	$(NEWEST)/bin/python $(INSTALL) --upgrade --constraint $(NEWEST)/torch.txt --editable '.[dev,bench,plot,profile]'
+	$(NEWEST)/bin/python -W error -m pytest
 
 fuzz: $(DEVELOPMENT)
 	$(PIP) --editable '.[fuzz]'
 	$(BIN)/python -m fuzz --seconds $(FUZZ_SECONDS)
 
 clean:
-	rm -rf $(VENV) $(OLDEST) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(OLDEST) $(NEWEST) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -8,9 +8,9 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -23,6 +23,38 @@ from tests.processes import started
 settings.register_profile("same", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("explore", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
+
+# Where CI=true, a skipped test is an error unless its reason begins like one of these: what CI's machine cannot have.
+_MAY_SKIP_IN_CI = (
+    "torch sees no NVIDIA GPU",
+    "torch finds no CUDA GPU",
+    "no NVIDIA driver on this machine",
+    "NVML does not start on this machine",
+    "no mounting here: ",  # a container without the right to mount
+)
+
+_Report = TypeVar("_Report", pytest.TestReport, pytest.CollectReport)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    return _without_skip_in_ci((yield))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    return _without_skip_in_ci((yield))
+
+
+def _without_skip_in_ci(report: _Report) -> _Report:
+    """Returns the report; in CI that of a skipped test becomes a failure, unless its reason is in the list."""
+    if os.environ.get("CI") == "true" and report.outcome == "skipped" and isinstance(report.longrepr, tuple):
+        reason = report.longrepr[2].removeprefix("Skipped: ")
+        if not reason.startswith(_MAY_SKIP_IN_CI):
+            report.outcome = "failed"
+            report.longrepr = f"skipped in CI, where this is no reason to skip: {reason}"
+    return report
+
 
 _ROOT = Path(__file__).resolve().parent.parent
 _SOURCE = Path(__file__).with_name("nvml_stand_in.c")

@@ -38,3 +38,9 @@ def test_the_metadata_say_what_it_is() -> None:
     bounded = [line for line in told.get_all("Requires-Dist", []) if "extra ==" not in line]
     assert bounded
     assert [line for line in bounded if not ("<" in line and ">=" in line)] == []
+
+
+def test_an_editable_installation_is_a_path_that_type_checkers_follow() -> None:
+    """Without `package-dir` setuptools installs an import hook, and type checkers run none."""
+    section = _PROJECT.partition("[tool.setuptools]")[2]
+    assert 'package-dir = { "" = "." }' in section
