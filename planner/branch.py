@@ -18,7 +18,7 @@ from collections.abc import Callable
 import numpy as np
 
 from planner.hotness import Floats, Ints
-from planner.price import Bools, Curves, Range, count_from, lifted
+from planner.price import EPSILON, Bools, Curves, Range, gains, lifted
 from planner.record import Record
 
 _FREE, _ON, _OFF = 0, 1, -1
@@ -128,7 +128,7 @@ class Branching:
             self.closed, self.bound = math.isinf(open_bound) and not heap, open_bound if heap else left_open
             return
         self.closed = open_bound < reached + self._better(reached)
-        closed_bound = lifted(self.curves, reached, abs(reached)) + (not self.curves.exact) * self.curves.rounding
+        closed_bound = self.curves.at_most(reached) + (0.0 if self.curves.exact else self._better(reached))
         self.bound = closed_bound if self.closed else max(open_bound, closed_bound)
 
     def _root(self) -> _Node:
@@ -153,7 +153,7 @@ class Branching:
         """Returns by how much a better answer is better: a whole activation, or more than rounding explains."""
         if self.curves.exact:
             return 1.0
-        return self.curves.rounding if math.isfinite(reached) else 0.0
+        return 64 * self.curves.slack * abs(reached) if math.isfinite(reached) else 0.0
 
     def _possible(self, node: _Node) -> bool:
         """Returns whether the numbers of layers that a node asks for can be had from its layers."""
@@ -163,10 +163,9 @@ class Branching:
     def _point(self, node: _Node, price: float, low: Ints, high: Ints) -> _Point:
         """Relaxes a node at a price; positions are known to be from `low` to `high`."""
         curves = self.curves
-        positions = count_from(curves, price * curves.weight, low, high)
-        neurons = curves.neurons(positions)
-        units = neurons * curves.weight
-        gain = curves.hotness.caught(neurons) - price * units
+        # Gains are never less than the true ones, so whatever choice is truly best, what is chosen here bounds it.
+        positions, gain = gains(curves, price, low, high)
+        units = curves.neurons(positions) * curves.weight
         on = node.fixed == _ON
         already = self._numbers(on)
         free = np.flatnonzero(node.fixed == _FREE)
@@ -182,8 +181,8 @@ class Branching:
         paying = int(np.count_nonzero(gain[allowed] > 0))
         on[allowed[: max(int(node.least[-1]) - taken, min(paying, int(node.most[-1]) - taken), 0)]] = True
         total = math.fsum([*gain[on].tolist(), price * curves.capacity])
-        magnitude = abs(total) + 2 * price * max(curves.capacity, int(units[on].sum()))
-        return _Point(price, positions, gain, on, int(units[on].sum()), lifted(curves, total, magnitude, whole=False))
+        bound = lifted(curves, total, abs(total) + price * curves.capacity, whole=False)
+        return _Point(price, positions, gain, on, int(units[on].sum()), bound)
 
     def _relaxed(self, node: _Node, enough: float) -> tuple[_Point, _Point | None]:
         """Finds the best price of a node.
@@ -301,7 +300,8 @@ class Branching:
         that other gains is never taken for less than it may be.
         """
         fixed: Ints = node.fixed.copy()
-        allowed = room + abs(point.bound) * 1e-15
+        # Gains err upwards only; what is left is the rounding of a few sums.
+        allowed = room + 4 * EPSILON * (abs(point.bound) + point.price * self.curves.capacity)
         free = node.fixed == _FREE
         on, off = free & point.on, free & ~point.on
         gain = point.gain

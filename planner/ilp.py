@@ -112,12 +112,14 @@ class IlpAnswer(Record):
         on: y_l of each layer of the model; empty without an answer.
         hot: x_l of each layer, rounded to a neuron; empty without an answer.
         bound: the solver's upper bound in activations, with what its tolerances may hide added; None if it has none.
+        hidden: what was added for the tolerances, in activations.
     """
 
     status: IlpStatus
     on: tuple[bool, ...]
     hot: tuple[int, ...]
     bound: float | None
+    hidden: float = 0.0
 
 
 def build(model: IlpModel) -> pulp.LpProblem:
@@ -182,7 +184,9 @@ def _row(problem: pulp.LpProblem, name: str, terms: list[tuple[Any, float]], sen
     problem.addConstraint(pulp.LpConstraint(pulp.LpAffineExpression(terms), sense, name, limit))
 
 
-def run(model: IlpModel, options: SolverOptions, *, gap: float, time_limit_s: float | None) -> IlpAnswer:
+def run(
+    model: IlpModel, options: SolverOptions, *, gap: float, time_limit_s: float | None, most_nodes: int | None = None
+) -> IlpAnswer:
     """Builds the program, solves it and reads the answer.
 
     Args:
@@ -190,6 +194,8 @@ def run(model: IlpModel, options: SolverOptions, *, gap: float, time_limit_s: fl
         options: which solver.
         gap: the relative gap at which the solver may stop.
         time_limit_s: seconds; None for no limit.
+        most_nodes: parts of its search that the solver may look at, which is the same on every machine; None for no
+            limit. A solver that is stopped by it has no answer.
     """
     problem = build(model)
     if options.solver == "highs":
@@ -198,11 +204,17 @@ def run(model: IlpModel, options: SolverOptions, *, gap: float, time_limit_s: fl
             gapRel=gap,
             gapAbs=0.0,
             timeLimit=time_limit_s,
+            **({} if most_nodes is None else {"mip_max_nodes": most_nodes}),
         )
     else:
         # pulp brings CBC along, but its own class for it is deprecated.
         solver = pulp.COIN_CMD(
-            path=pulp.PULP_CBC_CMD.pulp_cbc_path, msg=False, gapRel=gap, gapAbs=0.0, timeLimit=time_limit_s
+            path=pulp.PULP_CBC_CMD.pulp_cbc_path,
+            msg=False,
+            gapRel=gap,
+            gapAbs=0.0,
+            timeLimit=time_limit_s,
+            maxNodes=most_nodes,
         )
     started_s = time.monotonic()
     try:
@@ -211,6 +223,9 @@ def run(model: IlpModel, options: SolverOptions, *, gap: float, time_limit_s: fl
             problem.solve(solver)
     except pulp.PulpSolverError:
         return IlpAnswer(IlpStatus.ERROR, (), (), None)
+    except KeyError:
+        # pulp (3.3) has no word for what HiGHS says when its nodes are used up.
+        return IlpAnswer(IlpStatus.NOTHING, (), (), None)
     except KeyboardInterrupt as interruption:
         _end_started(interruption.__traceback__)
         raise
@@ -220,13 +235,13 @@ def run(model: IlpModel, options: SolverOptions, *, gap: float, time_limit_s: fl
         # believed only if the limit was still far away.
         elapsed_s = time.monotonic() - started_s
         status = IlpStatus.INFEASIBLE if elapsed_s < time_limit_s / 2 else IlpStatus.NOTHING
-    bound = _bound(problem, model, options, status, gap)
+    bound, hidden = _bound(problem, model, options, status, gap)
     if status not in {IlpStatus.OPTIMAL, IlpStatus.STOPPED}:
-        return IlpAnswer(status, (), (), bound)
+        return IlpAnswer(status, (), (), bound, hidden)
     values = problem.variablesDict()
     on = tuple(not each.split or values[f"y_{each.layer}"].value() > 0.5 for each in model.layers)
     hot = tuple(round(values[f"x_{each.layer}"].value()) for each in model.layers)
-    return IlpAnswer(status, on, hot, bound)
+    return IlpAnswer(status, on, hot, bound, hidden)
 
 
 class HiGHS(pulp.HiGHS):  # type: ignore[misc]
@@ -250,8 +265,8 @@ def _end_started(trace: TracebackType | None) -> None:
 
 def _bound(
     problem: pulp.LpProblem, model: IlpModel, options: SolverOptions, status: IlpStatus, gap: float
-) -> float | None:
-    """Returns the solver's upper bound in activations, or None.
+) -> tuple[float | None, float]:
+    """Returns the solver's upper bound in activations, or None; and what of it stands for the tolerances.
 
     HiGHS tells its dual bound. CBC behind pulp tells none, but when it ends as optimal the optimum is within the gap
     that it was given. What a tolerance of delta may hide: each y_l off by delta catches at most delta * F_l(n_l) more,
@@ -266,8 +281,9 @@ def _bound(
     else:
         scaled = objective / (1.0 - gap)
     if math.isinf(scaled):
-        return None
+        return None, 0.0
     most = sum(min((slope * each.high + rest for slope, rest in each.tangents), default=0.0) for each in model.layers)
     steepest = max((slope for each in model.layers for slope, _ in each.tangents), default=0.0)
     rows = problem.numConstraints()
-    return float(scaled * model.scale + _TOLERANCE * (most + rows * max(steepest, model.scale)))
+    hidden = _TOLERANCE * (most + rows * max(steepest, model.scale))
+    return float(scaled * model.scale + hidden), float(hidden)

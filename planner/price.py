@@ -18,11 +18,13 @@ import numpy.typing as npt
 
 from planner.hotness import Floats, Hotness, Ints
 from planner.problem import Problem
-from planner.record import Record
+from planner.record import Record, replace
 
 Bools = npt.NDArray[np.bool_]
 
 EPSILON = float(np.finfo(np.float64).eps)
+# Below the smallest normal float rounding is not relative any more: it is this much at most.
+_LEAST_FLOAT = float(np.finfo(np.float64).smallest_subnormal)
 
 # Once the steps that are still open number this few, sorting them is cheaper than more halving.
 _SORT_AT_MOST = 4096
@@ -31,27 +33,37 @@ _FILL_AT_MOST = 1000
 
 
 class Curves(Record, eq=False):
-    """The problem in the terms in which it is solved: steps of `granularity` neurons, weights in a common unit.
+    """The problem in the terms in which it is solved: steps of `width` neurons, weights in a common unit.
 
-    Position j of layer l means min(j * granularity, n_ff) hot neurons. A step is one position; the last step of a layer
-    may be shorter than the others. Since impacts descend, so does the impact for each unit of weight, step by step.
+    Position j of layer l means min(j * width, n_ff) hot neurons. A step is one position; the last step of a layer may
+    be shorter than the others. A layer whose threshold leaves only nothing or everything is one step as wide as the
+    layer. Since impacts descend, so does the impact for each unit of weight, step by step.
+
+    Everything that is proven rests on three facts about these numbers:
+
+    1. Weights, positions, capacity and floor are whole numbers below 2^62, so whether a list is allowed is never a
+       question of rounding.
+    2. A computed F_l(x) is within the share `slack` of the true one, and equal to it when sums are exact.
+    3. A computed density is within `slack` and one rounding of the true mean impact of its step.
 
     Attributes:
         hotness: where sums are looked up.
         density: shape (steps of all layers,), descending inside a layer: the mean impact of a step's neurons. With
-            granularity 1 these are the impacts themselves.
+            steps of one neuron these are the impacts themselves.
         start: shape (layers,): where each layer begins in `density`.
         steps: shape (layers,): how many steps each layer has; 0 for a layer that its threshold keeps off.
         first: shape (layers,): the least position of a layer that is on, where a threshold makes that more than one
             step; else 0.
         weight: shape (layers,): units of one neuron.
         n_ff: shape (layers,): neurons.
-        granularity: neurons of a full step.
+        width: shape (layers,): neurons of a full step.
+        single: whether every step is one neuron.
+        whole: shape (layers,): whether a threshold makes the layer all or nothing, which is one step then.
         unit_bytes: the greatest common divisor of the neuron bytes; equal bytes become equal weights of 1.
         step_units: the greatest common divisor of the weights of all steps, in units.
         capacity: VRAM in units, rounded down to what steps can fill exactly.
         floor: the fewest units that must be hot, rounded up likewise (0 without a host limit).
-        slack: relative rounding error of a sum of impacts; 0 when sums are exact.
+        slack: relative rounding error of a sum of impacts, at most; 0 when sums are exact.
     """
 
     hotness: Hotness
@@ -61,7 +73,9 @@ class Curves(Record, eq=False):
     first: Ints
     weight: Ints
     n_ff: Ints
-    granularity: int
+    width: Ints
+    single: bool
+    whole: Bools
     unit_bytes: int
     step_units: int
     capacity: int
@@ -73,14 +87,9 @@ class Curves(Record, eq=False):
         """Whether every catchable amount is an integer that float64 holds."""
         return self.hotness.exact
 
-    @property
-    def rounding(self) -> float:
-        """Activations that rounding alone may explain; 0 when sums are exact."""
-        return 4 * self.slack * self.hotness.total
-
     def neurons(self, positions: Ints) -> Ints:
         """Returns the hot neurons at a position of each layer, shape (layers,)."""
-        return positions if self.granularity == 1 else np.minimum(positions * self.granularity, self.n_ff)
+        return positions if self.single else np.minimum(positions * self.width, self.n_ff)
 
     def units(self, positions: Ints) -> int:
         """Returns the weight of a position of each layer, all layers together."""
@@ -88,12 +97,20 @@ class Curves(Record, eq=False):
 
     def has_short_step(self) -> Bools:
         """Returns for each layer whether its last step is shorter than the others, shape (layers,)."""
-        short: Bools = self.n_ff % self.granularity != 0
+        short: Bools = self.n_ff % self.width != 0
         return short
+
+    def heaviest_step(self) -> int:
+        """Returns the units of the heaviest step."""
+        return int((self.weight * np.minimum(self.width, self.n_ff))[self.steps > 0].max(initial=0))
 
     def caught(self, positions: Ints) -> float:
         """Returns the impact caught at a position of each layer, all layers together, rounded once."""
         return math.fsum(self.hotness.caught(self.neurons(positions)))
+
+    def at_most(self, caught: float) -> float:
+        """Returns what an answer is truly worth at most, given what was computed for it."""
+        return caught if self.exact else caught * (1 + self.slack + 2 * EPSILON)
 
 
 def curves_of(problem: Problem) -> Curves:
@@ -103,26 +120,32 @@ def curves_of(problem: Problem) -> Curves:
     n_ff = np.diff(hotness.offsets)
     unit_bytes = math.gcd(*problem.neuron_bytes) or 1
     weight = np.array([size_bytes // unit_bytes for size_bytes in problem.neuron_bytes], dtype=np.int64)
+    width = np.full_like(n_ff, granularity)
     steps = -(-n_ff // granularity)
-    density: npt.NDArray[Any] = hotness.impacts
-    start = hotness.offsets[:-1]
-    step_units = 1
-    if granularity > 1:
-        start = np.cumsum(steps) - steps
-        density = hotness.means(granularity)
-        step_sizes = {
-            (min(granularity, n), n % granularity, w) for n, w in zip(n_ff.tolist(), weight.tolist(), strict=True)
-        }
-        step_units = math.gcd(*(size * w for full, rest, w in step_sizes for size in (full, rest))) or 1
-    first = np.zeros_like(steps)
+    density: npt.NDArray[Any] = hotness.impacts if granularity == 1 else hotness.means(granularity)
+    first, whole = np.zeros_like(steps), np.zeros(steps.size, dtype=bool)
     if problem.thresholds is not None:
         # A threshold may be any integer; everything above n_ff means the same.
         wanted = np.array(
             [min(c, n + 1) for c, n in zip(problem.thresholds, problem.n_ff, strict=True)], dtype=np.int64
         )
         first = np.minimum(-(-wanted // granularity), steps)
+        whole = (first == steps) & (steps > 1) & (wanted <= n_ff)
+        if whole.any():
+            density = _with_whole_layers(density, steps, whole, hotness)
+            width, steps = np.where(whole, n_ff, width), np.where(whole, 1, steps)
+        first = np.where((wanted > n_ff) | (first <= 1) | whole, 0, first)
+    start = np.cumsum(steps) - steps
+    if problem.thresholds is not None:
         steps = np.where(wanted > n_ff, 0, steps)
-        first = np.where((wanted > n_ff) | (first <= 1), 0, first)
+    single = granularity == 1 and not whole.any()
+    step_units = 1
+    if not single:
+        step_sizes = {
+            (min(full, n), n % full, w)
+            for n, full, w in zip(n_ff.tolist(), width.tolist(), weight.tolist(), strict=True)
+        }
+        step_units = math.gcd(*(size * w for full, rest, w in step_sizes for size in (full, rest))) or 1
     floor = -(-problem.least_bytes // unit_bytes)
     return Curves(
         hotness=hotness,
@@ -132,13 +155,55 @@ def curves_of(problem: Problem) -> Curves:
         first=first,
         weight=weight,
         n_ff=n_ff,
-        granularity=granularity,
+        width=width,
+        single=single,
+        whole=whole,
         unit_bytes=unit_bytes,
         step_units=step_units,
         capacity=min(problem.ffn_bytes, problem.total_bytes) // unit_bytes // step_units * step_units,
         floor=-(-floor // step_units) * step_units,
+        # Blocks of 64 are added up one by one, then their sums, then what is left; each addition errs by EPSILON / 2.
         slack=0.0 if hotness.exact else (int(n_ff.max(initial=0)) // 64 + 128) * EPSILON,
     )
+
+
+def _with_whole_layers(density: npt.NDArray[Any], steps: Ints, whole: Bools, hotness: Hotness) -> npt.NDArray[Any]:
+    """Returns densities in which each layer of `whole`, shape (layers,), is a single step: its mean impact."""
+    fewer = np.where(whole, 1, steps)
+    layers = np.repeat(np.arange(steps.size), steps)
+    is_first = np.zeros(layers.size, dtype=bool)
+    is_first[(np.cumsum(steps) - steps)[whole]] = True
+    kept = density[~whole[layers] | is_first].astype(np.float64)
+    kept[(np.cumsum(fewer) - fewer)[whole]] = hotness.totals[whole] / np.diff(hotness.offsets)[whole]
+    return kept
+
+
+def fitting(curves: Curves) -> Curves:
+    """Returns the problem without the positions that alone weigh more than the capacity."""
+    most = curves.capacity // np.maximum(curves.width * curves.weight, 1)
+    steps = np.where(curves.n_ff * curves.weight <= curves.capacity, curves.steps, np.minimum(curves.steps, most))
+    return _shortened(curves, steps)
+
+
+def _shortened(curves: Curves, steps: Ints) -> Curves:
+    """Returns the problem with no more steps than so many in each layer; a layer that cannot be on then is off."""
+    steps = np.where(steps < curves.first, 0, steps)
+    return replace(curves, steps=steps, first=np.where(steps > 0, curves.first, 0))
+
+
+def limited(curves: Curves, most: float) -> Curves:
+    """Returns the problem without the positions that alone catch more than `most`, which nothing allowed does.
+
+    Where the host forces many neurons on the GPU, a few that are far hotter than all others may have no place among
+    them. They make the bound of a price, and its rounding, larger than all that an answer can catch.
+    """
+    low, high = np.zeros_like(curves.steps), curves.steps.copy()
+    least = most * (1 + 2 * curves.slack + 4 * EPSILON)
+    while (low < high).any():
+        middle = (low + high + 1) >> 1
+        possible = curves.hotness.caught(curves.neurons(middle)) <= least
+        low, high = np.where(possible, middle, low), np.where(possible, high, middle - 1)
+    return _shortened(curves, low)
 
 
 class Cut(Record, eq=False):
@@ -252,7 +317,7 @@ def cut(curves: Curves, within: Range) -> Cut | None:
     positions = under.copy()
     free = curves.capacity - curves.units(under)
     for layer in np.flatnonzero((over > under) & (forced | (under > 0))).tolist():
-        step = curves.granularity * int(curves.weight[layer])
+        step = int(curves.width[layer] * curves.weight[layer])
         taken = min(int(over[layer] - under[layer]), free // step)
         # The short last step, if it is among them, weighs less: what is left of it is for the settlement.
         positions[layer] += taken
@@ -293,8 +358,9 @@ def open_steps(under: Ints, over: Ints) -> tuple[Ints, Ints]:
 def step_weights(curves: Curves, layers: Ints, positions: Ints) -> Ints:
     """Returns the units of single steps, given their layers and positions, all of shape (steps,)."""
     weights: Ints = curves.weight[layers]
-    if curves.granularity > 1:
-        weights = weights * np.minimum(curves.granularity, curves.n_ff[layers] - positions * curves.granularity)
+    if not curves.single:
+        width = curves.width[layers]
+        weights = weights * np.minimum(width, curves.n_ff[layers] - positions * width)
     return weights
 
 
@@ -320,29 +386,42 @@ def filled(curves: Curves, positions: Ints, high: Ints) -> Ints:
     return positions
 
 
-def gains(curves: Curves, within: Range, price: float) -> tuple[Ints, Floats]:
-    """Returns where each layer would stand at a price if it were on, and what it then gains.
+def gains(curves: Curves, price: float, low: Ints, high: Ints) -> tuple[Ints, Floats]:
+    """Returns where each layer would stand at a price if it were on, and the most that it can then gain.
+
+    Args:
+        curves: the problem.
+        price: activations a unit, 0 or more.
+        low: shape (layers,): the least positions.
+        high: shape (layers,): the greatest positions.
 
     Returns:
-        positions, shape (layers,), at least `within.low`; and F_l minus price times weight there, shape (layers,), in
-        activations, negative for a layer that does not pay.
+        positions, shape (layers,), from `low` to `high`; and gains, shape (layers,), in activations: never less than
+        the largest true F_l(x) - price * weight(x) from `low` to `high`, and more only by what rounding may hide.
+        A gain is negative for a layer that does not pay.
     """
-    positions = count_from(curves, price * curves.weight, within.low, within.high)
+    # A step whose density was rounded down must not be missed; one too many costs no more than what is added below.
+    doubt = curves.slack + 2 * EPSILON
+    positions = count_from(curves, (price * (1 - doubt)) * curves.weight, low, high)
     neurons = curves.neurons(positions)
-    return positions, curves.hotness.caught(neurons) - price * (neurons * curves.weight)
+    caught, cost = curves.hotness.caught(neurons), price * (neurons * curves.weight)
+    # Of sums that are exact only the subtraction rounds. Products round twice, because whole numbers beyond 2^53 do.
+    hidden = (curves.slack + EPSILON) * caught + (2 * doubt + 4 * EPSILON) * cost
+    if not curves.exact:
+        hidden += np.where(caught > 0, _LEAST_FLOAT * (neurons + 4), 0.0)
+    return positions, caught - cost + hidden
 
 
 def dual_bound(curves: Curves, within: Range, price: float, *, whole: bool = True) -> float:
     """Returns an upper bound on every placement within a range: what the layers gain plus the price of the capacity.
 
-    Valid for any price of 0 or more. Rounding is allowed for, and where all sums are integers the bound is one too,
-    unless `whole` is False.
+    Valid for any price of 0 or more, in exact arithmetic: rounding is allowed for. Where all sums are integers the
+    bound is one too, unless `whole` is False.
     """
-    positions, gain = gains(curves, within, price)
+    _, gain = gains(curves, price, within.low, within.high)
     counted = np.where(np.isinf(within.gate), gain, np.maximum(gain, 0.0))
     bound = math.fsum([*counted.tolist(), price * curves.capacity])
-    spent = 2 * price * max(curves.capacity, curves.units(positions))
-    return lifted(curves, bound, abs(bound) + spent, whole=whole)
+    return lifted(curves, bound, abs(bound) + price * curves.capacity, whole=whole)
 
 
 def lifted(curves: Curves, bound: float, magnitude: float, *, whole: bool = True) -> float:
@@ -355,6 +434,8 @@ def lifted(curves: Curves, bound: float, magnitude: float, *, whole: bool = True
         whole: whether to round down to an integer where the sums are integers.
     """
     safe = bound + magnitude * (4 * EPSILON + curves.slack)
+    if not curves.exact and magnitude > 0:
+        safe += 4 * _LEAST_FLOAT
     return float(math.floor(safe)) if whole and curves.exact else safe
 
 

@@ -44,6 +44,8 @@ _WIDER = 6
 # The first tau is this part of the gap (squared when there are more than a few sequences), each next one larger.
 _ROUNDS = 64
 _GROWTH = 8.0
+# Growing must not begin at nothing.
+_LEAST_TAU = float(np.finfo(np.float64).tiny)
 _FEW = 4
 
 
@@ -103,16 +105,16 @@ def settle(
         return Settled(None, -math.inf, -math.inf, 0.0, none_possible=True)
     if at.everything:
         caught = curves.caught(at.positions)
-        return Settled(at.positions, caught, caught, 0.0)
+        return Settled(at.positions, caught, curves.at_most(caught), 0.0)
     bound = dual_bound(curves, within, at.price)
     if bound < enough:
         return Settled(None, -math.inf, bound, at.price)
     best = filled(curves, at.positions, within.high)
     used = curves.units(best)
     caught = curves.caught(best) if used >= curves.floor else -math.inf
-    if used == curves.capacity and curves.granularity == 1 and bool((curves.weight == curves.weight[0]).all()):
-        # With equal bytes these are the globally hottest, as many as fit: optimal by exchange, whatever the rounding.
-        return Settled(best, caught, caught, at.price)
+    if used == curves.capacity and curves.single and bool((curves.weight == curves.weight[0]).all()):
+        # With equal bytes these are the globally hottest, as many as fit: optimal by exchange. Only their sum rounds.
+        return Settled(best, caught, curves.at_most(caught), at.price)
     return _settled(curves, within, at, (best, caught, bound), expired)
 
 
@@ -123,16 +125,19 @@ def _settled(
     best, caught, bound = first
     relaxed = dual_bound(curves, within, at.price, whole=False)
     better = 1.0 if curves.exact else 0.0
-    heaviest = at.price * int(curves.weight.max()) * curves.granularity
+    heaviest = at.price * curves.heaviest_step()
     needed = min(relaxed, relaxed - caught - better)
     # A handful of sequences is quickly listed; with many, each unit of tau multiplies the list.
-    few = len(_distinct(curves.weight[within.low < within.high])) <= _FEW
+    few = len(_distinct((curves.weight * curves.width)[within.low < within.high])) <= _FEW
     tau = needed / (_ROUNDS if few else _ROUNDS**2) if math.isfinite(caught) else heaviest
     known = -1.0
+    # What is listed may be worth so much more than it seems, and so may what was dropped for something listed.
+    hidden = 2 * _hidden(curves, at, relaxed)
+    tolerance = hidden + 8 * EPSILON * (abs(relaxed) + at.price * curves.capacity)
     most, wider = _MOST_WITHOUT_PROOF, _MOST_WITHOUT_PROOF * _WIDER
-    while needed > known and not expired():
-        tau = min(max(tau, EPSILON * relaxed), needed)
-        complete, found = _best_listed(curves, within, at, tau, most=most, expired=expired)
+    while needed >= 0 and needed > known and not expired():
+        tau = min(max(tau, tolerance, _LEAST_TAU), needed)
+        complete, found = _best_listed(curves, within, at, tau, tolerance=tolerance, most=most, expired=expired)
         value = -math.inf if found is None else curves.caught(found)
         improved = value > caught
         if found is not None and improved:
@@ -147,19 +152,42 @@ def _settled(
                 break
             most = wider
     if needed <= known or needed < 0:
-        bound = caught if curves.exact or math.isinf(caught) else lifted(curves, caught, abs(caught))
+        bound = min(bound, curves.at_most(caught) + hidden)
     elif known > 0:
         unlisted = relaxed - known
-        bound = min(bound, max(caught, math.floor(unlisted) if curves.exact else unlisted))
+        unlisted = math.floor(lifted(curves, unlisted, relaxed, whole=False)) if curves.exact else unlisted + hidden
+        bound = min(bound, max(curves.at_most(caught) + hidden, unlisted))
     if math.isinf(caught):
         return Settled(None, caught, bound, at.price, none_possible=math.isinf(bound))
     return Settled(best, caught, max(bound, caught), at.price)
 
 
+def _hidden(curves: Curves, at: Cut, relaxed: float) -> float:
+    """Returns by how much the computed worth of a choice may be off; 0 when sums are exact.
+
+    A choice that fits adds no more than the capacity and gives back no more than the cut holds, so its sums are no
+    larger than the bound and what the capacity costs. Differences of two sums of a layer err by `slack` each, and one
+    running sum errs once for each of its terms. Adding and comparing rounded numbers keeps their order, so that an
+    error of this size counts once for what is kept and once for what is dropped, however many sequences there are.
+    """
+    terms = min(_MOST_CHOICES, int(curves.steps.sum())) + curves.steps.size
+    share = 0.0 if curves.exact else 4 * curves.slack + terms * EPSILON
+    return share * (abs(relaxed) + at.price * curves.capacity)
+
+
 def _best_listed(
-    curves: Curves, within: Range, at: Cut, tau: float, *, most: int, expired: Callable[[], bool]
+    curves: Curves,
+    within: Range,
+    at: Cut,
+    tau: float,
+    *,
+    tolerance: float,
+    most: int,
+    expired: Callable[[], bool],
 ) -> tuple[bool, Ints | None]:
     """Lists all choices that lose at most `tau` against the price and returns the best that holds both constraints.
+
+    Losses are computed; they are listed up to `tolerance` more, so that none is missed for its rounding.
 
     The sequences are listed in two halves, each on its own, and only the best matches between them are looked at
     (Horowitz and Sahni 1974).
@@ -167,7 +195,6 @@ def _best_listed(
     Returns:
         Whether the list was complete; and positions, shape (layers,), None when nothing listed fits.
     """
-    tolerance = 8 * EPSILON * (tau + at.price * int(curves.weight.max()) * curves.granularity * _MOST_CHOICES)
     most_loss = tau + tolerance
     sequences, complete = _sequences(curves, within, at, most_loss)
     used = curves.units(at.positions)
@@ -278,9 +305,8 @@ def _sequences(curves: Curves, within: Range, at: Cut, most_loss: float) -> tupl
         The sequences, shortest first; and whether they hold the whole core.
     """
     x = at.positions
-    narrow = np.full(x.size, curves.granularity, dtype=np.int64)
     short = curves.has_short_step()
-    narrow[short] = curves.n_ff[short] % curves.granularity
+    narrow = np.maximum(np.where(short, curves.n_ff % curves.width, curves.width), 1)
     worth = at.price * curves.weight
     high = np.minimum(within.high, x + _MOST_CHOICES)
     low = np.minimum(np.maximum(within.low, x - _MOST_CHOICES), x)
@@ -289,7 +315,7 @@ def _sequences(curves: Curves, within: Range, at: Cut, most_loss: float) -> tupl
     alone = (above > below) & short & (above == curves.steps)
     merged = (above > below) & ~alone
     most = _MOST_CHOICES
-    heaviest = int(curves.weight.max()) * curves.granularity // curves.step_units
+    heaviest = curves.heaviest_step() // curves.step_units
     enough = 2 * heaviest + 2
     # Where more steps than that come in or go out, some of them together leave the weight as it was (partial sums,
     # ordered to stay within one step of zero, meet twice), and leaving those out loses nothing. This needs steps that
@@ -298,7 +324,8 @@ def _sequences(curves: Curves, within: Range, at: Cut, most_loss: float) -> tupl
     if capped:
         most = enough
     groups = [np.array([layer]) for layer in np.flatnonzero(alone)]
-    groups += [np.flatnonzero(merged & (curves.weight == weight)) for weight in _distinct(curves.weight[merged])]
+    step_weight = curves.weight * curves.width
+    groups += [np.flatnonzero(merged & (step_weight == weight)) for weight in _distinct(step_weight[merged])]
     sequences = [_sequence(curves, at, (below, above), group, most_loss=most_loss, most=most) for group in groups]
     # A cap that was not reached has left nothing out either.
     complete = capped or all(max(each.zero, each.weights.size - 1 - each.zero) < most for each in sequences)
@@ -343,13 +370,13 @@ def _ordered(curves: Curves, layers: Ints, begin: Ints, end: Ints, *, coming: bo
     inside, positions = open_steps(begin[layers], end[layers])
     which = layers[inside]
     weights = step_weights(curves, which, positions)
-    if curves.granularity == 1:
+    if curves.single:
         values = curves.density[curves.start[which] + positions].astype(np.float64)
     else:
-        full = positions * curves.granularity
-        values = curves.hotness.caught_in(
-            which, np.minimum(full + curves.granularity, curves.n_ff[which])
-        ) - curves.hotness.caught_in(which, full)
+        width = curves.width[which]
+        full = positions * width
+        values = curves.hotness.caught_in(which, np.minimum(full + width, curves.n_ff[which]))
+        values -= curves.hotness.caught_in(which, full)
     # One layer alone is in order already, and its short last step must stay behind the others.
     order = np.argsort(-values, kind="stable") if layers.size > 1 else np.arange(which.size)
     if not coming:

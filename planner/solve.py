@@ -18,7 +18,19 @@ import numpy as np
 from planner.branch import Branching
 from planner.explain import explain, host_not_reached, host_too_small
 from planner.hotness import Ints
-from planner.price import Bools, Curves, curves_of, cut, dual_bound, gains, lifted, range_of, whole_range
+from planner.price import (
+    Bools,
+    Curves,
+    curves_of,
+    cut,
+    dual_bound,
+    fitting,
+    gains,
+    lifted,
+    limited,
+    range_of,
+    whole_range,
+)
 from planner.problem import Explanation, Infeasibility, Problem, Solution, SolverOptions, SolverStatus
 from planner.record import Draft, field
 from planner.settle import settle
@@ -37,9 +49,13 @@ _MOST_ROUNDS = 12
 _MOST_NODES = 100
 # An answer better by less than this share is the same one, rounded differently.
 _SAME = 1e-12
-# The solver confirms an answer when its bound is no farther from it than this share, or than the hottest step, which
-# it may take in part.
+# The solver confirms an answer when its bound is no farther from it than this share, or, where an answer catches next
+# to nothing, than this part of the hottest step of every layer: a bound that is off by a step confirms nothing.
 _AGREES = 1e-4
+_PART_OF_STEP = 0.1
+# What confirming may take: layers of the program, and nodes of the solver's search.
+_CONFIRM_LAYERS = 1000
+_CONFIRM_NODES = 1000
 # With a gap this small the solver, which works with tolerances, has nothing to add: it is asked only to confirm.
 _DECIDED = 1e-8
 
@@ -49,9 +65,13 @@ class BrokenAnswerError(RuntimeError):
 
 
 class _Search(Draft):
-    """The state of one solve: the best answer, the proven bound, and how they came about."""
+    """The state of one solve: the best answer, the proven bound, and how they came about.
+
+    `asked` is the whole problem, `curves` what of it can be part of an answer: positions mean the same in both.
+    """
 
     problem: Problem
+    asked: Curves
     curves: Curves
     options: SolverOptions
     deadline: float
@@ -69,11 +89,10 @@ class _Search(Draft):
 
     @property
     def gap(self) -> float:
-        """The proven relative gap of the best answer so far; what rounding alone explains is none."""
+        """The proven relative gap of the best answer so far."""
         if math.isinf(self.caught):
             return math.inf
-        open_part = self.bound - self.caught
-        return open_part / self.bound if open_part > 2 * self.curves.rounding else 0.0
+        return (self.bound - self.caught) / self.bound if self.bound > self.caught else 0.0
 
     @property
     def decided(self) -> bool:
@@ -122,7 +141,8 @@ def solve(problem: Problem, options: SolverOptions | None = None) -> Solution:
     """
     options = options or SolverOptions()
     deadline = math.inf if options.time_limit_s is None else time.monotonic() + options.time_limit_s
-    search = _Search(problem, curves_of(problem), options, deadline)
+    asked = curves_of(problem)
+    search = _Search(problem, asked, fitting(asked), options, deadline)
     if problem.least_bytes > problem.ffn_bytes:
         search.none_possible = True
         return _solution(search)
@@ -130,11 +150,40 @@ def solve(problem: Problem, options: SolverOptions | None = None) -> Solution:
     if search.curves.first.any():
         _choose_layers(search)
     else:
-        search.bound = search.try_layers(np.ones(search.curves.steps.size, dtype=bool))
-        search.none_possible = math.isinf(search.bound)
+        _settle_all(search)
+    _without_the_impossible(search)
     if not search.expired() and not search.none_possible:
         _ask(search, tangents)
     return _solution(search)
+
+
+def _settle_all(search: _Search) -> None:
+    """Decides without thresholds."""
+    search.bound = search.try_layers(np.ones(search.curves.steps.size, dtype=bool))
+    search.none_possible = math.isinf(search.bound)
+
+
+def _without_the_impossible(search: _Search) -> None:
+    """Decides once more without positions that catch more than is proven to be possible, while that helps.
+
+    Their impacts are in the price's bound, and their rounding may hide all that an answer catches.
+    """
+    whole = search.curves
+    while not search.decided and math.isfinite(search.bound) and not search.expired():
+        at = cut(search.curves, whole_range(search.curves))
+        fewer = limited(search.curves, search.bound)
+        if at is None or (at.positions <= fewer.steps).all():
+            break
+        before = search.bound
+        search.curves = fewer
+        search.tried.clear()
+        if fewer.first.any():
+            _choose_layers(search)
+        else:
+            _settle_all(search)
+        search.bound = max(search.caught, min(search.bound, before))
+        search.none_possible &= search.positions is None
+    search.curves = whole
 
 
 def _choose_layers(search: _Search) -> None:
@@ -148,7 +197,7 @@ def _choose_layers(search: _Search) -> None:
     gated = np.isfinite(within.gate)
     search.bound = dual_bound(curves, within, at.price)
     search.price, search.priced = at.price, at.positions
-    _, gain = gains(curves, within, at.price)
+    _, gain = gains(curves, at.price, within.low, within.high)
     search.try_layers(~gated | (at.positions > 0))
     search.try_layers(_as_many_as_fit(curves, gated, gain))
     if search.caught >= search.bound:
@@ -173,11 +222,13 @@ def _as_many_as_fit(curves: Curves, gated: Bools, gain: np.ndarray) -> Bools:
 
 def _ask(search: _Search, tangents: Tangents) -> None:
     """Asks the solver: to close what is open, or to confirm what is closed."""
-    options = search.options
-    if search.decided and not options.confirm:
+    if search.decided:
+        if search.options.confirm and not search.none_possible:
+            _confirm(search)
         return
     if not tangents.layers:
         return
+    options = search.options
     whole = int(search.curves.steps.sum()) <= _WHOLE_AT_MOST
     if whole:
         tangents.add_all()
@@ -186,12 +237,6 @@ def _ask(search: _Search, tangents: Tangents) -> None:
         whole = True
         at = cut(search.curves, whole_range(search.curves))
         tangents.add_around(search.curves.steps if at is None else at.positions)
-    if search.decided or not search.curves.first.any():
-        # Lines where the answer stands mostly do to confirm it; only if they do not, the solver gets more.
-        _touch(search, tangents.add_at)
-        answer = _pose(search, tangents, whole=whole)
-        if search.decided and (search.confirmed or answer is None or whole or search.expired()):
-            return
     _touch(search, tangents.add_around)
     for _ in range(_MOST_ROUNDS):
         answer = _pose(search, tangents, whole=whole)
@@ -199,10 +244,32 @@ def _ask(search: _Search, tangents: Tangents) -> None:
             return
         hot = np.zeros(search.curves.steps.size, dtype=np.int64)
         hot[list(tangents.layers)] = answer.hot
-        fresh = tangents.add_at(hot // search.curves.granularity)
+        fresh = tangents.add_at(hot // search.curves.width)
         if search.positions is not None:
             fresh = tangents.add_at(search.positions) or fresh
         if not fresh:
+            return
+
+
+def _confirm(search: _Search) -> None:
+    """Asks the solver for a second proof, with lines where the answer stands, then, if they do not do, with more.
+
+    The answer is proven already, so this takes no more than a part of the time that solving may: a limited number of
+    nodes, which is the same on every machine, and nothing where the program alone is large. It is posed whole, so that
+    the second proof does not rest on what was left out for the first.
+    """
+    search.curves = search.asked
+    tangents = Tangents(search.curves)
+    if not 0 < len(tangents.layers) <= _CONFIRM_LAYERS:
+        return
+    if int(search.curves.steps.sum()) <= _WHOLE_AT_MOST:
+        tangents.add_all()
+        _pose(search, tangents, whole=True)
+        return
+    for add in (tangents.add_at, tangents.add_around):
+        _touch(search, add)
+        answer = _pose(search, tangents, whole=False)
+        if search.confirmed or answer is None or search.expired():
             return
 
 
@@ -218,15 +285,14 @@ def _pose(search: _Search, tangents: Tangents, *, whole: bool) -> IlpAnswer | No
     from planner import ilp
 
     curves, options = search.curves, search.options
-    gated = curves.first > 0
     model = ilp.IlpModel(
         layers=_ilp_layers(curves, tangents.layers, tangents.lines()),
         capacity=curves.capacity,
         floor=curves.floor,
         other_units=int(curves.n_ff @ curves.weight),
-        granularity=curves.granularity,
+        granularity=int(curves.width[~curves.whole].max(initial=1)),
         whole=whole,
-        most_on=_most_on(curves, gated),
+        most_on=_most_on(curves),
         scale=max(search.price * float(curves.weight.mean()), curves.hotness.total / curves.hotness.impacts.size)
         or 1.0,
     )
@@ -235,7 +301,9 @@ def _pose(search: _Search, tangents: Tangents, *, whole: bool) -> IlpAnswer | No
     if whole and len(search.curves.density) > _WHOLE_AT_MOST:
         # Whole steps of many layers that must add up to nearly a certain weight can keep a solver busy without end.
         limit_s = min(_MOST_S, limit_s or _MOST_S)
-    answer = ilp.run(model, options, gap=gap, time_limit_s=limit_s)
+    answer = ilp.run(
+        model, options, gap=gap, time_limit_s=limit_s, most_nodes=_CONFIRM_NODES if search.decided else None
+    )
     search.solver = ilp.SOLVER_NAMES[options.solver]
     search.failed = answer.status is ilp.IlpStatus.ERROR
     search.confirmed = answer.status is ilp.IlpStatus.OPTIMAL
@@ -249,16 +317,29 @@ def _pose(search: _Search, tangents: Tangents, *, whole: bool) -> IlpAnswer | No
         if answer.bound < search.caught - abs(search.caught) * _SAME:
             search.confirmed = False
         elif decided:
-            search.confirmed &= answer.bound - search.caught <= max(abs(answer.bound) * _AGREES, _hottest_step(curves))
+            search.confirmed &= _agrees(search, answer.bound, answer.hidden if whole else None)
         elif lifted(curves, answer.bound, abs(answer.bound)) < search.bound:
             search.bound = max(search.caught, lifted(curves, answer.bound, abs(answer.bound)))
             search.proof = "solver"
     return answer if answer.on else None
 
 
-def _hottest_step(curves: Curves) -> float:
-    """Returns the activations of the hottest step of all."""
-    return float(curves.density[curves.start[curves.steps > 0]].max(initial=0)) * curves.granularity
+def _agrees(search: _Search, bound: float, hidden: float | None) -> bool:
+    """Returns whether a solver's bound is so near to the answer that it confirms it.
+
+    Args:
+        search: the answer.
+        bound: the solver's bound, in activations.
+        hidden: what of it stands for tolerances, where the program was exact; None where it was a relaxation.
+    """
+    curves = search.curves
+    off = bound - search.caught
+    if hidden is not None and off > 2 * hidden + abs(bound) * _SAME:
+        return False
+    can_be_on = curves.steps > 0
+    steps = curves.density[curves.start[can_be_on]].astype(np.float64) * curves.width[can_be_on]
+    least = float(steps[steps > 0].min(initial=math.inf))
+    return off <= max(abs(bound) * _AGREES, least * _PART_OF_STEP)
 
 
 def _ilp_layers(
@@ -267,7 +348,8 @@ def _ilp_layers(
     """Returns layers as the solver's program has them, with the tangents of each."""
     from planner import ilp
 
-    low, high = curves.neurons(curves.first), curves.neurons(curves.steps)
+    high = curves.neurons(curves.steps)
+    low = np.where(curves.whole, high, curves.neurons(curves.first))
     return [
         ilp.IlpLayer(
             layer=layer,
@@ -275,7 +357,7 @@ def _ilp_layers(
             n_ff=int(curves.n_ff[layer]),
             low=int(low[layer]),
             high=int(high[layer]),
-            split=bool(curves.first[layer] > 0),
+            split=bool(curves.first[layer] > 0 or curves.whole[layer]),
             tangents=lines,
         )
         for layer, lines in zip(layers, tangents, strict=True)
@@ -294,16 +376,17 @@ def _take(search: _Search, tangents: Tangents, answer: IlpAnswer, *, whole: bool
         neurons = np.zeros(curves.steps.size, dtype=np.int64)
         neurons[layers] = answer.hot
         if not search.problem.faults_of(neurons.tolist()):
-            positions = -(-neurons // curves.granularity)
+            positions = -(-neurons // curves.width)
             search.keep(positions, curves.caught(positions), search.price)
 
 
-def _most_on(curves: Curves, gated: Bools) -> int | None:
+def _most_on(curves: Curves) -> int | None:
     """Returns how many layers with a threshold can be on at most."""
-    if not gated.any():
+    split = (curves.first > 0) | curves.whole
+    if not split.any():
         return None
-    least = np.sort((curves.neurons(curves.first) * curves.weight)[gated])
-    return int(np.searchsorted(np.cumsum(least), curves.capacity, side="right"))
+    least = np.where(curves.whole, curves.neurons(curves.steps), curves.neurons(curves.first)) * curves.weight
+    return int(np.searchsorted(np.cumsum(np.sort(least[split])), curves.capacity, side="right"))
 
 
 def _unreached(search: _Search) -> Infeasibility:
@@ -320,7 +403,6 @@ def _heaviest(search: _Search) -> tuple[int, bool]:
     curves = search.curves
     from planner import ilp
 
-    gated = curves.first > 0
     layers = np.flatnonzero(curves.steps).tolist()
     model = ilp.IlpModel(
         # Maximises the weight itself.
@@ -328,9 +410,9 @@ def _heaviest(search: _Search) -> tuple[int, bool]:
         capacity=curves.capacity,
         floor=0,
         other_units=int(curves.n_ff @ curves.weight),
-        granularity=curves.granularity,
+        granularity=int(curves.width[~curves.whole].max(initial=1)),
         whole=True,
-        most_on=_most_on(curves, gated),
+        most_on=_most_on(curves),
         scale=float(curves.weight.mean()),
     )
     answer = ilp.run(model, search.options, gap=0.0, time_limit_s=search.left_s() or 10.0)
@@ -381,7 +463,7 @@ def _solution(search: _Search) -> Solution:
 def _explanation(search: _Search, positions: Ints) -> Explanation:
     return explain(
         search.problem,
-        search.curves,
+        search.asked,
         positions,
         search.price,
         proof=search.proof,

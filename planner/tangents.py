@@ -54,7 +54,7 @@ class Tangents:
         curves = self._curves
         which = np.array([layer for layer in self.layers for _ in self._steps[layer]], dtype=np.int64)
         steps = np.array([step for layer in self.layers for step in sorted(self._steps[layer])], dtype=np.int64)
-        neurons = np.minimum(steps * curves.granularity, curves.n_ff[which])
+        neurons = np.minimum(steps * curves.width[which], curves.n_ff[which])
         caught = curves.hotness.caught_in(which, neurons)
         inside = np.minimum(curves.start[which] + steps, curves.density.size - 1)
         slope = np.where(steps < curves.steps[which], curves.density[inside].astype(np.float64), 0.0)

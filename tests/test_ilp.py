@@ -27,9 +27,9 @@ def exact_model(problem: Problem) -> IlpModel:
                 layer=layer,
                 weight=int(curves.weight[layer]),
                 n_ff=int(curves.n_ff[layer]),
-                low=int(curves.neurons(curves.first)[layer]),
+                low=int(curves.neurons(curves.steps if curves.whole[layer] else curves.first)[layer]),
                 high=int(curves.neurons(curves.steps)[layer]),
-                split=bool(curves.first[layer] > 0),
+                split=bool(curves.first[layer] > 0 or curves.whole[layer]),
                 tangents=lines,
             )
             for layer, lines in zip(tangents.layers, tangents.lines(), strict=True)
@@ -37,7 +37,7 @@ def exact_model(problem: Problem) -> IlpModel:
         capacity=curves.capacity,
         floor=curves.floor,
         other_units=int(curves.n_ff @ curves.weight),
-        granularity=curves.granularity,
+        granularity=problem.granularity,
         whole=True,
         most_on=None,
         scale=max(1.0, curves.hotness.total / max(1, curves.hotness.impacts.size)),

@@ -73,17 +73,21 @@ def test_the_capacity_is_rounded_to_what_steps_can_fill() -> None:
 def test_thresholds_in_steps() -> None:
     impacts = [[1] * 10] * 5
     curves = curves_of(problem_of(impacts, [1] * 5, 50, thresholds=[0, 4, 5, 9, 11], granularity=4))
-    # One step of 4 is no threshold; 9 is met by the whole layer only, in its third, short step; 11 by nothing.
-    assert curves.first.tolist() == [0, 0, 2, 3, 0]
-    assert curves.steps.tolist() == [3, 3, 3, 3, 0]
-    assert curves.neurons(curves.first).tolist() == [0, 0, 8, 10, 0]
+    # One step of 4 is no threshold; 9 is met by the whole layer only, which is one step then; 11 by nothing.
+    assert curves.first.tolist() == [0, 0, 2, 0, 0]
+    assert curves.steps.tolist() == [3, 3, 3, 1, 0]
+    assert curves.width.tolist() == [4, 4, 4, 10, 4]
+    assert curves.whole.tolist() == [False, False, False, True, False]
+    assert curves.neurons(curves.first).tolist() == [0, 0, 8, 0, 0]
+    assert curves.neurons(curves.steps).tolist() == [10, 10, 10, 10, 0]
 
 
 def test_gains_at_a_price() -> None:
     curves = curves_of(problem_of([[5, 4, 1], [9, 1, 1]], [1, 1], 3, thresholds=[0, 2]))
-    positions, gain = gains(curves, whole_range(curves), 3.0)
+    within = whole_range(curves)
+    positions, gain = gains(curves, 3.0, within.low, within.high)
     assert positions.tolist() == [2, 2]
-    assert gain.tolist() == [3.0, 4.0]
+    assert all(true <= found <= true + 1e-13 for true, found in zip([3.0, 4.0], gain.tolist(), strict=True))
 
 
 def test_a_million_ties_are_cut_exactly() -> None:

@@ -21,7 +21,7 @@ def test_lines_are_never_under_the_curve_and_touch_it_where_asked(problem: Probl
     for layer, lines in zip(tangents.layers, tangents.lines(), strict=True):
         asked = min(max(int(at[layer]), int(curves.first[layer])), int(curves.steps[layer]))
         for position in range(int(curves.first[layer]), int(curves.steps[layer]) + 1):
-            neurons = min(position * curves.granularity, int(curves.n_ff[layer]))
+            neurons = min(position * int(curves.width[layer]), int(curves.n_ff[layer]))
             caught = float(curves.hotness.caught_in([layer], [neurons])[0])
             heights = [slope * neurons + rest for slope, rest in lines]
             assert min(heights) >= caught * (1 - 1e-12) - 1e-9
@@ -35,10 +35,10 @@ def test_with_every_step_the_curve_is_exact() -> None:
     assert tangents.lines() == [[(5.0, 0.0), (3.0, 2.0), (3.0, 2.0), (1.0, 8.0)]]
 
 
-def test_a_layer_that_is_all_or_nothing_has_a_flat_line() -> None:
+def test_a_layer_that_is_all_or_nothing_is_one_line_to_its_sum() -> None:
     tangents = Tangents(curves_of(problem_of([[5, 3, 1]], [1], 3, thresholds=[3])))
     tangents.add_all()
-    assert tangents.lines() == [[(0.0, 9.0)]]
+    assert tangents.lines() == [[(3.0, 0.0)]]
 
 
 def test_adding_tells_whether_anything_is_new() -> None:

@@ -1,0 +1,90 @@
+"""The placement against exact arithmetic: what is answered, what is proven, and what is said about it."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import pytest
+
+from planner.problem import Solution, SolverOptions, SolverStatus
+from planner.solve import solve
+from tests.exact_placement import Case, Optimum, drawn, optimum
+
+QUICK = SolverOptions(confirm=False)
+GIB = 1 << 30
+# Of float impacts, an answer is this near to the true optimum, and its proof to the answer.
+ROUNDING = Fraction(1, 10**10)
+DECIDED = 1e-8
+
+
+def check(case: Case, solution: Solution, true: Optimum, *, most_gap: float = 1e-5) -> None:
+    """Asserts that a solution of a case is what it says it is."""
+    if true.worth is None:
+        assert solution.status is SolverStatus.INFEASIBLE
+        assert solution.infeasibility is not None
+        assert solution.infeasibility.short_bytes == case.least_bytes() - true.most_used_bytes
+        return
+    assert solution.solved_list
+    assert case.allows(solution.solved_list)
+    worth, bound = case.worth(solution.solved_list), Fraction(solution.upper_bound)
+    assert abs(Fraction(solution.objective) - worth) <= worth * Fraction(1, 10**12)
+    assert bound >= true.worth
+    gap = (bound - Fraction(solution.objective)) / bound if bound else Fraction(0)
+    assert abs(gap - Fraction(solution.relative_gap)) < Fraction(1, 10**15)
+    assert solution.status is (SolverStatus.OPTIMAL if solution.relative_gap <= most_gap else SolverStatus.FEASIBLE)
+    if solution.status is SolverStatus.OPTIMAL:
+        assert worth >= true.worth * (1 - Fraction(most_gap))
+
+
+def check_closed(case: Case, solution: Solution, true: Optimum) -> None:
+    """Asserts that a solution is proven as far as floats allow, and exactly where impacts are whole numbers."""
+    check(case, solution, true)
+    if true.worth is None:
+        return
+    assert solution.status is SolverStatus.OPTIMAL
+    assert case.worth(solution.solved_list) >= true.worth * (1 - ROUNDING)
+    assert solution.relative_gap <= DECIDED
+    if true.worth.denominator == 1 and true.worth < 1 << 45 and case.problem().hotness.exact:
+        assert solution.objective == solution.upper_bound == true.worth
+
+
+@pytest.mark.parametrize("block", range(16))
+def test_answers_are_truly_best_and_truly_proven(block: int) -> None:
+    for seed in range(block * 150, block * 150 + 150):
+        case = drawn(seed)
+        check_closed(case, solve(case.problem(), QUICK), optimum(case))
+
+
+@pytest.mark.parametrize("block", range(8))
+def test_larger_layers_too(block: int) -> None:
+    for seed in range(block * 15, block * 15 + 15):
+        case = drawn(seed, most_neurons=120)
+        check_closed(case, solve(case.problem(), QUICK), optimum(case))
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_layers_of_hundreds_of_neurons(seed: int) -> None:
+    case = drawn(seed, most_neurons=500, most_layers=6, whole=True)
+    check_closed(case, solve(case.problem(), QUICK), optimum(case))
+
+
+FALSE_PROOF = Case(
+    impacts=((0.2,), (1e15,) * 4, (0.8, 0.7, 0.5, 0.4, 0.3, 0.1, 0.0)),
+    neuron_bytes=(1, 1, 1),
+    ffn_bytes=7,
+    host_bytes=6,
+    thresholds=(1, 4, 0),
+    granularity=5,
+)
+
+
+@pytest.mark.parametrize("solver", ["highs", "cbc"])
+@pytest.mark.parametrize("hottest", [1e13, 1e15, 1e18, 1e60, 1e200])
+def test_neurons_too_hot_to_be_chosen_do_not_hide_the_others(solver: str, hottest: float) -> None:
+    case = FALSE_PROOF._replace(impacts=(FALSE_PROOF.impacts[0], (hottest,) * 4, FALSE_PROOF.impacts[2]))
+    solution = solve(case.problem(), SolverOptions(solver=solver))
+    check_closed(case, solution, optimum(case))
+    assert solution.solved_list == (1, 0, 5)
+    assert solution.explanation is not None
+    # A solver that works with tolerances of so large numbers has nothing to say about the small ones.
+    assert "did not confirm it" in solution.explanation.text
