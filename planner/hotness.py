@@ -170,7 +170,8 @@ class Hotness(Record, eq=False):
 
     def hit_rate(self, counts: npt.ArrayLike) -> float:
         """Returns the share of the total that the hottest counts[l] neurons of each layer catch, 0 of nothing."""
-        return math.fsum(self.caught(counts)) / self.total if self.total > 0 else 0.0
+        # The total is added up in another order, so everything may seem a little more than all.
+        return min(1.0, math.fsum(self.caught(counts)) / self.total) if self.total > 0 else 0.0
 
     def caught_in(self, layers: npt.ArrayLike, counts: npt.ArrayLike) -> Floats:
         """Returns F_l(x) for pairs of a layer and a count; both arguments have shape (pairs,), so has the answer."""

@@ -224,7 +224,7 @@ def make_plan(request: PlanRequest) -> Planning:
         granularity=granularity,
         plan=_plan(request, geometry, account, statistics, problem, solution, hotness),
         caught=tuple(hotness.caught(solution.solved_list).tolist()),
-        notes=(*notes, *_notes(geometry, account, statistics, solution)),
+        notes=(*notes, *_notes(geometry, account, statistics, problem, solution)),
     )
 
 
@@ -355,7 +355,9 @@ def _plan(
     )
 
 
-def _notes(geometry: Geometry, account: Account, statistics: Statistics, solution: Solution) -> list[str]:
+def _notes(
+    geometry: Geometry, account: Account, statistics: Statistics, problem: Problem, solution: Solution
+) -> list[str]:
     """Returns what a user would be surprised by later, one line each."""
     notes = remarks(statistics)
     notes += about_model(geometry)
@@ -364,14 +366,34 @@ def _notes(geometry: Geometry, account: Account, statistics: Statistics, solutio
     elif not any(solution.solved_list):
         held = solution.explanation is not None and bool(solution.explanation.switched_off)
         notes.append(
-            "no neuron is on the GPU: no layer has room for as many as its threshold asks for; lower the threshold"
+            f"no neuron is on the GPU: no layer has room for as many as its threshold asks for; "
+            f"{_what_to_do(problem)}, or lower --threshold"
             if held
-            else "no neuron is on the GPU: what is left for the FFN holds no group of neurons; see --explain"
+            else "no neuron is on the GPU: what is left for the FFN holds no group of neurons; " + _what_to_do(problem)
         )
     if account.kv_half_bytes and not account.k_on_gpu:
         kept = "its K half stays" if account.v_on_gpu else "it stays"
         notes.append(f"the KV cache does not fit: {kept} in host memory; lower --context to change that")
     return notes
+
+
+def _what_to_do(problem: Problem) -> str:
+    """Returns how many more bytes the first group of neurons needs, and where they may come from."""
+    first_bytes = []
+    for layer, n_ff in enumerate(problem.n_ff):
+        least = max(1, 0 if problem.thresholds is None else problem.thresholds[layer])
+        if least <= n_ff:
+            groups = -(-least // problem.granularity)
+            first_bytes.append(min(groups * problem.granularity, n_ff) * problem.neuron_bytes[layer])
+    if not first_bytes:
+        return "no layer has that many neurons, however many bytes there are"
+    missing_bytes = min(first_bytes) - problem.ffn_bytes
+    if missing_bytes <= 0:
+        return "see --explain"
+    return (
+        f"the first needs {missing_bytes} bytes ({format_bytes(missing_bytes)}) more: raise --vram-budget, "
+        "free VRAM or lower --context"
+    )
 
 
 def about_model(geometry: Geometry) -> list[str]:

@@ -12,6 +12,7 @@ from fractions import Fraction
 
 from planner.errors import InputError
 from planner.hotness import Hotness
+from planner.objectives import RELATIVE_GAP
 from planner.record import Record
 
 SOLVERS = ("highs", "cbc")
@@ -152,7 +153,7 @@ class SolverOptions(Record):
 
     solver: str = "highs"
     time_limit_s: float | None = None
-    relative_gap: float = 1e-5
+    relative_gap: float = RELATIVE_GAP
     confirm: bool = True
     explain: bool = True
 
@@ -171,7 +172,7 @@ class SolverStatus(enum.Enum):
     OPTIMAL = "optimal"
     """Proven to the relative gap that was asked for."""
     FEASIBLE = "feasible"
-    """Every constraint holds, but the time ran out before the gap was closed as far as asked."""
+    """Every constraint holds, but the gap is not closed as far as asked: the time, or what may be listed, ran out."""
     INFEASIBLE = "infeasible"
     """Proven: no list holds all constraints."""
     NOTHING_FOUND = "nothing found"
@@ -225,7 +226,8 @@ class Solution(Record):
         solved_list: hot neurons of each layer; empty when there is no answer.
         objective: activations caught by the hot neurons, sum of F_l(solved_list[l]).
         upper_bound: no list that holds the constraints catches more than this.
-        relative_gap: (upper_bound - objective) / upper_bound; 0 when the difference is what rounding alone explains.
+        relative_gap: (upper_bound - objective) / upper_bound. Sums of impacts that are no whole numbers are rounded, and
+            the bound is raised by that, so it is seldom 0 then, but about 1e-12.
         hit_rate: objective as a share of all activations; 0 when nothing was activated at all.
         used_bytes: VRAM bytes of the hot neurons.
         host_bytes: host memory bytes of the cold neurons.

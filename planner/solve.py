@@ -453,7 +453,7 @@ def _solution(search: _Search) -> Solution:
         objective=search.caught,
         upper_bound=search.bound,
         relative_gap=search.gap,
-        hit_rate=search.caught / total if total > 0 else 0.0,
+        hit_rate=min(1.0, search.caught / total) if total > 0 else 0.0,
         used_bytes=used_bytes,
         host_bytes=problem.total_bytes - used_bytes,
         explanation=_explanation(search, search.positions) if search.options.explain else None,

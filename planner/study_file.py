@@ -17,7 +17,7 @@ from planner.catalogue import (
 from planner.config_values import BytesPerSecond, SizeBytes, SizeOrZeroBytes, SizesBytes
 from planner.engine_defaults import DEFAULT_CONTEXT, DEFAULT_KV_TYPE
 from planner.faults import MOST_FAULTS, fault_line, shown
-from planner.objectives import DEFAULT, OBJECTIVES
+from planner.objectives import DEFAULT, OBJECTIVES, RELATIVE_GAP
 from planner.quantisation import QUANTISATIONS
 from planner.record import field
 from planner.reserve import ReserveOptions
@@ -137,7 +137,7 @@ class SolverChoice(Table):
     name: Annotated[_Label | None, about("what to call it in the answers")] = None
     solver: Literal["highs", "cbc"] = "highs"
     time_limit: Annotated[_Seconds | None, about("seconds")] = None
-    relative_gap: Annotated[float, Limits(ge=0, lt=1)] = 1e-6
+    relative_gap: Annotated[float, Limits(ge=0, lt=1)] = RELATIVE_GAP
     objective: Annotated[_Objective, about("what the hot neurons catch as much as possible of")] = DEFAULT
     granularity: Annotated[
         _Group | None,

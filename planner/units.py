@@ -79,3 +79,8 @@ def format_bytes(size_bytes: int) -> str:
     if magnitude * 100 < MIB * 102_395:
         return f"{size_bytes / MIB:,.1f} MiB"
     return f"{size_bytes / GIB:,.2f} GiB"
+
+
+def format_amount(amount: float) -> str:
+    """Returns activations or what else is maximised for people: whole where it is, else six digits."""
+    return f"{amount:,.0f}" if amount == int(amount) or amount >= 1e6 else f"{amount:,.6g}"

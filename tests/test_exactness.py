@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from fractions import Fraction
 
 import pytest
 
+from planner.plan import Plan, SolverReport
 from planner.problem import Solution, SolverOptions, SolverStatus
 from planner.solve import solve
 from tests.exact_placement import Case, Optimum, drawn, optimum
@@ -88,3 +90,27 @@ def test_neurons_too_hot_to_be_chosen_do_not_hide_the_others(solver: str, hottes
     assert solution.explanation is not None
     # A solver that works with tolerances of so large numbers has nothing to say about the small ones.
     assert "did not confirm it" in solution.explanation.text
+
+
+@pytest.mark.parametrize("block", range(4))
+def test_what_is_planned_can_be_exported(block: int) -> None:
+    for seed in range(block * 100, block * 100 + 100):
+        case = drawn(seed)
+        solution = solve(case.problem(), QUICK)
+        if not solution.solved_list:
+            continue
+        plan = Plan(
+            solved_list=solution.solved_list,
+            vram_required_bytes=solution.used_bytes,
+            solver=SolverReport(
+                name="highs",
+                status=solution.status.value,
+                objective=solution.objective,
+                upper_bound=solution.upper_bound,
+                relative_gap=solution.relative_gap,
+                granularity=case.granularity,
+            ),
+            hit_rate=solution.hit_rate,
+        )
+        document = json.loads(json.dumps(plan.to_dict()))
+        assert Plan.from_dict(document).contradictions() == []

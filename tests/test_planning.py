@@ -14,7 +14,7 @@ from planner.planning import PlanRequest, ThresholdRule, make_plan
 from planner.problem import SolverOptions
 from planner.record import as_builtins, replace
 from planner.reserve import ReserveOptions
-from planner.units import GIB, MIB
+from planner.units import GIB, MIB, format_bytes
 from planner.vram import Gpu, MemoryBasis
 from tests import model_files
 
@@ -98,17 +98,19 @@ def test_where_no_neuron_fits_the_plan_is_empty_and_that_is_said(model: Path) ->
     planning = make_plan(request(model, NEURON_BYTES - 1))
     assert planning.plan.solved_list == (0,) * N_LAYER
     assert (
-        "no neuron is on the GPU: what is left for the FFN holds no group of neurons; see --explain" in planning.notes
-    )
+        "no neuron is on the GPU: what is left for the FFN holds no group of neurons; "
+        "the first needs 1 bytes (1 B) more: raise --vram-budget, free VRAM or lower --context"
+    ) in planning.notes
 
 
 def test_where_the_threshold_keeps_every_layer_off_that_is_said(model: Path) -> None:
     planning = make_plan(request(model, 19 * NEURON_BYTES, threshold=ThresholdRule(neurons=20)))
     assert planning.plan.solved_list == (0,) * N_LAYER
     assert (
-        "no neuron is on the GPU: no layer has room for as many as its threshold asks for; lower the threshold"
-        in planning.notes
-    )
+        "no neuron is on the GPU: no layer has room for as many as its threshold asks for; "
+        f"the first needs {NEURON_BYTES} bytes ({format_bytes(NEURON_BYTES)}) more: "
+        "raise --vram-budget, free VRAM or lower --context, or lower --threshold"
+    ) in planning.notes
 
 
 def test_a_gpu_that_is_nearly_full_is_more_than_a_budget_of_nothing(model: Path) -> None:

@@ -10,7 +10,7 @@ from planner.problem import SolverStatus
 from planner.record import as_builtins
 from planner.report.tables import number, print_table, table
 from planner.text import printable
-from planner.units import format_bytes
+from planner.units import format_amount, format_bytes
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -107,7 +107,7 @@ def _summary(planning: Planning) -> Iterator[tuple[str, str]]:
     groups = f" in groups of {planning.granularity}" if planning.granularity > 1 else ""
     yield "", ""
     yield "model", f"{planning.request.model} ({planning.geometry.architecture}, {planning.geometry.n_layer} layers)"
-    yield "statistics", f"{planning.statistics.source} ({planning.hotness.total:,.0f} activations)"
+    yield "statistics", f"{planning.statistics.source} ({format_amount(planning.hotness.total)} activations)"
     yield (
         "budget",
         f"{format_bytes(account.budget_bytes)} ({_budget_source(account.budget)}): "
@@ -117,8 +117,8 @@ def _summary(planning: Planning) -> Iterator[tuple[str, str]]:
     yield "filled", f"{used:.2%} of the FFN's bytes ({format_bytes(account.ffn_bytes - plan.vram_required_bytes)} left)"
     yield (
         "proof",
-        f"{solution.status.value}: no placement{groups} catches more than {solution.upper_bound:,.0f} "
-        f"{planning.problem.unit}, this one catches {solution.objective:,.0f} "
+        f"{solution.status.value}: no placement{groups} catches more than {format_amount(solution.upper_bound)} "
+        f"{planning.problem.unit}, this one catches {format_amount(solution.objective)} "
         f"(relative gap {solution.relative_gap:.1e}{_cut_short(planning)})",
     )
     if solution.explanation is not None:

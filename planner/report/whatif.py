@@ -13,7 +13,7 @@ from planner.report.tables import name, number, print_table, table, text
 from planner.speed import Bound
 from planner.study import BASE
 from planner.text import printable
-from planner.units import GIB, format_bytes
+from planner.units import GIB, format_amount, format_bytes
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -263,8 +263,9 @@ def _hit_rate_text(answer: Answer) -> str:
     if answer.hit_rate is None or proof is None:
         return "none"
     return (
-        f"{answer.hit_rate:.4%}; {proof.status}: no placement catches more than {proof.upper_bound:,.0f} of "
-        f"{proof.total:,.0f} {proof.unit}, this one {proof.caught:,.0f} (relative gap {proof.relative_gap:.1e})"
+        f"{answer.hit_rate:.4%}; {proof.status}: no placement catches more than {format_amount(proof.upper_bound)} of "
+        f"{format_amount(proof.total)} {proof.unit}, this one {format_amount(proof.caught)} "
+        f"(relative gap {proof.relative_gap:.1e})"
     )
 
 
