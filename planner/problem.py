@@ -226,8 +226,8 @@ class Solution(Record):
         solved_list: hot neurons of each layer; empty when there is no answer.
         objective: activations caught by the hot neurons, sum of F_l(solved_list[l]).
         upper_bound: no list that holds the constraints catches more than this.
-        relative_gap: (upper_bound - objective) / upper_bound. Sums of impacts that are no whole numbers are rounded, and
-            the bound is raised by that, so it is seldom 0 then, but about 1e-12.
+        relative_gap: (upper_bound - objective) / upper_bound. Sums of impacts that are no whole numbers are
+            rounded, and the bound is raised by that, so it is seldom 0 then, but about 1e-12.
         hit_rate: objective as a share of all activations; 0 when nothing was activated at all.
         used_bytes: VRAM bytes of the hot neurons.
         host_bytes: host memory bytes of the cold neurons.

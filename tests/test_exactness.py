@@ -8,6 +8,7 @@ from fractions import Fraction
 import pytest
 
 from planner.plan import Plan, SolverReport
+from planner.price import curves_of, cut, gains, lifted, whole_range
 from planner.problem import Solution, SolverOptions, SolverStatus
 from planner.solve import solve
 from tests.exact_placement import Case, Optimum, drawn, optimum
@@ -114,3 +115,29 @@ def test_what_is_planned_can_be_exported(block: int) -> None:
         )
         document = json.loads(json.dumps(plan.to_dict()))
         assert Plan.from_dict(document).contradictions() == []
+
+
+@pytest.mark.parametrize("block", range(4))
+def test_gains_at_a_price_are_never_less_than_the_true_ones(block: int) -> None:
+    for seed in range(block * 100, block * 100 + 100):
+        case = drawn(seed)
+        curves = curves_of(case.problem())
+        within = whole_range(curves)
+        at = cut(curves, within)
+        assert at is not None
+        for price in (at.price, at.price / 3):
+            _, found = gains(curves, price, within.low, within.high)
+            for layer, sums in enumerate(case.sums()):
+                size = Fraction(price) * int(curves.weight[layer])
+                positions = range(int(within.low[layer]), int(within.high[layer]) + 1)
+                width, n_ff = int(curves.width[layer]), len(case.impacts[layer])
+                counts = [min(position * width, n_ff) for position in positions]
+                assert Fraction(float(found[layer])) >= max(sums[count] - size * count for count in counts)
+
+
+def test_a_bound_is_raised_by_the_magnitude_that_it_came_from() -> None:
+    curves = curves_of(Case(((0.1, 0.2),), (1,), 1).problem())
+    # Two sums of so many terms may err by 128 and by 4 times the distance of 1 to the next float.
+    assert lifted(curves, 1.0, 1000.0) == 1.0 + 1000.0 * 132 * 2.0**-52
+    whole = curves_of(Case(((1, 2),), (1,), 1).problem())
+    assert (lifted(whole, 2.9999999999999996, 3.0), lifted(whole, 2.5, 3.0)) == (3.0, 2.0)
