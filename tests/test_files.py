@@ -281,3 +281,45 @@ def test_staged_files_can_be_given_up_from_outside(tmp_path: Path) -> None:
         assert names(tmp_path) == []
     remove_staged()
     assert names(tmp_path) == []
+
+
+@LINUX_ONLY
+def test_a_leftover_that_becomes_a_link_is_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    leftover = tmp_path / ".out.0123456789ab.hotsplit-partial"
+    leftover.write_bytes(b"dead")
+    (tmp_path / "elsewhere").write_bytes(b"kept")
+    opened = os.open
+
+    def swapped(path: Any, flags: int, *rest: Any) -> int:
+        if Path(path) == leftover and not leftover.is_symlink():
+            leftover.unlink()
+            leftover.symlink_to("elsewhere")
+        return opened(path, flags, *rest)
+
+    monkeypatch.setattr(os, "open", swapped)
+    write_whole(tmp_path / "out", b"new")
+    assert leftover.is_symlink()
+    assert (tmp_path / "elsewhere").read_bytes() == b"kept"
+    assert (tmp_path / "out").read_bytes() == b"new"
+
+
+@LINUX_ONLY
+def test_a_staged_file_that_was_taken_for_a_leftover_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import fcntl
+
+    lock = fcntl.flock
+    removed: list[Path] = []
+
+    def removed_before(descriptor: int, operation: int) -> None:
+        if operation == fcntl.LOCK_EX and not removed:
+            removed.extend(tmp_path.glob("*.hotsplit-partial"))
+            removed[0].unlink()
+        lock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", removed_before)
+    write_whole(tmp_path / "out", b"new")
+    assert len(removed) == 1
+    assert names(tmp_path) == ["out"]
+    assert (tmp_path / "out").read_bytes() == b"new"

@@ -293,3 +293,14 @@ def test_any_value_anywhere_gives_a_sound_plan_or_named_faults(path: str, value:
     else:
         assert plan.contradictions() == []
         assert Plan.from_dict(plan.to_dict()) == plan
+
+
+@pytest.mark.parametrize("number", ["1e999", "-1.0", "9" * 400])
+@pytest.mark.parametrize("key", ["objective", "upper_bound", "relative_gap"])
+def test_numbers_that_no_float_holds_are_refused(tmp_path: Path, key: str, number: str) -> None:
+    path = tmp_path / "p.json"
+    path.write_text(json.dumps(changed(f"solver.{key}", "NUMBER")).replace('"NUMBER"', number))
+    with pytest.raises(FaultsError) as caught:
+        read_plan(path)
+    found = {"1e999": "Infinity", "-1.0": "-1.0"}.get(number, "9" * 57 + "...")
+    assert str(caught.value) == f"{path}: solver.{key}: found {found}, expected a number, 0 or more"

@@ -19,6 +19,7 @@ from planner.errors import InputError, NoAnswerError
 from planner.planning import make_plan
 from planner.study import Study, load_study, study_of
 from planner.sweep import sweep
+from planner.workshop import Device, Workshop
 from tests import model_files
 from tests.tiny_cells import (
     CONTEXT_BYTES,
@@ -32,6 +33,7 @@ from tests.tiny_cells import (
     NEURON_BYTES,
     TINY,
     ask,
+    cells_of,
 )
 
 
@@ -334,3 +336,40 @@ def test_a_plan_of_one_memory_that_is_too_small_is_refused(study: Study, monkeyp
     )
     assert said is not None, str(caught.value)
     assert 612 < float(said[1]) < 700  # CUDA's context and a model of some MiB
+
+
+ONE_AT_A_TIME: tuple[tuple[dict[str, Any], dict[str, Any]], ...] = (
+    ({"kv_type": "f16"}, {"kv_type": "f32"}),
+    ({"reserve": {"total": 0}}, {"reserve": {"total": 300 * NEURON_BYTES}}),
+    ({"contexts": 256}, {"contexts": 128}),
+    ({"solvers": {"granularity": 1}}, {"solvers": {"granularity": 1, "objective": "host-reads"}}),
+    ({"solvers": {"granularity": 1}}, {"solvers": {"granularity": 7}}),
+    ({"solvers": {"granularity": 1}}, {"solvers": {"granularity": 1, "threshold": 300}}),
+    (
+        {"solvers": {"granularity": 1, "sync_us": 25}},
+        {"solvers": {"granularity": 1, "sync_us": 25}, "hosts": {"bandwidth": 30, "name": "h"}},
+    ),
+    (
+        {"solvers": {"granularity": 1, "sync_us": 25}},
+        {
+            "solvers": {"granularity": 1, "sync_us": 25},
+            "gpus": {"budget": f"{DENSE_BYTES + KV_BYTES + 1024 * NEURON_BYTES}B", "bandwidth": 15, "name": "g"},
+        },
+    ),
+    ({}, {"hosts": {"bandwidth": 10, "name": "h", "memory": "1MiB"}}),
+)
+
+
+@pytest.mark.parametrize(("one", "other"), ONE_AT_A_TIME)
+def test_what_is_kept_for_one_cell_answers_no_other(
+    catalogue: Catalogue, one: dict[str, Any], other: dict[str, Any]
+) -> None:
+    cells = [cell for changes in (one, other) for cell in cells_of(catalogue, **changes)]
+    alone = [Workshop(catalogue, Device(None, None)).answer(cell) for cell in cells]
+    workshop = Workshop(catalogue, Device(None, None))
+    assert [workshop.answer(cell) for cell in cells] == alone
+    assert (alone[0].bytes, alone[0].solved_list, alone[0].proof) != (
+        alone[1].bytes,
+        alone[1].solved_list,
+        alone[1].proof,
+    )

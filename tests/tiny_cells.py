@@ -6,7 +6,7 @@ from typing import Any
 
 from planner.answers import Answer
 from planner.catalogue import Catalogue
-from planner.study import study_of
+from planner.study import Cell, study_of
 from planner.sweep import sweep
 
 GIB = 1 << 30
@@ -35,7 +35,8 @@ TINY: dict[str, Any] = {
 }
 
 
-def ask(catalogue: Catalogue, **changes: Any) -> tuple[Answer, ...]:
+def cells_of(catalogue: Catalogue, **changes: Any) -> tuple[Cell, ...]:
+    """Returns the cells of a study of the tiny model, with some of its keys changed."""
     study: dict[str, Any] = {
         "models": [TINY],
         "gpus": {"budget": f"{DENSE_BYTES + KV_BYTES + 1024 * NEURON_BYTES}B", "bandwidth": 100, "name": "g"},
@@ -45,4 +46,9 @@ def ask(catalogue: Catalogue, **changes: Any) -> tuple[Answer, ...]:
         "reserve": {"total": 0},
         "speed": {"gpu_efficiency": 1, "host_efficiency": 1, "layer_us": 0, "sync_us": 0},
     }
-    return sweep(study_of({**study, **changes}, catalogue).cells, catalogue, processes=1)
+    return tuple(study_of({**study, **changes}, catalogue).cells)
+
+
+def ask(catalogue: Catalogue, **changes: Any) -> tuple[Answer, ...]:
+    """Returns the answers of such a study."""
+    return sweep(cells_of(catalogue, **changes), catalogue, processes=1)
