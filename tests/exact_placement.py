@@ -216,3 +216,33 @@ def _drawn_thresholds(
         return (least,) * len(n_ff)
     parts = int(random.integers(1, 5))
     return tuple(max(0, ffn_bytes // parts // size + int(random.integers(-1, 2))) for size in neuron_bytes)
+
+
+def drawn_close(seed: int) -> Case:
+    """Draws a case whose thresholds matter and whose best choices of layers are worth nearly the same."""
+    random = np.random.default_rng([77, seed])
+    n_layer, n_ff = int(random.integers(4, 9)), int(random.integers(3, 9))
+    sizes = ((1,), (2, 3), (5, 7, 11), (10, 11, 12, 13))[int(random.integers(4))]
+    neuron_bytes = tuple(int(random.choice(sizes)) for _ in range(n_layer))
+    impacts = tuple(tuple(random.integers(0, int(random.choice([3, 6, 20])), n_ff).tolist()) for _ in range(n_layer))
+    ffn_bytes = int(random.integers(1, sum(neuron_bytes) * n_ff))
+    thresholds = tuple(int(random.integers(2, n_ff)) for _ in range(n_layer))
+    return Case(impacts, neuron_bytes, ffn_bytes, None, thresholds)
+
+
+def drawn_proportional(seed: int) -> Case:
+    """Draws a case in which every byte is worth nearly the same, so that many neurons may change sides."""
+    random = np.random.default_rng([77, seed])
+    n_layer, n_ff = int(random.integers(2, 6)), int(random.choice([20, 40, 80]))
+    sizes = ((2, 7), (3, 5, 8), (1, 17), (9, 10))[int(random.integers(4))]
+    neuron_bytes = tuple(int(random.choice(sizes)) for _ in range(n_layer))
+    granularity = int(random.choice([1, 1, 3, 7]))
+    worth = int(random.choice([1, 10, 1000]))
+    impacts = tuple(
+        tuple((size * worth + random.integers(0, 2, n_ff + int(random.integers(0, 3)))).tolist())
+        for size in neuron_bytes
+    )
+    total_bytes = sum(neuron_bytes) * n_ff
+    ffn_bytes = int(random.integers(1, total_bytes))
+    host_bytes = None if random.random() < 0.6 else int(random.integers(1, total_bytes))
+    return Case(impacts, neuron_bytes, ffn_bytes, host_bytes, None, granularity)

@@ -319,7 +319,10 @@ def test_a_staged_file_that_was_taken_for_a_leftover_is_made_again(
         lock(descriptor, operation)
 
     monkeypatch.setattr(fcntl, "flock", removed_before)
-    write_whole(tmp_path / "out", b"new")
+    with staged(tmp_path / "out") as staged_path:
+        assert staged_path.exists()
+        assert [staged_path] != removed
+        staged_path.write_bytes(b"new")
     assert len(removed) == 1
     assert names(tmp_path) == ["out"]
     assert (tmp_path / "out").read_bytes() == b"new"
