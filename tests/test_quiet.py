@@ -9,15 +9,13 @@ import json
 import os
 import subprocess
 import sys
-import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from planner.quiet import answer_stream, only_the_answer, silent_start
+from planner.quiet import answer_stream, only_the_answer
 from tests import model_files
 from tests.processes import started
 
@@ -257,28 +255,31 @@ def test_one_command_inside_another_answers_on_its_own_stream(capsys: pytest.Cap
     assert (inner_stream.getvalue(), capsys.readouterr().out) == ("inner\n", "outer\n")
 
 
-def in_a_thread(act: Callable[[], None]) -> None:
-    thread = threading.Thread(target=act)
-    thread.start()
-    thread.join()
+def test_threads_of_another_program_are_left_alone() -> None:
+    # In a process of its own: how many threads there are decides.
+    program = """
+import os, threading
+from planner.quiet import only_the_answer, silent_start
 
+def in_a_thread():
+    with only_the_answer():
+        os.write(1, b"one ")
 
-def test_threads_of_another_program_are_left_alone(capfd: pytest.CaptureFixture[str]) -> None:
-    def act() -> None:
-        with only_the_answer():
-            os.write(1, b"one ")
-
-    in_a_thread(act)
-    with_others = threading.Event()
-    other = threading.Thread(target=with_others.wait)
-    other.start()
-    with silent_start():
-        os.write(1, b"two ")
-    with_others.set()
-    other.join()
-    with silent_start():
-        os.write(1, b"three ")
-    assert capfd.readouterr().out == "one two "
+thread = threading.Thread(target=in_a_thread)
+thread.start()
+thread.join()
+over = threading.Event()
+other = threading.Thread(target=over.wait)
+other.start()
+with silent_start():
+    os.write(1, b"two ")
+over.set()
+other.join()
+with silent_start():
+    os.write(1, b"three ")
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=_ROOT, capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("one two ", "")
 
 
 @pytest.mark.skipif(os.name != "posix", reason="descriptors are closed by a POSIX shell")
