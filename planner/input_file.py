@@ -3,7 +3,7 @@
 A repository that was cloned without Git LFS holds a three-line pointer in the place of every large file, git-annex
 leaves a path, and a download that failed leaves a web page. Each of them has the right name and the wrong content.
 
-Source: the pointer's form is the Git LFS specification's (`docs/spec.md` of git-lfs: the first line is `version` and a
+Source: the pointer's form is of the Git LFS specification ( the first line is `version` and a
 URL, then keys in order), git-annex's is its `internals/pointer_file` page.
 """
 

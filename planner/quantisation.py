@@ -33,7 +33,7 @@ def tensor_type(architecture: str, name: str, shape: tuple[int, ...], quantisati
     """
     wanted = quantisation.upper()
     if wanted not in QUANTISATIONS:
-        near = closest(quantisation, [known.lower() for known in QUANTISATIONS])
+        near = closest(quantisation, QUANTISATIONS)
         raise InputError(f"quantisation {quantisation[:80]!r} is not known; known are {', '.join(QUANTISATIONS)}{near}")
     if len(shape) != 2 or not name.endswith("weight"):
         return "F32"

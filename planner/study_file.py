@@ -328,7 +328,7 @@ def _a_statistics(name: str, catalogue: Catalogue) -> str:
 
 
 def _a_quantisation(name: str) -> str:
-    return f"one of {', '.join(QUANTISATIONS)}{closest(name, [known.lower() for known in QUANTISATIONS])}"
+    return f"one of {', '.join(QUANTISATIONS)}{closest(name, QUANTISATIONS)}"
 
 
 _Choice = TypeVar("_Choice", bound=Table)

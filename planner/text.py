@@ -41,5 +41,6 @@ def closest(word: str, known: list[str] | tuple[str, ...]) -> str:
     """Returns `; did you mean 'x'?` when a known word is near, else nothing."""
     import difflib  # where there is a mistake, and not before
 
-    near = difflib.get_close_matches(word.lower()[:100], known, n=1, cutoff=0.55)
-    return f"; did you mean {near[0]!r}?" if near else ""
+    spellings = {name.lower(): name for name in known}
+    near = difflib.get_close_matches(word.lower()[:100], spellings, n=1, cutoff=0.55)
+    return f"; did you mean {spellings[near[0]]!r}?" if near else ""

@@ -384,8 +384,9 @@ def test_streams_of_a_program_keep_their_treatment_of_characters_and_their_descr
 import os, sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from test_cli import run
+from planner.quiet import answer_stream
 def told(arguments):
-    print("\\u2028 \\u00e4")
+    answer_stream().write("\\u2028 \\u00e4\\n")
     return 0
 before = (sys.stdout.errors, sys.stderr.errors, os.fstat(1).st_ino, os.fstat(2).st_ino)
 assert run(told) == 0
@@ -407,8 +408,9 @@ def test_a_program_whose_output_is_full_keeps_its_descriptor() -> None:
 import os, sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from test_cli import run
+from planner.quiet import answer_stream
 def told(arguments):
-    print("x")
+    answer_stream().write("x\\n")
     return 0
 assert run(told) == 2
 assert os.path.realpath("/proc/self/fd/1") == "/dev/full"

@@ -55,7 +55,8 @@ def test_types_of_single_tensors() -> None:
         ({"n_head_kv": 3}, "x: n_head is 4; expected a multiple of n_head_kv, which is 3"),
         (
             {"quantisation": "Q4_K_M"},
-            "quantisation 'Q4_K_M' is not known; known are F32, F16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0",
+            "quantisation 'Q4_K_M' is not known; known are F32, F16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0; "
+            "did you mean 'Q4_1'?",
         ),
         (
             {"n_embd": 80, "quantisation": "Q4_0"},

@@ -300,7 +300,10 @@ def test_any_value_anywhere_gives_a_sound_plan_or_named_faults(path: str, value:
 def test_numbers_that_no_float_holds_are_refused(tmp_path: Path, key: str, number: str) -> None:
     path = tmp_path / "p.json"
     path.write_text(json.dumps(changed(f"solver.{key}", "NUMBER")).replace('"NUMBER"', number))
-    with pytest.raises(FaultsError) as caught:
+    with pytest.raises(InputError) as caught:
         read_plan(path)
-    found = {"1e999": "Infinity", "-1.0": "-1.0"}.get(number, "9" * 57 + "...")
-    assert str(caught.value) == f"{path}: solver.{key}: found {found}, expected a number, 0 or more"
+    by_hand = "; expected a plan written by `hotsplit plan`"
+    assert str(caught.value) == {
+        "1e999": f"{path}: found the number 1e999, larger than any float{by_hand}",
+        "-1.0": f"{path}: solver.{key}: found -1.0, expected a number, 0 or more",
+    }.get(number, f"{path}: found the number {'9' * 24}… of 400 digits, expected at most 100{by_hand}")
