@@ -31,9 +31,9 @@ from benchmarks.cases import CASES, Bench
 from benchmarks.measure import Timing, by_turns, processes_by_turns
 from benchmarks.phases import PHASES
 from benchmarks.processes import commands_of, floor_of
-from planner.files import write_whole
+from planner.base.files import write_whole
+from planner.base.units import format_bytes
 from planner.report.tables import number, table, text
-from planner.units import format_bytes
 
 _LIBRARIES = ("torch", "numpy", "pulp", "highspy", "gguf")
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from planner.base.parallel import in_shares
 from planner.experts import per_entry
 from planner.objectives import OBJECTIVES, Values
-from planner.parallel import in_shares
 from planner.plan import Plan
 
 if TYPE_CHECKING:

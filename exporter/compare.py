@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from exporter.index_file import IndexFile
-from planner.record import Record
+from planner.base.record import Record
 
 
 class LayerDifference(Record):

@@ -12,9 +12,9 @@ import numpy as np
 
 from exporter.index_file import IndexFile
 from exporter.verify import verify_index
-from planner.errors import FaultsError, InputError
-from planner.files import staged
-from planner.outputs import INDEX_COPY, NUMPY_MASKS, TORCH_MASKS, Kind, check_output
+from planner.base.errors import FaultsError, InputError
+from planner.base.files import staged
+from planner.base.outputs import INDEX_COPY, NUMPY_MASKS, TORCH_MASKS, Kind, check_output
 
 # Zip entries carry a date and the system that made them; these are the same everywhere.
 _ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)
@@ -31,7 +31,7 @@ def convert(index: Path, output: Path, *, force: bool = False) -> None:
     Raises:
         FaultsError: the index is not sound; one line for each fault.
         InputError: another ending, `output` is the index itself, or what is there stays without `force`
-            (`planner.outputs`).
+            (`planner.base.outputs`).
         OSError: a file cannot be read or written.
     """
     written = WRITERS.get(output.suffix.lower())

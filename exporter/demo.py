@@ -19,16 +19,16 @@ import numpy.typing as npt
 from exporter.model_file import write_header_only
 from exporter.vocabulary import stand_in
 from planner.architectures import ARCHITECTURES
+from planner.base.errors import InputError
+from planner.base.files import write_whole
+from planner.base.record import Record
+from planner.base.text import closest, listed
+from planner.base.units import GIB
 from planner.catalogue import Catalogue, ModelEntry, load_catalogue
 from planner.dimensions import tensors_of
 from planner.engine_defaults import ACTIVATIONS_FOLDER
 from planner.entries import dimensions_of, published_statistics
-from planner.errors import InputError
-from planner.files import write_whole
 from planner.geometry import Geometry, geometry_from_dimensions
-from planner.record import Record
-from planner.text import closest, listed
-from planner.units import GIB
 
 if TYPE_CHECKING:
     from planner.statistics import Statistics

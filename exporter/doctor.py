@@ -13,14 +13,14 @@ from collections.abc import Callable, Iterator
 
 from exporter.doctor_case import Case
 from exporter.engine_python import Helper, unsafe_characters
+from planner.base.record import Record
+from planner.base.text import listed
+from planner.base.units import format_bytes
 from planner.engine_defaults import ACTIVATIONS_FOLDER
 from planner.engine_limits import LEAST_NEURONS, ROW_STEP, unknown_ffn_types
 from planner.engine_models import ENGINE_SPLITS_NOT, MIXTURE, PUBLISHED
 from planner.ggml_types import TYPES_BY_NAME
 from planner.nvml import INSTEAD
-from planner.record import Record
-from planner.text import listed
-from planner.units import format_bytes
 
 # From this many layers on, upstream's helper sorts `activation_10.pt` before `activation_2.pt`.
 _UPSTREAM_SORTS_WRONG_FROM = 11

@@ -14,6 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from exporter.engine_python import EnginePython, ask_engine_python
+from planner.base.errors import HotsplitError
+from planner.base.record import Record
+from planner.base.request_values import as_path
 from planner.engine_defaults import (
     ACTIVATIONS_FOLDER,
     DEFAULT_BATCH,
@@ -22,9 +25,6 @@ from planner.engine_defaults import (
     INDEX_SUFFIX,
 )
 from planner.engine_limits import Q4_0_NEURON_STEP, neuron_step
-from planner.errors import HotsplitError
-from planner.record import Record
-from planner.request_values import as_path
 
 if TYPE_CHECKING:
     from exporter.index_file import IndexFile
@@ -287,7 +287,7 @@ class Case:
     def _index_is_guarded(self) -> bool:
         """Whether export leaves the existing index alone unless told."""
         from exporter.existing import INDEX
-        from planner.outputs import objection_to_replacing
+        from planner.base.outputs import objection_to_replacing
 
         try:
             return objection_to_replacing(self.index_path, INDEX) is not None

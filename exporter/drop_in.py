@@ -16,13 +16,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
+from planner.base.errors import InputError, NoAnswerError
+from planner.base.quiet import answer_stream
+from planner.base.text import printable
+from planner.base.units import format_bytes, parse_size
 from planner.cli import AnsweringParser, HelpFormatter, run_command
 from planner.commands import common
 from planner.engine_defaults import INDEX_SUFFIX
-from planner.errors import InputError, NoAnswerError
-from planner.quiet import answer_stream
-from planner.text import printable
-from planner.units import format_bytes, parse_size
 
 if TYPE_CHECKING:
     from planner.geometry import Geometry

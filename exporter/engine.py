@@ -16,9 +16,9 @@ import shutil
 import sysconfig
 from pathlib import Path
 
-from planner.errors import InputError
-from planner.files import write_whole
-from planner.record import Record
+from planner.base.errors import InputError
+from planner.base.files import write_whole
+from planner.base.record import Record
 
 PACKAGE = "powerinfer"
 KEPT_ASIDE = "powerinfer.before-hotsplit"

@@ -13,7 +13,7 @@ import subprocess
 from pathlib import Path
 
 from exporter.engine import ENGINE_COMMAND, is_drop_in
-from planner.record import Record
+from planner.base.record import Record
 
 LIMIT_S = 120.0
 _MOST_SHOWN = 300

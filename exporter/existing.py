@@ -1,4 +1,4 @@
-"""Whose a GPU index is that is already there (`planner.outputs` has the rule for all outputs)."""
+"""Whose a GPU index is that is already there (`planner.base.outputs` has the rule for all outputs)."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 from exporter.index_file import IndexFile
 from exporter.index_format import ARCHITECTURE, MARKS
 from exporter.verify import verify_index
-from planner.errors import InputError
-from planner.outputs import Kind
+from planner.base.errors import InputError
+from planner.base.outputs import Kind
 
 # What the engine and Hotsplit call an index: a name that says what the file is good for.
 _INDEX_ENDING = ".gpuidx"

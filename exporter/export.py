@@ -16,8 +16,8 @@ from exporter.existing import INDEX
 from exporter.index_format import MARK_ACTIVATIONS, MARK_MODEL, IndexedLayer
 from exporter.pwri import add_layer, fill_index
 from exporter.select import Selector, select_hottest
-from planner.errors import FaultsError, InputError
-from planner.outputs import replacing
+from planner.base.errors import FaultsError, InputError
+from planner.base.outputs import replacing
 from planner.plan import Plan
 from planner.statistics import Statistics, read_statistics
 
@@ -112,7 +112,7 @@ def export_plan(
         output: the index to write, whole or not at all.
         geometry: the model, where it is at hand, to check the plan against.
         device: where to select (`select_hottest`); the file is the same for all.
-        force: replace any file or link (see `planner.outputs`).
+        force: replace any file or link (see `planner.base.outputs`).
         note: called with one line when a GPU failed and the CPU did its work.
         where: the plan's name, for messages.
 

@@ -25,9 +25,9 @@ from exporter.index_format import (
     VERSION,
     IndexedLayer,
 )
-from planner.errors import FaultsError, InputError
+from planner.base.errors import FaultsError, InputError
+from planner.base.text import listed
 from planner.header import ArraySummary, Header, TensorInfo, read_header
-from planner.text import listed
 
 if TYPE_CHECKING:
     import numpy.typing as npt

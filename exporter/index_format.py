@@ -21,7 +21,7 @@ from typing import Literal
 
 import numpy as np
 
-from planner.record import Record
+from planner.base.record import Record
 
 Magic = Literal["PWRI", "GGUF"]
 

@@ -9,7 +9,7 @@ import numpy as np
 from gguf import GGMLQuantizationType, GGUFWriter
 
 from exporter.vocabulary import Vocabulary
-from planner.files import staged
+from planner.base.files import staged
 from planner.header import TensorInfo
 
 _MAGIC = b"PWRI"

@@ -25,7 +25,7 @@ from exporter.index_format import (
     IndexedLayer,
     Magic,
 )
-from planner.files import staged
+from planner.base.files import staged
 
 if TYPE_CHECKING:
     import numpy.typing as npt

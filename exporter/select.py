@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import torch
 
-from planner.errors import InputError
-from planner.parallel import in_shares
+from planner.base.errors import InputError
+from planner.base.parallel import in_shares
 
 if TYPE_CHECKING:
     import numpy.typing as npt

@@ -15,7 +15,7 @@ import numpy as np
 from exporter.agreement import disagreements
 from exporter.index_file import IndexFile
 from exporter.index_format import MARK_ACTIVATIONS, MARK_MODEL, IndexedLayer
-from planner.errors import FaultsError, InputError
+from planner.base.errors import FaultsError, InputError
 from planner.experts import per_entry
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 
-from planner.record import Record
+from planner.base.record import Record
 
 _NORMAL, _UNKNOWN, _CONTROL, _BYTE = 1, 2, 3, 6  # `llama_token_type` in the engine's llama.h
 _LETTERS = "etaoinshrdlucmfwypvbgkjqxz"

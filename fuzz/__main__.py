@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from fuzz.targets import TARGETS, Target
-from planner.errors import install_advice
+from planner.base.errors import install_advice
 
 _MOST_SECONDS_AN_INPUT = 10
 _MOST_MEMORY_MB = 2048

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from planner.errors import HotsplitError
+from planner.base.errors import HotsplitError
 
 _MOST_LINE = 200_000
 
@@ -94,7 +94,7 @@ def _read_index(data: bytes, path: Path) -> None:
     from exporter.existing import INDEX
     from exporter.index_file import IndexFile
     from exporter.verify import verify_index
-    from planner.outputs import objection_to_replacing
+    from planner.base.outputs import objection_to_replacing
 
     objection_to_replacing(path, INDEX)
     if not verify_index(path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from planner.interrupt import interruptible
+from planner.base.interrupt import interruptible
 
 DESCRIPTION = "Decide how many neurons of each FFN layer live on the GPU."
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 import enum
 
 from planner.architectures import DENSE_LEVELS, Level
+from planner.base.errors import InputError
+from planner.base.record import Record
 from planner.budget import ENGINE_MARGIN_BYTES, Budget
 from planner.engine_defaults import DEFAULT_BATCH, DEFAULT_CONTEXT, DEFAULT_KV_TYPE
-from planner.errors import InputError
 from planner.geometry import DenseTensor, Geometry
-from planner.record import Record
 from planner.reserve import Reserve, ReserveItem, ReserveOptions
 
 KV_TYPE_BYTES = {"f16": 2, "f32": 4}

@@ -6,7 +6,7 @@ import enum
 from typing import Any
 
 from planner.account import EnginePath
-from planner.record import Record
+from planner.base.record import Record
 from planner.speed import SpeedEstimate
 
 

@@ -10,8 +10,8 @@ import enum
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from planner.errors import InputError
-from planner.record import Record
+from planner.base.errors import InputError
+from planner.base.record import Record
 
 
 class Level(enum.Enum):

@@ -17,9 +17,9 @@ from collections.abc import Callable
 
 import numpy as np
 
+from planner.base.record import Record
 from planner.hotness import Floats, Ints
 from planner.price import EPSILON, Bools, Curves, Range, gains, lifted
-from planner.record import Record
 
 _FREE, _ON, _OFF = 0, 1, -1
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from planner.record import Record
-from planner.units import MIB
+from planner.base.record import Record
+from planner.base.units import MIB
 
 # "leave 256 MB as a safety margin" (196-197).
 ENGINE_MARGIN_BYTES = 256 * MIB
@@ -93,7 +93,7 @@ def stated_budget(
     """Returns the budget of `--vram-budget`, no margin taken off.
 
     Args:
-        budget_bytes: what `planner.units.parse_size` makes of the option; for a bare number that is the engine's
+        budget_bytes: what `planner.base.units.parse_size` makes of the option; for a bare number that is the engine's
             float32 arithmetic.
         free_bytes: free memory of the GPU, when one is known: what is free beyond the budget then pays for what the
             engine takes uncharged.

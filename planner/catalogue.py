@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from planner.architectures import ARCHITECTURES
+from planner.base.errors import FaultsError, InputError
+from planner.base.input_file import check_regular
+from planner.base.record import Record
+from planner.base.text import closest, listed
 from planner.config_values import BytesPerSecond, SizeBytes
 from planner.curves import HotnessCurve as DeclaredCurve
-from planner.errors import FaultsError, InputError
 from planner.faults import fault_line
-from planner.input_file import check_regular
-from planner.record import Record
 from planner.schema import ExpectedError, Limits, OneOrMore, Table, about, check, told, written_as
-from planner.text import closest, listed
 from planner.yaml_file import Document, read_yaml
 
 SHIPPED = Path(__file__).parent / "catalog"

@@ -15,11 +15,11 @@ from types import ModuleType
 from typing import Any, NoReturn, TextIO
 
 from planner import __version__
+from planner.base.errors import HotsplitError
+from planner.base.interrupt import INTERRUPTED, complain_of_interruption, interruptible
+from planner.base.quiet import answer_stream, columns_of, drop, only_the_answer
+from planner.base.text import LONGEST_LINE, closest, printable
 from planner.collector import collecting_rarely
-from planner.errors import HotsplitError
-from planner.interrupt import INTERRUPTED, complain_of_interruption, interruptible
-from planner.quiet import answer_stream, columns_of, drop, only_the_answer
-from planner.text import LONGEST_LINE, closest, printable
 
 __all__ = ["BAD_INPUT", "INTERRUPTED", "AnsweringParser", "HelpFormatter", "Parser", "build_parser", "run_command"]
 

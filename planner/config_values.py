@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any
 
-from planner.errors import InputError
+from planner.base.errors import InputError
+from planner.base.units import parse_size
 from planner.schema import ExpectedError, written_as
-from planner.units import parse_size
 
 _MOST_STEPS = 10_000
 _RATE = re.compile(r"([0-9]{1,9}(?:\.[0-9]{0,9})?)\s*([MGT]B)/s", re.ASCII)

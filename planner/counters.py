@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from planner.record import Record
-from planner.text import listed
+from planner.base.record import Record
+from planner.base.text import listed
 
 # Where adding 1 changes nothing any more: 2 to the power of the bits of a mantissa, the hidden one included.
 _STOPS = {

@@ -10,8 +10,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from planner.base.record import Record
 from planner.gpu import Gpu, GpuFault, Place
-from planner.record import Record
 
 _NUMBER = re.compile(r"([+-]?)0*([0-9]+)", re.ASCII)
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from planner.errors import InputError
+from planner.base.errors import InputError
 from planner.figures import MOST_NEURONS, Point
 from planner.segments import Segment, whole_counts
 from planner.statistics import Statistics, statistics_from_values

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from planner.architectures import N_FF, RANK, Level, TensorRule, known_architecture, n_embd_gqa, shared_lengths
-from planner.errors import InputError
+from planner.base.errors import InputError
+from planner.base.record import Record, field
+from planner.base.text import listed
 from planner.ggml_types import TYPES_BY_NAME
 from planner.header import TensorInfo
 from planner.quantisation import tensor_type
-from planner.record import Record, field
-from planner.text import listed
 
 # Larger than any model by far; keeps products small and loops short.
 _MOST_DIMENSION = 1 << 31

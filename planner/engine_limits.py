@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from planner.text import listed
+from planner.base.text import listed
 
 if TYPE_CHECKING:
     from planner.geometry import Geometry

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from planner.base.errors import InputError
 from planner.catalogue import Catalogue, ModelEntry, StatisticsChoice
 from planner.curves import declared_statistics
 from planner.dimensions import Dimensions
-from planner.errors import InputError
 from planner.figures import read_figures
 from planner.fitted import statistics_from_figures
 from planner.statistics import Statistics

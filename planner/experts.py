@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypeVar
 
+from planner.base.record import replace
 from planner.geometry import Geometry
-from planner.record import replace
 
 T = TypeVar("T")
 

@@ -6,12 +6,12 @@ import math
 
 import numpy as np
 
+from planner.base.record import replace
+from planner.base.text import listed
+from planner.base.units import GIB, format_bytes
 from planner.hotness import Ints
 from planner.price import Bools, Curves, Range, cut, dual_bound, whole_range
 from planner.problem import Explanation, Infeasibility, Problem
-from planner.record import replace
-from planner.text import listed
-from planner.units import GIB, format_bytes
 
 
 def explain(

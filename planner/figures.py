@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from planner.errors import InputError
-from planner.input_file import check_regular, read_bounded
-from planner.record import Record
+from planner.base.errors import InputError
+from planner.base.input_file import check_regular, read_bounded
+from planner.base.record import Record
 
 _FOLDER = Path(__file__).parent / "catalog" / "statistics"
 _COLUMNS = ("layer", "neurons", "nonzero", "max", "mean", "std", "gini", "hot_80", "hot_90", "hot_95")

@@ -14,9 +14,9 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from planner.base.parallel import in_threads
+from planner.base.record import Record
 from planner.figures import LayerFigures, Point, knots_of, means_of, read_figures, statistics_path, stretched
-from planner.parallel import in_threads
-from planner.record import Record
 from planner.segments import Number, Numbers, Segment, area_of, squares_of, whole_counts
 from planner.statistics import Statistics, statistics_from_values
 

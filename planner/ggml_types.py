@@ -13,8 +13,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from planner.errors import InputError
-from planner.record import Record
+from planner.base.errors import InputError
+from planner.base.record import Record
 
 
 class GgmlType(Record):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 
-from planner.record import Record
+from planner.base.record import Record
 
 # NVML's number of a GPU, and of a MIG device its number within that GPU.
 Place = tuple[int, int | None]

@@ -25,10 +25,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import BinaryIO, NoReturn, TypeAlias
 
-from planner.errors import InputError
+from planner.base.errors import InputError
+from planner.base.input_file import START_BYTES, stand_in
+from planner.base.record import Record
 from planner.ggml_types import TYPES_OF_MAGIC, GgmlType
-from planner.input_file import START_BYTES, stand_in
-from planner.record import Record
 
 MAGICS = ("GGUF", "PWRI")
 VERSIONS = (2, 3)

@@ -1,6 +1,6 @@
 """How much memory the host has: Linux's `/proc/meminfo`, Windows' and macOS' own answers, POSIX `sysconf` otherwise.
 
-On Linux a control group, and so a container, may have less (`planner.cgroup`).
+On Linux a control group, and so a container, may have less (`planner.base.cgroup`).
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import sys
 from pathlib import Path
 
 from planner import machine
-from planner.cgroup import memory_limit
-from planner.record import Record, replace
+from planner.base.cgroup import memory_limit
+from planner.base.record import Record, replace
 
 _MEMINFO = Path("/proc/meminfo")
 _MEMINFO_LINE = re.compile(r"^(MemTotal|MemFree|MemAvailable):\s+([0-9]{1,18}) kB\s*$", re.MULTILINE | re.ASCII)

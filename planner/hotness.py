@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from planner.errors import InputError
-from planner.parallel import in_shares
-from planner.record import Record, field
+from planner.base.errors import InputError
+from planner.base.parallel import in_shares
+from planner.base.record import Record, field
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]

@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from planner.answers import Answer, CellPath
+from planner.base.errors import InputError
+from planner.base.record import Record, replace
+from planner.base.units import GIB, MIB, format_bytes
 from planner.budget import DEFAULT_CONTEXT_BYTES, ENGINE_MARGIN_BYTES
-from planner.errors import InputError
-from planner.record import Record, replace
 from planner.study import Cell, Study
 from planner.study_file import Targets
 from planner.sweep import ask_device
-from planner.units import GIB, MIB, format_bytes
 from planner.workshop import Workshop
 
 QUESTIONS = ("least-vram", "largest-context", "cheapest")

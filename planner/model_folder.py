@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from planner.errors import InputError
-from planner.text import listed
+from planner.base.errors import InputError
+from planner.base.text import listed
 
 _ENDING = ".gguf"
 _SPARSE_ENDING = ".powerinfer.gguf"

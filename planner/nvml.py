@@ -17,9 +17,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from planner import machine
-from planner.errors import InputError
+from planner.base.errors import InputError
+from planner.base.text import listed
 from planner.machine import WSL_LIBRARIES, MachineKind, machine_kind
-from planner.text import listed
 
 INSTEAD = "give the budget yourself: --vram-budget 8GiB"
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from planner.errors import InputError
+from planner.base.errors import InputError
 
 if TYPE_CHECKING:
     import numpy.typing as npt

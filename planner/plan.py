@@ -15,10 +15,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from planner.errors import FaultsError, InputError
-from planner.files import write_whole
-from planner.input_file import read_bounded
-from planner.record import Record, field_names
+from planner.base.errors import FaultsError, InputError
+from planner.base.files import write_whole
+from planner.base.input_file import read_bounded
+from planner.base.record import Record, field_names
 
 FORMAT = "hotsplit.plan"
 VERSION = 1

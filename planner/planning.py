@@ -6,10 +6,13 @@ from functools import partial
 from pathlib import Path
 
 from planner.account import Account, EnginePath, account_for
+from planner.base.errors import InputError, NoAnswerError
+from planner.base.record import Record, field, set_fields
+from planner.base.request_values import as_bytes, as_count, as_gpu, as_path
+from planner.base.units import format_bytes
 from planner.budget import DEFAULT_CONTEXT_BASIS, DEFAULT_CONTEXT_BYTES, Budget, automatic_budget, stated_budget
 from planner.engine_defaults import ACTIVATIONS_FOLDER, DEFAULT_BATCH, DEFAULT_CONTEXT, DEFAULT_KV_TYPE
 from planner.engine_limits import engine_granularity, unknown_ffn_types
-from planner.errors import InputError, NoAnswerError
 from planner.experts import with_experts
 from planner.geometry import Geometry, geometry_from_header
 from planner.header import read_header
@@ -17,12 +20,9 @@ from planner.hotness import Hotness
 from planner.objectives import DEFAULT, known_objective
 from planner.plan import Plan, PlannedActivations, PlannedBudget, PlannedModel, SolverReport
 from planner.problem import Problem, Solution, SolverOptions, split_threshold
-from planner.record import Record, field, set_fields
-from planner.request_values import as_bytes, as_count, as_gpu, as_path
 from planner.reserve import ReserveOptions
 from planner.solve import solve
 from planner.statistics import Statistics, read_statistics, remarks
-from planner.units import format_bytes
 
 
 class DensePartError(NoAnswerError):

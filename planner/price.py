@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from planner.base.record import Record, replace
 from planner.hotness import Floats, Hotness, Ints
 from planner.problem import Problem
-from planner.record import Record, replace
 
 Bools = npt.NDArray[np.bool_]
 

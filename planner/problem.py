@@ -10,10 +10,10 @@ import math
 from collections.abc import Sequence
 from fractions import Fraction
 
-from planner.errors import InputError
+from planner.base.errors import InputError
+from planner.base.record import Record
 from planner.hotness import Hotness
 from planner.objectives import RELATIVE_GAP
-from planner.record import Record
 
 SOLVERS = ("highs", "cbc")
 

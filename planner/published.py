@@ -8,11 +8,11 @@ from typing import Annotated, Literal
 
 from planner.account import account_for
 from planner.answers import Answer
+from planner.base.record import Record, replace
 from planner.budget import automatic_budget
 from planner.catalogue import SHIPPED, Catalogue, ModelEntry, Positive, load_catalogue
 from planner.entries import dimensions_of
 from planner.geometry import geometry_from_dimensions
-from planner.record import Record, replace
 from planner.schema import Limits, Table, check
 from planner.speed import Bandwidths, SpeedParameters, Work, estimate
 from planner.study import study_of

@@ -10,8 +10,8 @@ and its like) are not declared here: the engine's sparse kernels take F16 and Q4
 
 from __future__ import annotations
 
-from planner.errors import InputError
-from planner.text import closest
+from planner.base.errors import InputError
+from planner.base.text import closest
 
 UNQUANTISED = ("F32", "F16")
 QUANTISED = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0")

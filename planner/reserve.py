@@ -13,13 +13,13 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from planner.errors import InputError
+from planner.base.errors import InputError
+from planner.base.record import Record, field
+from planner.base.units import MIB
 from planner.geometry import Geometry
 from planner.ggml_types import TYPES_BY_NAME
 from planner.prompt_pool import ROW_PADDING, PromptPool, prompt_pool
-from planner.record import Record, field
 from planner.scratch import Scratch
-from planner.units import MIB
 
 # cudaMalloc hands out large allocations in whole blocks of 2 MiB and lets smaller ones share blocks (CUDA's behaviour
 # on discrete GPUs, not the engine's code).

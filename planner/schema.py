@@ -15,10 +15,10 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, TypeVar
 
 import msgspec
 
-from planner.errors import FaultsError, InputError
+from planner.base.errors import FaultsError, InputError
+from planner.base.record import dataclass_transform
+from planner.base.text import closest
 from planner.faults import MOST_FAULTS, fault_line, shown
-from planner.record import dataclass_transform
-from planner.text import closest
 from planner.yaml_file import Document, KeyPath
 
 Limits: TypeAlias = msgspec.Meta

@@ -13,7 +13,7 @@ from typing import TypeAlias, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from planner.record import Record
+from planner.base.record import Record
 
 Numbers: TypeAlias = "npt.NDArray[np.float64]"
 Number = TypeVar("Number", float, "npt.NDArray[np.float64]")

@@ -16,6 +16,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from planner.base.record import Record
 from planner.hotness import Floats, Ints
 from planner.price import (
     EPSILON,
@@ -30,7 +31,6 @@ from planner.price import (
     open_steps,
     step_weights,
 )
-from planner.record import Record
 
 # What one enumeration may hold; beyond it the answer stands with the gap it has.
 _MOST_CANDIDATES = 1_000_000

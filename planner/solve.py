@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from planner.base.record import Draft, field
 from planner.branch import Branching
 from planner.explain import explain, host_not_reached, host_too_small
 from planner.hotness import Ints
@@ -32,7 +33,6 @@ from planner.price import (
     whole_range,
 )
 from planner.problem import Explanation, Infeasibility, Problem, Solution, SolverOptions, SolverStatus
-from planner.record import Draft, field
 from planner.settle import settle
 from planner.tangents import Tangents
 

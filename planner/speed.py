@@ -22,8 +22,8 @@ import enum
 import math
 from collections.abc import Sequence
 
-from planner.errors import InputError
-from planner.record import Record
+from planner.base.errors import InputError
+from planner.base.record import Record
 
 _FLOAT32_BYTES = 4
 

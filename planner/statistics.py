@@ -18,10 +18,10 @@ from typing import Any, NamedTuple, overload
 import numpy as np
 import numpy.typing as npt
 
+from planner.base.errors import InputError
+from planner.base.record import Record
+from planner.base.text import listed
 from planner.counters import Extent, doubts, extent_of
-from planner.errors import InputError
-from planner.record import Record
-from planner.text import listed
 from planner.torch_file import StoredVector, read_stored
 
 # What is kept of a folder's counts: all of those of any model without experts, and of 31 million neurons.

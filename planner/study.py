@@ -13,6 +13,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from planner.base.errors import FaultsError, InputError
+from planner.base.record import Record, replace
+from planner.base.text import listed, printable
+from planner.base.units import format_bytes
 from planner.catalogue import (
     Catalogue,
     GpuEntry,
@@ -21,10 +25,8 @@ from planner.catalogue import (
     StatisticsChoice,
     load_catalogue,
 )
-from planner.errors import FaultsError, InputError
 from planner.faults import shown
 from planner.model_folder import model_in
-from planner.record import Record, replace
 from planner.reserve import ReserveOptions
 from planner.schema import check, key_in, told
 from planner.speed import SpeedParameters
@@ -38,8 +40,6 @@ from planner.study_file import (
     Targets,
     unknown_names,
 )
-from planner.text import listed, printable
-from planner.units import format_bytes
 from planner.yaml_file import Document, read_yaml
 
 MOST_CELLS = 100_000

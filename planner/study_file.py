@@ -6,6 +6,8 @@ import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
+from planner.base.record import field
+from planner.base.text import closest
 from planner.catalogue import (
     Catalogue,
     ModelEntry,
@@ -19,7 +21,6 @@ from planner.engine_defaults import DEFAULT_CONTEXT, DEFAULT_KV_TYPE
 from planner.faults import MOST_FAULTS, fault_line, shown
 from planner.objectives import DEFAULT, OBJECTIVES, RELATIVE_GAP
 from planner.quantisation import QUANTISATIONS
-from planner.record import field
 from planner.reserve import ReserveOptions
 from planner.schema import (
     ExpectedError,
@@ -34,7 +35,6 @@ from planner.schema import (
     written_as,
 )
 from planner.speed import SpeedParameters
-from planner.text import closest
 from planner.yaml_file import Document, KeyPath
 
 _MODEL_SUFFIX = ".gguf"

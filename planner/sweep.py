@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from planner.answers import Answer
+from planner.base.errors import InputError
+from planner.base.parallel import cores
 from planner.catalogue import Catalogue
-from planner.errors import InputError
 from planner.host import host_memory
-from planner.parallel import cores
 from planner.study import Cell
 from planner.vram import choose_gpu
 from planner.workshop import Device, Workshop

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 
 from planner.answers import Answer
+from planner.base.interrupt import deaf_children
 from planner.catalogue import Catalogue
-from planner.interrupt import deaf_children
 from planner.study import Cell, Model
 from planner.workshop import Device, Workshop
 

@@ -23,8 +23,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from planner.errors import InputError
-from planner.input_file import START_BYTES, stand_in
+from planner.base.errors import InputError
+from planner.base.input_file import START_BYTES, stand_in
 from planner.torch_pickle import EXPECTED, Call, External, Mapping, Name, PickleTerm, damaged
 
 MOST_FILE_BYTES = 1 << 28

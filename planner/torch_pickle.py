@@ -13,7 +13,7 @@ import struct
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from planner.errors import InputError
+from planner.base.errors import InputError
 
 EXPECTED = "expected one 1-D tensor written by torch.save"
 

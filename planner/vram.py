@@ -14,15 +14,15 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from planner.base.errors import InputError
+from planner.base.record import Record, replace
+from planner.base.text import listed
+from planner.base.units import format_bytes
 from planner.cuda_order import Slot, cuda_order, visible
-from planner.errors import InputError
 from planner.gpu import Gpu, GpuFault, MemoryBasis
 from planner.host import HostMemory, host_memory
 from planner.machine import MachineKind, machine_kind
 from planner.nvml import INSTEAD, BindingError, Code, NoGpuError, fault_line, nvml, optional
-from planner.record import Record, replace
-from planner.text import listed
-from planner.units import format_bytes
 
 __all__ = [
     "BindingError",

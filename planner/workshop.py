@@ -6,12 +6,14 @@ from collections.abc import Iterator
 
 from planner.account import EnginePath, account_for
 from planner.answers import Answer, CellPath, NextGib
+from planner.base.errors import InputError
+from planner.base.record import Record, replace
+from planner.base.units import GIB, format_bytes
 from planner.budget import Budget, automatic_budget, stated_budget
 from planner.catalogue import Catalogue
 from planner.engine_defaults import ACTIVATIONS_FOLDER
 from planner.engine_limits import engine_granularity
 from planner.entries import dimensions_of, published_statistics
-from planner.errors import InputError
 from planner.experts import with_experts
 from planner.geometry import Geometry, geometry_from_dimensions, geometry_from_header
 from planner.header import read_header
@@ -21,12 +23,10 @@ from planner.objectives import OBJECTIVES
 from planner.placed import Placement, bytes_of, notes_of, proof_of, speed_of, target_results
 from planner.planning import ThresholdRule
 from planner.problem import Problem, Solution, SolverOptions, SolverStatus
-from planner.record import Record, replace
 from planner.solve import solve
 from planner.speed import SpeedEstimate
 from planner.statistics import Statistics, read_statistics
 from planner.study import Cell, GpuCase, Model
-from planner.units import GIB, format_bytes
 from planner.vram import Gpu, MemoryBasis
 
 

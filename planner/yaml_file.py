@@ -14,9 +14,9 @@ from typing import Any, TypeAlias
 
 import yaml
 
-from planner.errors import InputError
-from planner.input_file import read_bounded
-from planner.record import Draft, Record, field
+from planner.base.errors import InputError
+from planner.base.input_file import read_bounded
+from planner.base.record import Draft, Record, field
 
 # A study of some thousand lines has a few hundred kilobytes.
 MOST_FILE_BYTES = 1 << 20

@@ -64,8 +64,9 @@ _SOURCE = Path(__file__).with_name("nvml_stand_in.c")
 # as it always does, by name; only LD_LIBRARY_PATH, which a process reads when it starts, decides which one that is.
 _SERVER = """
 import json, os, pathlib, sys
-from planner import errors, host, machine, vram
-from planner.record import as_builtins
+from planner import host, machine, vram
+from planner.base import errors
+from planner.base.record import as_builtins
 
 for line in sys.stdin:
     request = json.loads(line)

@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 
 from planner.account import Account, EnginePath, account_for, kv_half_bytes
 from planner.architectures import Level
+from planner.base.errors import InputError
+from planner.base.units import GIB, MIB, engine_gib
 from planner.budget import Budget, automatic_budget, stated_budget
 from planner.dimensions import Dimensions
-from planner.errors import InputError
 from planner.geometry import Geometry, geometry_from_dimensions
 from planner.reserve import ReserveOptions
-from planner.units import GIB, MIB, engine_gib
 from tests.engine_rules import capacity_argument
 
 _F16 = 1  # its number in the type table

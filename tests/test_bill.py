@@ -7,11 +7,11 @@ import re
 from typing import TYPE_CHECKING
 
 from planner.account import Account, account_for
+from planner.base.units import GIB, MIB
 from planner.budget import automatic_budget, stated_budget
 from planner.dimensions import Dimensions
 from planner.geometry import geometry_from_dimensions
 from planner.report.bill import print_bill, projection, sentences
-from planner.units import GIB, MIB
 
 if TYPE_CHECKING:
     from rich.console import Console

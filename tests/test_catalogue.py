@@ -4,10 +4,10 @@ import pytest
 
 from planner.account import account_for
 from planner.architectures import ARCHITECTURES
+from planner.base.errors import FaultsError, InputError
 from planner.budget import stated_budget
 from planner.catalogue import SHIPPED, Catalogue, HotnessCurve, PcieLink, load_catalogue
 from planner.entries import dimensions_of
-from planner.errors import FaultsError, InputError
 from planner.geometry import geometry_from_dimensions
 from planner.schema import sound
 

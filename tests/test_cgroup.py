@@ -1,4 +1,4 @@
-"""`planner.cgroup` on trees laid as the kernel lays them; the arithmetic of every case is written out beside it."""
+"""`planner.base.cgroup` on trees laid as the kernel lays them; the arithmetic of every case is written out beside it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from planner.cgroup import MemoryLimit, cpu_limit, memory_limit
+from planner.base.cgroup import MemoryLimit, cpu_limit, memory_limit
 
 _MIB = 1 << 20
 _GIB = 1 << 30

@@ -18,9 +18,9 @@ from types import ModuleType
 import pytest
 
 from planner import __version__
+from planner.base.errors import FaultsError, InputError, NoAnswerError
 from planner.cli import build_parser, run_command
 from planner.commands import common
-from planner.errors import FaultsError, InputError, NoAnswerError
 from tests.processes import started
 
 
@@ -384,7 +384,7 @@ def test_streams_of_a_program_keep_their_treatment_of_characters_and_their_descr
 import os, sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from test_cli import run
-from planner.quiet import answer_stream
+from planner.base.quiet import answer_stream
 def told(arguments):
     answer_stream().write("\\u2028 \\u00e4\\n")
     return 0
@@ -408,7 +408,7 @@ def test_a_program_whose_output_is_full_keeps_its_descriptor() -> None:
 import os, sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from test_cli import run
-from planner.quiet import answer_stream
+from planner.base.quiet import answer_stream
 def told(arguments):
     answer_stream().write("x\\n")
     return 0

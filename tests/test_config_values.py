@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from planner.base.errors import FaultsError
 from planner.config_values import BytesPerSecond, SizeBytes, SizeOrZeroBytes, SizesBytes
-from planner.errors import FaultsError
 from planner.schema import Table, check, json_schema_of, sound
 from planner.yaml_file import parse_yaml
 

@@ -13,7 +13,7 @@ import torch
 from exporter.convert import convert
 from exporter.index_format import MARK_MODEL, IndexedLayer
 from exporter.pwri import write_index
-from planner.errors import FaultsError, InputError
+from planner.base.errors import FaultsError, InputError
 
 MASKS = {"blk.0.gpu_idx": [False, True, False, False, True], "blk.1.gpu_idx": [False] * 3}
 

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from planner.architectures import ARCHITECTURES
+from planner.base.errors import InputError
+from planner.base.record import replace
 from planner.dimensions import Dimensions, tensors_of
-from planner.errors import InputError
-from planner.record import replace
 
 _SMALL = Dimensions("llama", 2, 64, 96, 4, 40, predictor_rank=(32, 64))
 

@@ -23,12 +23,12 @@ from exporter.engine_python import EnginePython, Helper
 from exporter.index_format import MARK_ACTIVATIONS, MARK_MODEL, IndexedLayer
 from exporter.pwri import write_index
 from planner import vram
+from planner.base.record import replace
+from planner.base.units import format_bytes
 from planner.geometry import geometry_from_header
 from planner.header import read_header
-from planner.record import replace
 from planner.reserve import ReserveOptions
 from planner.statistics import read_statistics
-from planner.units import format_bytes
 from planner.vram import Gpu, MemoryBasis, NoGpuError
 from tests import model_files
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from exporter import engine
-from planner.errors import InputError
+from planner.base.errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
 UPSTREAM = {"__init__.py": "", "__main__.py": "print('upstream')\n", "solver.py": "", "export_split.py": ""}

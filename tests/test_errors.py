@@ -1,6 +1,6 @@
 import pickle
 
-from planner.errors import FaultsError, HotsplitError, InputError, NoAnswerError
+from planner.base.errors import FaultsError, HotsplitError, InputError, NoAnswerError
 
 
 def test_exit_codes_are_part_of_the_contract() -> None:

@@ -17,7 +17,7 @@ import torch
 
 import exporter
 from exporter import append_gpu_idx, export_plan, export_split, load_activation_weights
-from planner.errors import FaultsError, InputError
+from planner.base.errors import FaultsError, InputError
 from planner.plan import Plan, PlannedActivations, PlannedModel
 from planner.statistics import Statistics, fingerprint_of, read_statistics
 

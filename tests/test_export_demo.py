@@ -15,10 +15,10 @@ from gguf import GGUFReader
 
 from exporter.commands import demo as demo_command
 from exporter.demo import demo_shapes, write_demo
+from planner.base.errors import InputError
 from planner.catalogue import load_catalogue
 from planner.cli import build_parser, run_command
 from planner.dimensions import Dimensions
-from planner.errors import InputError
 from planner.fitted import catalogue_statistics
 from planner.geometry import geometry_from_dimensions, geometry_from_header
 from planner.header import read_header

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
+from planner.base.text import closest
 from planner.faults import fault_line, path_text, shown
-from planner.text import closest
 from planner.yaml_file import parse_yaml
 
 

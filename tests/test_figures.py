@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from planner.errors import InputError
+from planner.base.errors import InputError
 from planner.figures import LayerFigures, read_figures, shipped_statistics, statistics_path
 
 SHIPPED = ("relullama-13b", "relullama-70b", "relullama-7b")

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from planner.errors import InputError
-from planner.files import remove_staged, staged, write_whole
+from planner.base.errors import InputError
+from planner.base.files import remove_staged, staged, write_whole
 from tests.processes import started
 
 LINUX_ONLY = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux signals, limits and locks")
@@ -174,7 +174,7 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
 
 KILLED_WRITER = """
 import sys, pathlib
-from planner.files import staged
+from planner.base.files import staged
 target = pathlib.Path(sys.argv[1])
 content = bytes([int(sys.argv[2])]) * 200_000
 while True:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from planner.errors import InputError
+from planner.base.errors import InputError
 from planner.figures import LayerFigures, read_figures, statistics_path, stretched
 from planner.fitted import catalogue_statistics, counts_from_figures
 

@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from planner.architectures import ARCHITECTURES, Level
+from planner.base.errors import InputError
+from planner.base.record import field_names
 from planner.dimensions import Dimensions, tensors_of
-from planner.errors import InputError
 from planner.geometry import Geometry, geometry_from_dimensions, geometry_from_header
 from planner.header import Part, part_of, read_header
-from planner.record import field_names
 from tests.model_files import F16, F32, NAMES, Q4_0, Q5_0, Q6_K, Q8_0, ModelFile, falcon, llama, n_bytes, opt, total
 
 # Levels by name, as the engine's get_offloading_level has them (llama.cpp 654-677): a second writing of the table.

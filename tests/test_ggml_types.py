@@ -7,7 +7,7 @@ from pathlib import Path
 import gguf
 import pytest
 
-from planner.errors import InputError
+from planner.base.errors import InputError
 from planner.geometry import geometry_from_header
 from planner.ggml_types import GGUF_TYPES, NAMED_TYPES_OF_MAGIC, PWRI_TYPES, TYPES_BY_NAME, TYPES_OF_MAGIC
 from planner.header import read_header

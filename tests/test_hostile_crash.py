@@ -60,7 +60,7 @@ import exporter.export, exporter.existing, exporter.commands.export, gguf, plann
 from exporter.__main__ import main
 
 plan, output, most = sys.argv[1], sys.argv[2], int(sys.argv[3])
-WRITING = ("planner/files.py", "exporter/pwri.py", "gguf/gguf_writer.py")
+WRITING = ("planner/base/files.py", "exporter/pwri.py", "gguf/gguf_writer.py")
 
 def run(last):
     lines = 0
@@ -290,8 +290,8 @@ from planner.cli import build_parser, run_command
 
 def run(arguments):
     import pulp
-    from planner.files import staged
-    from planner.quiet import answer_stream
+    from planner.base.files import staged
+    from planner.base.quiet import answer_stream
     random.seed(1)
     problem = pulp.LpProblem("hard", pulp.LpMaximize)
     chosen = [problem.add_variable(f"x{i}", 0, 1, pulp.LpInteger) for i in range(600)]
@@ -333,7 +333,7 @@ INTERRUPTED_SWEEP = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)
 from concurrent.futures import ProcessPoolExecutor
-from planner.quiet import answer_stream
+from planner.base.quiet import answer_stream
 submit = ProcessPoolExecutor.submit
 
 def told(*arguments):
@@ -378,7 +378,7 @@ import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)
 import pulp
 from planner import ilp
-from planner.interrupt import interruptible
+from planner.base.interrupt import interruptible
 from planner.problem import SolverOptions
 
 pulp.PULP_CBC_CMD.pulp_cbc_path = sys.argv[1]

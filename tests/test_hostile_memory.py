@@ -13,9 +13,9 @@ import torch
 from exporter.export import export_plan
 from exporter.verify import verify_index
 from planner import hotness as hotness_module
-from planner import parallel
 from planner import statistics as statistics_module
-from planner.errors import InputError
+from planner.base import parallel
+from planner.base.errors import InputError
 from planner.hotness import Hotness
 from planner.plan import Plan
 from planner.statistics import read_statistics

@@ -29,7 +29,7 @@ from hypothesis import strategies as st
 from fuzz import targets
 from fuzz.seeds import SEEDS
 from fuzz.targets import TARGETS, BrokenPromiseError, checksummed
-from planner.errors import InputError
+from planner.base.errors import InputError
 
 FINDINGS = Path(__file__).parent / "data" / "findings"
 ROOT = Path(__file__).resolve().parent.parent

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from planner import parallel
-from planner.errors import InputError
+from planner.base import parallel
+from planner.base.errors import InputError
 from planner.hotness import Hotness
 
 

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 
 from planner import ilp
+from planner.base.record import replace
 from planner.ilp import IlpLayer, IlpModel, IlpStatus, build, run
 from planner.price import curves_of
 from planner.problem import SOLVERS, Problem, SolverOptions
-from planner.record import replace
 from planner.tangents import Tangents
 from tests.placements import best_of_all, problem_of, small_problems
 

@@ -12,8 +12,8 @@ from exporter.existing import INDEX
 from exporter.index_file import MOST_NEURONS, IndexFile
 from exporter.index_format import MARK_MODEL, IndexedLayer
 from exporter.pwri import _header, write_index
-from planner.errors import FaultsError, InputError
-from planner.outputs import objection_to_replacing
+from planner.base.errors import FaultsError, InputError
+from planner.base.outputs import objection_to_replacing
 
 LAYERS = [IndexedLayer("0", 5, 2), IndexedLayer("1", 40, 0), IndexedLayer("2", 3, 3)]
 BUCKETS = [np.array(bucket, dtype=np.int32) for bucket in ([1, 4], [], [0, 1, 2])]

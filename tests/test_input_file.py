@@ -14,11 +14,11 @@ import pytest
 
 from exporter.index_file import IndexFile
 from exporter.profile.text import survey
+from planner.base.errors import InputError
+from planner.base.input_file import START_BYTES, check_regular, read_bounded, stand_in
 from planner.catalogue import load_catalogue
-from planner.errors import InputError
 from planner.figures import read_figures
 from planner.header import read_header
-from planner.input_file import START_BYTES, check_regular, read_bounded, stand_in
 from planner.plan import read_plan
 from planner.study import load_study
 from planner.torch_file import read_vector

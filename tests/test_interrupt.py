@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from planner.interrupt import INTERRUPTED, deaf_children, interruptible
+from planner.base.interrupt import INTERRUPTED, deaf_children, interruptible
 
 MESSAGE = "hotsplit: error: interrupted; no file is left half-written\n"
 
@@ -41,7 +41,7 @@ def test_a_run_that_ends_by_itself_keeps_its_exit_code_and_the_handler() -> None
 
 def test_ctrl_c_while_the_process_ends_changes_nothing_any_more() -> None:
     program = (
-        "import atexit, signal, sys\nfrom planner.interrupt import interruptible\n"
+        "import atexit, signal, sys\nfrom planner.base.interrupt import interruptible\n"
         "atexit.register(lambda: (signal.raise_signal(signal.SIGINT), print('ended')))\n"
         "sys.exit(interruptible(lambda: {exit_code}, ends_process=True))\n"
     )

@@ -4,8 +4,8 @@ from typing import Any
 import pytest
 
 from planner.answers import Answer, CellPath
+from planner.base.errors import InputError
 from planner.catalogue import Catalogue
-from planner.errors import InputError
 from planner.inverse import Reply, ask
 from planner.report.page import page
 from planner.report.whatif import target_counts, verdict_words

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from planner.errors import InputError
+from planner.base.errors import InputError
 from planner.model_folder import model_in
 from planner.study import load_study
 from tests.commands import hotsplit

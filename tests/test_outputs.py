@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from exporter.existing import INDEX
-from planner import outputs
-from planner.errors import InputError
-from planner.files import write_whole
-from planner.outputs import Kind, check_apart, check_output, objection_to_replacing, replacing
+from planner.base import outputs
+from planner.base.errors import InputError
+from planner.base.files import write_whole
+from planner.base.outputs import Kind, check_apart, check_output, objection_to_replacing, replacing
 from tests.commands import hotsplit
 from tests.test_hostile_names import write_model
 

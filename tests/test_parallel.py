@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from planner import machine, parallel
-from planner.parallel import cores, in_shares, in_threads
+from planner import machine
+from planner.base import parallel
+from planner.base.parallel import cores, in_shares, in_threads
 
 
 @pytest.fixture

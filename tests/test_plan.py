@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from planner.errors import FaultsError, InputError
+from planner.base.errors import FaultsError, InputError
 from planner.plan import Plan, read_plan, write_plan
 
 DOCUMENT: dict[str, Any] = {

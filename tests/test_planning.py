@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
+from planner.base.errors import InputError, NoAnswerError
+from planner.base.record import as_builtins, replace
+from planner.base.units import GIB, MIB, format_bytes
 from planner.budget import ENGINE_MARGIN_BYTES, automatic_budget
-from planner.errors import InputError, NoAnswerError
 from planner.planning import PlanRequest, ThresholdRule, make_plan
 from planner.problem import SolverOptions
-from planner.record import as_builtins, replace
 from planner.reserve import ReserveOptions
-from planner.units import GIB, MIB, format_bytes
 from planner.vram import Gpu, MemoryBasis
 from tests import model_files
 

@@ -11,7 +11,7 @@ import pytest
 
 from exporter.profile.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from exporter.profile.text import Position
-from planner.errors import InputError
+from planner.base.errors import InputError
 
 IDENTITY: dict[str, Any] = {"model": "sha256:aa", "text": ["sha256:bb"], "context": 512, "threshold": 0.0}
 N_FF = (3, 2)

@@ -16,7 +16,7 @@ import torch
 from exporter.profile.model import open_model
 from exporter.profile.run import ProfileOptions, profile
 from exporter.profile.sentence_pieces import sentence_pieces
-from planner.errors import InputError
+from planner.base.errors import InputError
 from planner.statistics import read_statistics
 
 _WHY = "the optional extra is not installed: pip install '.[profile]'"

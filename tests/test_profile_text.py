@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from exporter.profile import text as text_module
 from exporter.profile.text import Position, documents, survey, windows
-from planner.errors import InputError
+from planner.base.errors import InputError
 
 
 def letters(text: str) -> list[int]:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from planner.quiet import answer_stream, only_the_answer
+from planner.base.quiet import answer_stream, only_the_answer
 from tests import model_files
 from tests.processes import started
 
@@ -259,7 +259,7 @@ def test_threads_of_another_program_are_left_alone() -> None:
     # In a process of its own: how many threads there are decides.
     program = """
 import os, threading
-from planner.quiet import only_the_answer, silent_start
+from planner.base.quiet import only_the_answer, silent_start
 
 def in_a_thread():
     with only_the_answer():
@@ -345,7 +345,7 @@ def test_answers_are_printed_to_the_stream_for_answers_and_nowhere_else() -> Non
             elif (
                 isinstance(node, ast.Attribute)
                 and ast.unparse(node) in {"sys.stdout", "sys.__stdout__"}
-                and where not in {"planner/quiet.py", "planner/cli.py"}
+                and where not in {"planner/base/quiet.py", "planner/cli.py"}
             ):
-                strays.append(f"{where}:{node.lineno}: {ast.unparse(node)}; use planner.quiet.answer_stream()")
+                strays.append(f"{where}:{node.lineno}: {ast.unparse(node)}; use planner.base.quiet.answer_stream()")
     assert strays == []

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from planner.record import Draft, Record, as_builtins, field, field_names, replace
+from planner.base.record import Draft, Record, as_builtins, field, field_names, replace
 
 
 class Colour(enum.Enum):

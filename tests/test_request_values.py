@@ -7,10 +7,10 @@ import pytest
 
 from exporter.doctor_case import Case
 from exporter.profile.run import ProfileOptions
-from planner.errors import InputError
+from planner.base.errors import InputError
+from planner.base.request_values import as_bytes, as_count, as_gpu, as_path
 from planner.fit import Settings
 from planner.planning import PlanRequest
-from planner.request_values import as_bytes, as_count, as_gpu, as_path
 
 
 def test_a_request_takes_text_numbers_and_paths() -> None:

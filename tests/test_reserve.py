@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from planner.base.errors import InputError
+from planner.base.units import MIB
 from planner.dimensions import Dimensions
-from planner.errors import InputError
 from planner.geometry import Geometry, geometry_from_dimensions
 from planner.reserve import BLOCK_BYTES, ITEMS, Reserve, ReserveOptions
-from planner.units import MIB
 
 _7B = geometry_from_dimensions(Dimensions("llama", 32, 4096, 11008, 32, 32000))
 

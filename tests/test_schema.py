@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given as drawn
 from hypothesis import strategies as st
 
-from planner.errors import FaultsError, InputError
+from planner.base.errors import FaultsError, InputError
 from planner.schema import (
     ExpectedError,
     Limits,

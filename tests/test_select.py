@@ -13,8 +13,8 @@ from hypothesis.extra import numpy as hnp
 
 from exporter import select
 from exporter.select import Selector, select_hottest
-from planner import parallel
-from planner.errors import InputError
+from planner.base import parallel
+from planner.base.errors import InputError
 
 DTYPES = ["bool", "u1", "u2", "u4", "u8", "i1", "i2", "i4", "i8", "f2", "f4", "f8", ">i4", ">f8"]
 

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from benchmarks.drawn import skewed
 from planner import ilp
 from planner import solve as module
+from planner.base.record import replace
 from planner.ilp import IlpAnswer, IlpModel, IlpStatus
 from planner.problem import SOLVERS, Problem, Solution, SolverOptions, SolverStatus
-from planner.record import replace
 from planner.solve import solve
 from tests.placements import best_of_all, caught_by, problem_of, small_problems
 

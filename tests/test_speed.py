@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from planner.errors import InputError
-from planner.record import replace
+from planner.base.errors import InputError
+from planner.base.record import replace
 from planner.speed import Bandwidths, Bound, SpeedParameters, Work, estimate
 
 RATES = Bandwidths(gpu_bytes_per_s=1000e9, host_bytes_per_s=50e9, link_bytes_per_s=32e9)

@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 
 from planner.architectures import ARCHITECTURES
+from planner.base.errors import FaultsError, InputError
+from planner.base.units import parse_size
 from planner.catalogue import load_catalogue
-from planner.errors import FaultsError, InputError
 from planner.study import MOST_CELLS, Study, load_study, study_of
 from planner.study_file import json_schema
-from planner.units import parse_size
 
 GIB = 1 << 30
 MINIMAL = "models: relu-llama-70b\ngpus: rtx-4090\nhosts: pc-high\n"

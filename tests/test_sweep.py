@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
+from planner.base.errors import InputError
 from planner.budget import ENGINE_MARGIN_BYTES
 from planner.catalogue import Catalogue
-from planner.errors import InputError
 from planner.study import study_of
 from planner.sweep import sweep
 from tests.tiny_cells import (

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from planner.text import listed, printable
+from planner.base.text import listed, printable
 
 
 @pytest.mark.parametrize(

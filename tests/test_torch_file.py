@@ -26,7 +26,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from planner.errors import InputError
+from planner.base.errors import InputError
 from planner.torch_file import MOST_FILE_BYTES, read_vector
 
 INTEGERS = [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.uint16, torch.uint32, torch.uint64]

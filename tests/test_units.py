@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from planner.errors import InputError
-from planner.units import GIB, MIB, engine_gib, format_bytes, parse_size
+from planner.base.errors import InputError
+from planner.base.units import GIB, MIB, engine_gib, format_bytes, parse_size
 
 EXAMPLES = "write it as 8GiB, 8GB, 8192MiB, 8589934592B or, as in the engine's own flag, 8 for GiB"
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from planner.errors import InputError
+from planner.base.errors import InputError
 from planner.yaml_file import MOST_DEPTH, parse_yaml, read_yaml
 
 

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
-from planner.quiet import answer_stream
+from planner.base.quiet import answer_stream
 
 _SHELLS = ("bash", "zsh", "fish", "powershell", "tcsh")
 _EXAMPLE = """\

@@ -98,7 +98,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _show(written: DemoFolder) -> None:
-    from planner.units import format_bytes
+    from planner.base.units import format_bytes
 
     on_disk = "" if written.disk_bytes is None else f", {format_bytes(written.disk_bytes)} on disk"
     common.say(f"wrote {written.model}: {format_bytes(written.model_bytes)} long{on_disk} (header only, no weights)")
@@ -109,7 +109,7 @@ def _show(written: DemoFolder) -> None:
 
 def _note_disk(written: DemoFolder) -> None:
     """Says so when the hole in the model file takes real space."""
-    from planner.units import format_bytes
+    from planner.base.units import format_bytes
 
     if written.disk_bytes is None:
         common.note(f"{written.model} may take {format_bytes(written.model_bytes)} on a disk without sparse files")

@@ -88,9 +88,9 @@ def _as_json(a: IndexFile, b: IndexFile, layers: list[LayerDifference], *, is_eq
 
 
 def _print(a: IndexFile, b: IndexFile, layers: list[LayerDifference], *, is_equal: bool) -> None:
+    from planner.base.text import printable
+    from planner.base.units import format_bytes
     from planner.report.tables import name, number, print_table, table
-    from planner.text import printable
-    from planner.units import format_bytes
 
     console = common.console()
     for letter, index in (("A", a), ("B", b)):

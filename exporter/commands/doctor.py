@@ -89,8 +89,8 @@ def _as_json(finding: Finding) -> dict[str, Any]:
 
 
 def _print(findings: list[Finding], problems: int, warnings: int) -> None:
+    from planner.base.text import printable
     from planner.report.tables import name, print_table, table, text
-    from planner.text import printable
 
     console = common.console()
     shown = table(name("check"), name("status"), text("found"), text("what to do"))

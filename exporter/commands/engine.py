@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from planner.base.text import printable
 from planner.commands import common
-from planner.text import printable
 
 if TYPE_CHECKING:
     from pathlib import Path

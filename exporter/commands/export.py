@@ -6,11 +6,11 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from planner.base.errors import InputError
+from planner.base.outputs import keep_inputs
+from planner.base.units import format_bytes
 from planner.commands import common, placement
 from planner.engine_defaults import ACTIVATIONS_FOLDER, INDEX_SUFFIX
-from planner.errors import InputError
-from planner.outputs import keep_inputs
-from planner.units import format_bytes
 
 if TYPE_CHECKING:
     from planner.geometry import Geometry

@@ -76,9 +76,9 @@ def _as_json(index: IndexFile) -> dict[str, Any]:
 
 
 def _print(index: IndexFile) -> None:
+    from planner.base.text import printable
+    from planner.base.units import format_bytes
     from planner.report.tables import name, number, print_table, table, text
-    from planner.text import printable
-    from planner.units import format_bytes
 
     console = common.console()
     header, capacity_bytes = index.header, index.vram_capacity_bytes

@@ -12,7 +12,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from planner.record import Record
+from planner.base.record import Record
 
 # Judged by the layer that agrees least: one badly ranked layer costs as much VRAM as a well ranked one.
 ENOUGH = 0.95

@@ -17,11 +17,11 @@ import numpy as np
 import numpy.typing as npt
 
 from exporter.profile.text import Position
-from planner.errors import InputError
-from planner.files import write_whole
-from planner.record import Record
-from planner.text import listed, printable
-from planner.units import MIB
+from planner.base.errors import InputError
+from planner.base.files import write_whole
+from planner.base.record import Record
+from planner.base.text import listed, printable
+from planner.base.units import MIB
 
 CHECKPOINT_NAME = "profile.checkpoint"
 _MAGIC = b"hotsplit.profile checkpoint 1\n"

@@ -20,8 +20,8 @@ from exporter.profile.agreement import Agreement, compare_halves
 from exporter.profile.checkpoint import Checkpoint
 from exporter.profile.model import OpenModel, told
 from exporter.profile.text import Position, Window
-from planner.errors import InputError
-from planner.record import Record
+from planner.base.errors import InputError
+from planner.base.record import Record
 
 if TYPE_CHECKING:
     import torch

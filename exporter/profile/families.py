@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from planner.errors import InputError
-from planner.record import Record
-from planner.text import listed, printable
+from planner.base.errors import InputError
+from planner.base.record import Record
+from planner.base.text import listed, printable
 
 if TYPE_CHECKING:
     from torch import nn

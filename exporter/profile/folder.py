@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from planner.files import write_whole
+from planner.base.files import write_whole
 
 REPORT_NAME = "profile.json"
 _STATISTICS = re.compile(r"activation_(\d+)(?:_\d+)?\.pt", re.ASCII)

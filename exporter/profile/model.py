@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from exporter.profile.families import NeuronLayers, find_neurons, is_relu_like
 from exporter.profile.sentence_pieces import needs_sentence_pieces, sentence_pieces
-from planner.errors import InputError, install_advice
-from planner.record import Record
-from planner.text import printable
-from planner.units import MIB
+from planner.base.errors import InputError, install_advice
+from planner.base.record import Record
+from planner.base.text import printable
+from planner.base.units import MIB
 
 if TYPE_CHECKING:
     from torch import nn

@@ -24,10 +24,10 @@ from exporter.profile.model import (
     open_model,
 )
 from exporter.profile.text import TextFile, survey, windows
-from planner.errors import InputError
-from planner.outputs import PROFILE_CHECKPOINT, PROFILE_REPORT, check_output
-from planner.record import Record, set_fields
-from planner.request_values import as_path
+from planner.base.errors import InputError
+from planner.base.outputs import PROFILE_CHECKPOINT, PROFILE_REPORT, check_output
+from planner.base.record import Record, set_fields
+from planner.base.request_values import as_path
 
 REPORT_FORMAT = "hotsplit.profile"
 # 2: what was counted is named as the options are (`window`, `windows_per_batch`, `active_above`).

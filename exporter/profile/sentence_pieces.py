@@ -11,8 +11,8 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from planner.errors import InputError
-from planner.text import printable
+from planner.base.errors import InputError
+from planner.base.text import printable
 
 MODEL_NAME = "tokenizer.model"
 _CONFIG_NAME = "tokenizer_config.json"

@@ -15,11 +15,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from planner.errors import InputError
-from planner.input_file import START_BYTES, pointer
-from planner.record import Record, as_builtins, field_names, replace
-from planner.text import listed
-from planner.units import MIB
+from planner.base.errors import InputError
+from planner.base.input_file import START_BYTES, pointer
+from planner.base.record import Record, as_builtins, field_names, replace
+from planner.base.text import listed
+from planner.base.units import MIB
 
 _PIECE_BYTES = MIB
 _LONGEST_LINE_BYTES = 64 * MIB

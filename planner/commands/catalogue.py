@@ -78,8 +78,8 @@ def _print_published(as_json: bool) -> int:
 
 
 def _print_section(catalogue: Catalogue, section: str) -> None:
+    from planner.base.text import printable
     from planner.report.tables import number, print_table, table, text
-    from planner.text import printable
 
     columns, rows = _rows(catalogue, section)
     shown = table(*(number(name) if justify == "right" else text(name) for name, justify in columns))
@@ -89,7 +89,7 @@ def _print_section(catalogue: Catalogue, section: str) -> None:
 
 
 def _rows(catalogue: Catalogue, section: str) -> tuple[list[tuple[str, Any]], list[list[str]]]:
-    from planner.units import format_bytes
+    from planner.base.units import format_bytes
 
     if section == "models":
         columns = [("model", "left"), ("title", "left"), ("architecture", "left"), ("layers", "right")]
@@ -153,7 +153,7 @@ def _statistics_words(choice: Any) -> str:
 
 def _figure_words(figure: str, value: Any) -> str:
     """Returns a figure as people write it; `--json` has it as it is."""
-    from planner.units import format_bytes
+    from planner.base.units import format_bytes
 
     if figure in {"vram", "memory", "context"}:
         return f"{format_bytes(value)} ({value} bytes)"
@@ -176,9 +176,9 @@ def _section_as_dict(catalogue: Catalogue, section: str) -> dict[str, Any]:
 
 
 def _print_entry(catalogue: Catalogue, name: str, as_json: bool) -> int:
-    from planner.errors import InputError
+    from planner.base.errors import InputError
+    from planner.base.text import closest
     from planner.schema import as_mapping
-    from planner.text import closest
 
     found: list[tuple[str, Entry]] = [
         (section, getattr(catalogue, section)[name])

@@ -11,10 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from planner.errors import InputError
-from planner.quiet import answer_stream, columns_of
-from planner.text import LONGEST_LINE, printable
-from planner.units import parse_size
+from planner.base.errors import InputError
+from planner.base.quiet import answer_stream, columns_of
+from planner.base.text import LONGEST_LINE, printable
+from planner.base.units import parse_size
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -98,7 +98,7 @@ def add_old_name(parser: argparse._ActionsContainer, name: str, option: str, why
 
 
 def add_force_option(parser: argparse._ActionsContainer) -> None:
-    """Adds `--force` for commands whose outputs go by `planner.outputs`."""
+    """Adds `--force` for commands whose outputs go by `planner.base.outputs`."""
     parser.add_argument(
         "--force",
         action="store_true",

@@ -99,9 +99,9 @@ def _dotted(version: tuple[int, int] | None) -> str | None:
 
 
 def _print(found: Survey | None, host: HostMemory, notes: tuple[str, ...], trouble: str | None) -> None:
+    from planner.base.text import printable
+    from planner.base.units import format_bytes
     from planner.report.tables import name, number, print_table, table, text
-    from planner.text import printable
-    from planner.units import format_bytes
 
     console = common.console()
     if found and found.gpus:

@@ -47,12 +47,12 @@ def run(arguments: argparse.Namespace) -> int:
         InputError: model or statistics cannot be used, or an option is out of range.
         OSError: a file cannot be read.
     """
+    from planner.base.record import replace
     from planner.experts import with_experts
     from planner.fit import Settings, largest_context
     from planner.geometry import geometry_from_header
     from planner.header import read_header
     from planner.planning import about_model
-    from planner.record import replace
 
     placement.settle_model(arguments)
     geometry = geometry_from_header(read_header(arguments.model))
@@ -179,9 +179,9 @@ def _print(
     account: Account | None,
     context: int | None,
 ) -> None:
+    from planner.base.text import printable
+    from planner.base.units import format_bytes
     from planner.report.tables import number, print_table, table, text
-    from planner.text import printable
-    from planner.units import format_bytes
 
     console = common.console()
     title = f"{printable(geometry.source)}: least VRAM at context {settings.context}, KV cache {settings.kv_type}"
@@ -214,10 +214,10 @@ def _print(
 
 def _here(geometry: Geometry, account: Account, context: int | None) -> list[str]:
     from planner.account import EnginePath
+    from planner.base.text import printable
+    from planner.base.units import format_bytes
     from planner.engine_models import condition
     from planner.report.bill import sentences
-    from planner.text import printable
-    from planner.units import format_bytes
 
     name = printable(account.budget.gpu_name or "--vram-budget")
     lines = [f"here ({name}, budget {format_bytes(account.budget_bytes)}):", *sentences(account, condition(geometry))]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from planner.errors import InputError
-from planner.text import closest
+from planner.base.errors import InputError
+from planner.base.text import closest
 
 _EXAMPLE = """\
 examples:

@@ -6,9 +6,9 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from planner.base.errors import InputError, NoAnswerError
 from planner.commands import common
 from planner.engine_defaults import DEFAULT_BATCH, DEFAULT_CONTEXT, DEFAULT_KV_TYPE
-from planner.errors import InputError, NoAnswerError
 from planner.objectives import DEFAULT, OBJECTIVES
 
 if TYPE_CHECKING:
@@ -191,8 +191,8 @@ def reserve_part(text: str) -> tuple[str | None, int]:
     Raises:
         InputError: an item or a size that is not known.
     """
+    from planner.base.units import parse_size
     from planner.reserve import ReserveOptions
-    from planner.units import parse_size
 
     item, equals, size = text.rpartition("=")
     if not equals:

@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     placement.settle_model(arguments)
     if arguments.output is not None:
-        from planner.outputs import PLAN, check_output
+        from planner.base.outputs import PLAN, check_output
 
         check_output(arguments.output, PLAN, force=arguments.force, inputs=(arguments.model, arguments.config))
     try:

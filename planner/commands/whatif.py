@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from planner.base.quiet import answer_stream
 from planner.commands import common
-from planner.quiet import answer_stream
 
 if TYPE_CHECKING:
     from planner.answers import Answer
@@ -73,7 +73,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(arguments: argparse.Namespace) -> int:
     """Answers the study and shows it in the forms that were asked for."""
-    from planner.errors import InputError
+    from planner.base.errors import InputError
 
     if arguments.schema:
         from planner.study_file import json_schema
@@ -133,8 +133,8 @@ def _check(arguments: argparse.Namespace) -> None:
     Raises:
         InputError: it says which options, or which file.
     """
-    from planner.errors import InputError
-    from planner.outputs import STUDY_CSV, STUDY_PAGE, STUDY_PLOT, check_apart, check_output
+    from planner.base.errors import InputError
+    from planner.base.outputs import STUDY_CSV, STUDY_PAGE, STUDY_PLOT, check_apart, check_output
 
     csv_to_stdout = arguments.csv == _STDOUT
     if arguments.json and csv_to_stdout:
@@ -158,7 +158,7 @@ def _write_files(
     arguments: argparse.Namespace, study: Study, answers: Sequence[Answer], replies: Sequence[Reply]
 ) -> list[Path]:
     """Writes the files that were asked for and returns them."""
-    from planner.files import write_whole
+    from planner.base.files import write_whole
 
     written = []
     if arguments.csv is not None and arguments.csv != _STDOUT:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from planner.account import Account
-from planner.text import printable
-from planner.units import format_bytes
+from planner.base.text import printable
+from planner.base.units import format_bytes
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -7,8 +7,8 @@ import itertools
 import math
 from collections.abc import Sequence
 
-from planner.record import Record
-from planner.text import printable
+from planner.base.record import Record
+from planner.base.text import printable
 
 COLOURS = 8
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from planner.base.record import as_builtins
+from planner.base.text import printable
+from planner.base.units import format_amount, format_bytes
 from planner.engine_models import can_split, condition
 from planner.problem import SolverStatus
-from planner.record import as_builtins
 from planner.report.tables import number, print_table, table
-from planner.text import printable
-from planner.units import format_amount, format_bytes
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from planner.answers import Answer
-from planner.errors import InputError, install_advice
-from planner.files import staged
-from planner.outputs import GENERATOR
-from planner.text import printable
+from planner.base.errors import InputError, install_advice
+from planner.base.files import staged
+from planner.base.outputs import GENERATOR
+from planner.base.text import printable
 
 if TYPE_CHECKING:
     from planner.report.charts import Series

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from planner.answers import Answer
+from planner.base.units import GIB
 from planner.report.charts import Series
-from planner.units import GIB
 
 
 def _has_ranges(answers: Sequence[Answer]) -> bool:

@@ -59,7 +59,7 @@ def table(*columns: Column, title: str | None = None) -> Table:
 
     Args:
         columns: made by `number`, `name` and `text`.
-        title: a line above it, already safe to print (see `planner.text.printable`), as cells must be.
+        title: a line above it, already safe to print (see `planner.base.text.printable`), as cells must be.
     """
     return _WholeNumbers(
         *columns, title=title, title_justify="left", box=_RULES, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0)

@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from planner.answers import Answer
+from planner.base.text import printable
+from planner.base.units import GIB, format_amount, format_bytes
 from planner.inverse import Reply
 from planner.report.tables import name, number, print_table, table, text
 from planner.speed import Bound
 from planner.study import BASE
-from planner.text import printable
-from planner.units import GIB, format_amount, format_bytes
 
 if TYPE_CHECKING:
     from rich.console import Console

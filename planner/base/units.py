@@ -6,7 +6,7 @@ import re
 import struct
 from decimal import Decimal
 
-from planner.errors import InputError
+from planner.base.errors import InputError
 
 KIB = 1 << 10
 MIB = 1 << 20

@@ -10,8 +10,8 @@ import operator
 import os
 from pathlib import Path
 
-from planner.errors import InputError
-from planner.units import parse_size
+from planner.base.errors import InputError
+from planner.base.units import parse_size
 
 _MOST_DIGITS = 10
 _MOST_SHOWN = 60
@@ -33,7 +33,7 @@ def as_path(value: object, name: str) -> Path:
 
 
 def as_bytes(value: object, name: str) -> int:
-    """Returns bytes: a whole number of them, or a size as text such as `8GiB` (see `planner.units.parse_size`).
+    """Returns bytes: a whole number of them, or a size as text such as `8GiB` (see `planner.base.units.parse_size`).
 
     Raises:
         InputError: it is neither, or below 0.

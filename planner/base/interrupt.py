@@ -110,7 +110,7 @@ class _Watch:
             if signal.SIGINT not in received:
                 continue
             if not self._noticed.wait(_MOST_WAIT_S):
-                from planner.files import remove_staged
+                from planner.base.files import remove_staged
 
                 remove_staged()
                 # Past Python's own stream, which the main thread may hold, or be closing as it ends.

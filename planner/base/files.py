@@ -10,7 +10,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from planner.errors import InputError
+from planner.base.errors import InputError
 
 try:
     import fcntl
@@ -34,7 +34,7 @@ def staged(path: Path) -> Iterator[Path]:
 
     A `path` that is a symbolic link stops being one: the new file takes the place of the link, and what it leads to
     stays as it is. An existing file's permission bits are kept. Whether a file may be replaced is not asked here
-    (`planner.outputs`).
+    (`planner.base.outputs`).
 
     Raises:
         InputError: `path` is a folder, a device or anything else that a file must not take the place of, or there is

@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import TypeVar
 
 from planner import machine
-from planner.cgroup import cpu_limit
+from planner.base.cgroup import cpu_limit
 
 # Each thread holds a copy of what it works on, and soon they only wait for memory.
 _MOST_THREADS = 4

@@ -13,7 +13,7 @@ import re
 import stat
 from pathlib import Path
 
-from planner.errors import InputError
+from planner.base.errors import InputError
 
 # As many bytes of a file's start as `stand_in` wants to see.
 START_BYTES = 1024

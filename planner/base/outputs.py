@@ -21,8 +21,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from planner.errors import InputError
-from planner.files import check_replaceable, staged
+from planner.base.errors import InputError
+from planner.base.files import check_replaceable, staged
 
 # Where files say what they are: at their beginning, PDF at its end.
 _END_BYTES = 8192
@@ -134,7 +134,7 @@ def check_apart(paths: Iterable[Path]) -> None:
 
 @contextlib.contextmanager
 def replacing(path: Path, kind: Kind, *, force: bool) -> Iterator[Path]:
-    """As `planner.files.staged`, by the rule of this module; a file that would stay byte for byte is no fault.
+    """As `planner.base.files.staged`, by the rule of this module; a file that would stay byte for byte is no fault.
 
     Raises:
         InputError: what is there stays without `force`.

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path, PurePosixPath
 
-from planner.record import Record
+from planner.base.record import Record
 
 # Version 1 says "no limit" with the largest multiple of a page in a signed 64-bit number.
 _NO_LIMIT_FROM = 1 << 62
