@@ -13,8 +13,8 @@ from planner.account import account_for
 from planner.budget import stated_budget
 from planner.engine_defaults import ACTIVATIONS_FOLDER
 from planner.geometry import Geometry, geometry_from_header
-from planner.header import read_header
 from planner.hotness import Hotness
+from planner.model_files.header import read_header
 from planner.plan import write_plan
 from planner.planning import Planning, PlanRequest, make_plan
 from planner.problem import Problem

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import gguf
 
-from planner.header import read_header
+from planner.model_files.header import read_header
 
 TOKENS = (32_000, 152_000)
 

@@ -22,8 +22,8 @@ from exporter.pwri import write_index
 from exporter.select import Selector
 from exporter.verify import verify_index
 from planner.catalogue import load_catalogue
-from planner.header import read_header
 from planner.hotness import Hotness
+from planner.model_files.header import read_header
 from planner.solve import solve
 from planner.statistics import read_statistics
 from planner.study import study_of

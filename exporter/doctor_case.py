@@ -127,7 +127,7 @@ class Case:
     def geometry(self) -> Fact[Geometry]:
         """The model, from its header."""
         from planner.geometry import geometry_from_header
-        from planner.header import read_header
+        from planner.model_files.header import read_header
 
         return _fact(lambda: geometry_from_header(read_header(self.model)))
 

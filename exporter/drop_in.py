@@ -258,7 +258,7 @@ def _model_beside(output: Path) -> Geometry | None:
     if model is None or not model.is_file():
         return None
     from planner.geometry import geometry_from_header
-    from planner.header import read_header
+    from planner.model_files.header import read_header
     from planner.planning import about_model
 
     try:

@@ -27,7 +27,7 @@ from exporter.index_format import (
 )
 from planner.base.errors import FaultsError, InputError
 from planner.base.text import listed
-from planner.header import ArraySummary, Header, TensorInfo, read_header
+from planner.model_files.header import ArraySummary, Header, TensorInfo, read_header
 
 if TYPE_CHECKING:
     import numpy.typing as npt

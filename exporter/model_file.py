@@ -10,7 +10,7 @@ from gguf import GGMLQuantizationType, GGUFWriter
 
 from exporter.vocabulary import Vocabulary
 from planner.base.files import staged
-from planner.header import TensorInfo
+from planner.model_files.header import TensorInfo
 
 _MAGIC = b"PWRI"
 _ALIGNMENT = 32

@@ -14,7 +14,7 @@ READERS = (
     "exporter.existing",
     "planner.account",
     "planner.geometry",
-    "planner.header",
+    "planner.model_files.header",
     "planner.plan",
     "planner.study",
     "planner.study_file",

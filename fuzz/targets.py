@@ -72,7 +72,7 @@ def _read_model(path: Path) -> None:
     from planner.account import account_for
     from planner.budget import stated_budget
     from planner.geometry import geometry_from_header
-    from planner.header import read_header
+    from planner.model_files.header import read_header
 
     header = read_header(path)
     for tensor in header.tensors:

@@ -8,8 +8,8 @@ from planner.architectures import N_FF, RANK, Level, TensorRule, known_architect
 from planner.base.errors import InputError
 from planner.base.record import Record, field
 from planner.base.text import listed
-from planner.ggml_types import TYPES_BY_NAME
-from planner.header import TensorInfo
+from planner.model_files.ggml_types import TYPES_BY_NAME
+from planner.model_files.header import TensorInfo
 from planner.quantisation import tensor_type
 
 # Larger than any model by far; keeps products small and loops short.

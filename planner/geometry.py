@@ -30,8 +30,8 @@ from planner.base.record import Record, field_names, replace
 from planner.base.text import listed
 from planner.dimensions import Dimensions, tensors_of
 from planner.engine_models import MIXTURE, advice, refused_architecture
-from planner.ggml_types import NAMED_TYPES_OF_MAGIC
-from planner.header import ArraySummary, Header, TensorInfo, part_of
+from planner.model_files.ggml_types import NAMED_TYPES_OF_MAGIC
+from planner.model_files.header import ArraySummary, Header, TensorInfo, part_of
 
 # The engine's sparse_pred_threshold, and the arrays whose length is the vocabulary.
 _SPARSE_THRESHOLD_KEY = "powerinfer.sparse_threshold"

@@ -15,8 +15,8 @@ from planner.engine_defaults import ACTIVATIONS_FOLDER, DEFAULT_BATCH, DEFAULT_C
 from planner.engine_limits import engine_granularity, unknown_ffn_types
 from planner.experts import with_experts
 from planner.geometry import Geometry, geometry_from_header
-from planner.header import read_header
 from planner.hotness import Hotness
+from planner.model_files.header import read_header
 from planner.objectives import DEFAULT, known_objective
 from planner.plan import Plan, PlannedActivations, PlannedBudget, PlannedModel, SolverReport
 from planner.problem import Problem, Solution, SolverOptions, split_threshold

@@ -17,7 +17,7 @@ from planner.base.errors import InputError
 from planner.base.record import Record, field
 from planner.base.units import MIB
 from planner.geometry import Geometry
-from planner.ggml_types import TYPES_BY_NAME
+from planner.model_files.ggml_types import TYPES_BY_NAME
 from planner.prompt_pool import ROW_PADDING, PromptPool, prompt_pool
 from planner.scratch import Scratch
 

@@ -26,7 +26,7 @@ from planner.catalogue import (
     load_catalogue,
 )
 from planner.faults import shown
-from planner.model_folder import model_in
+from planner.model_files.model_folder import model_in
 from planner.reserve import ReserveOptions
 from planner.schema import check, key_in, told
 from planner.speed import SpeedParameters

@@ -16,9 +16,9 @@ from planner.engine_limits import engine_granularity
 from planner.entries import dimensions_of, published_statistics
 from planner.experts import with_experts
 from planner.geometry import Geometry, geometry_from_dimensions, geometry_from_header
-from planner.header import read_header
 from planner.host import HostMemory
 from planner.hotness import Hotness
+from planner.model_files.header import read_header
 from planner.objectives import OBJECTIVES
 from planner.placed import Placement, bytes_of, notes_of, proof_of, speed_of, target_results
 from planner.planning import ThresholdRule

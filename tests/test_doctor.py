@@ -26,7 +26,7 @@ from planner import vram
 from planner.base.record import replace
 from planner.base.units import format_bytes
 from planner.geometry import geometry_from_header
-from planner.header import read_header
+from planner.model_files.header import read_header
 from planner.reserve import ReserveOptions
 from planner.statistics import read_statistics
 from planner.vram import Gpu, MemoryBasis, NoGpuError

@@ -21,7 +21,7 @@ from planner.cli import build_parser, run_command
 from planner.dimensions import Dimensions
 from planner.fitted import catalogue_statistics
 from planner.geometry import geometry_from_dimensions, geometry_from_header
-from planner.header import read_header
+from planner.model_files.header import read_header
 from planner.statistics import read_statistics
 
 

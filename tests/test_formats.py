@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from planner.header import read_header
+from planner.model_files.header import read_header
 from planner.plan import Plan
 from tests import model_files
 from tests.commands import hotsplit

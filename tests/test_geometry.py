@@ -15,7 +15,7 @@ from planner.base.errors import InputError
 from planner.base.record import field_names
 from planner.dimensions import Dimensions, tensors_of
 from planner.geometry import Geometry, geometry_from_dimensions, geometry_from_header
-from planner.header import Part, part_of, read_header
+from planner.model_files.header import Part, part_of, read_header
 from tests.model_files import F16, F32, NAMES, Q4_0, Q5_0, Q6_K, Q8_0, ModelFile, falcon, llama, n_bytes, opt, total
 
 # Levels by name, as the engine's get_offloading_level has them (llama.cpp 654-677): a second writing of the table.

@@ -9,8 +9,8 @@ import pytest
 
 from planner.base.errors import InputError
 from planner.geometry import geometry_from_header
-from planner.ggml_types import GGUF_TYPES, NAMED_TYPES_OF_MAGIC, PWRI_TYPES, TYPES_BY_NAME, TYPES_OF_MAGIC
-from planner.header import read_header
+from planner.model_files.ggml_types import GGUF_TYPES, NAMED_TYPES_OF_MAGIC, PWRI_TYPES, TYPES_BY_NAME, TYPES_OF_MAGIC
+from planner.model_files.header import read_header
 from tests.model_files import llama
 
 # What one block holds, member by member, as its static_assert adds it up: ggml-common.h 181-460 and the enum in

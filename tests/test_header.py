@@ -16,9 +16,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from planner import header as header_module
 from planner.base.errors import InputError
-from planner.header import MOST_TEXT_BYTES, ArraySummary, Header, read_header
+from planner.model_files import header as header_module
+from planner.model_files.header import MOST_TEXT_BYTES, ArraySummary, Header, read_header
 from tests.model_files import F16, F32, Q4_0, ModelFile, key, llama, n_bytes, string, tensor
 
 _VALUES = [

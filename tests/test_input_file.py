@@ -18,7 +18,7 @@ from planner.base.errors import InputError
 from planner.base.input_file import START_BYTES, check_regular, read_bounded, stand_in
 from planner.catalogue import load_catalogue
 from planner.figures import read_figures
-from planner.header import read_header
+from planner.model_files.header import read_header
 from planner.plan import read_plan
 from planner.study import load_study
 from planner.torch_file import read_vector

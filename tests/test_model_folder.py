@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from planner.base.errors import InputError
-from planner.model_folder import model_in
+from planner.model_files.model_folder import model_in
 from planner.study import load_study
 from tests.commands import hotsplit
 from tests.test_hostile_names import write_model

@@ -12,7 +12,7 @@ import torch
 
 from planner import vram
 from planner.geometry import geometry_from_header
-from planner.header import read_header
+from planner.model_files.header import read_header
 from planner.plan import Plan, read_plan
 from planner.reserve import ITEMS
 from tests import model_files

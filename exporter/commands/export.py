@@ -102,7 +102,7 @@ def _gather(arguments: argparse.Namespace) -> tuple[Plan, Statistics, Geometry |
 def _from_plan(arguments: argparse.Namespace) -> tuple[Plan, Statistics, Geometry | None, Path | None]:
     """Reads a plan and what it was made from, as far as that is at hand."""
     from planner.geometry import geometry_from_header
-    from planner.header import read_header
+    from planner.model_files.header import read_header
     from planner.plan import read_plan
     from planner.statistics import read_statistics, remarks
 

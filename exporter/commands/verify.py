@@ -88,6 +88,6 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _geometry(model: Path) -> Geometry:
     from planner.geometry import geometry_from_header
-    from planner.header import read_header
+    from planner.model_files.header import read_header
 
     return geometry_from_header(read_header(model))

@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
     from planner.experts import with_experts
     from planner.fit import Settings, largest_context
     from planner.geometry import geometry_from_header
-    from planner.header import read_header
+    from planner.model_files.header import read_header
     from planner.planning import about_model
 
     placement.settle_model(arguments)

@@ -54,7 +54,7 @@ def settle_model(arguments: argparse.Namespace) -> None:
         OSError: it cannot be read.
     """
     if arguments.model is not None and arguments.model.is_dir():
-        from planner.model_folder import model_in
+        from planner.model_files.model_folder import model_in
 
         arguments.model = model_in(arguments.model)
         common.note(f"the model is {arguments.model}")

@@ -115,7 +115,7 @@ def _note_files(cells: Sequence[Cell]) -> None:
     """Says of model files what `plan` would say of them, once each."""
     from planner.engine_models import can_split
     from planner.geometry import geometry_from_header
-    from planner.header import read_header
+    from planner.model_files.header import read_header
     from planner.planning import about_model
 
     for file in dict.fromkeys(cell.model.file for cell in cells):

@@ -28,7 +28,7 @@ from typing import BinaryIO, NoReturn, TypeAlias
 from planner.base.errors import InputError
 from planner.base.input_file import START_BYTES, stand_in
 from planner.base.record import Record
-from planner.ggml_types import TYPES_OF_MAGIC, GgmlType
+from planner.model_files.ggml_types import TYPES_OF_MAGIC, GgmlType
 
 MAGICS = ("GGUF", "PWRI")
 VERSIONS = (2, 3)
