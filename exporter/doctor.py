@@ -19,8 +19,8 @@ from planner.base.units import format_bytes
 from planner.engine_defaults import ACTIVATIONS_FOLDER
 from planner.engine_limits import LEAST_NEURONS, ROW_STEP, unknown_ffn_types
 from planner.engine_models import ENGINE_SPLITS_NOT, MIXTURE, PUBLISHED
+from planner.hardware.nvml import INSTEAD
 from planner.model_files.ggml_types import TYPES_BY_NAME
-from planner.nvml import INSTEAD
 
 # From this many layers on, upstream's helper sorts `activation_10.pt` before `activation_2.pt`.
 _UPSTREAM_SORTS_WRONG_FROM = 11

@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from exporter.index_format import IndexedLayer
     from planner.account import Account
     from planner.geometry import Geometry
+    from planner.hardware.vram import Gpu
     from planner.reserve import ReserveOptions
     from planner.statistics import Statistics
-    from planner.vram import Gpu
 
 T = TypeVar("T")
 
@@ -67,7 +67,7 @@ class Case:
 
     Attributes:
         model: the model file, as the engine would be given it.
-        gpu_selector: which GPU, as for `planner.vram.choose_gpu`.
+        gpu_selector: which GPU, as for `planner.hardware.vram.choose_gpu`.
         vram_budget_bytes: the engine's `--vram-budget`, or None for its automatic budget.
         context: tokens of context, the engine's `-c`.
         kv_type: `f16` or `f32`.
@@ -114,7 +114,7 @@ class Case:
         Raises:
             BindingError: nothing can ask about GPUs here, and no budget was given that would do without.
         """
-        from planner.vram import BindingError, choose_gpu
+        from planner.hardware.vram import BindingError, choose_gpu
 
         try:
             return _fact(lambda: choose_gpu(self.gpu_selector))
@@ -301,7 +301,7 @@ class Case:
 
 
 def _fact(read: Callable[[], T]) -> Fact[T]:
-    from planner.vram import BindingError
+    from planner.hardware.vram import BindingError
 
     try:
         return Fact(read())

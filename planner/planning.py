@@ -257,7 +257,7 @@ def find_budget(
         context_bytes, basis = cuda_context_bytes, "stated"
     if vram_budget_bytes is not None and gpu is None:
         return stated_budget(vram_budget_bytes, context_bytes=context_bytes, context_basis=basis), ()
-    from planner.vram import MemoryBasis, choose_gpu
+    from planner.hardware.vram import MemoryBasis, choose_gpu
 
     chosen = choose_gpu(gpu)
     shared = chosen.basis is MemoryBasis.HOST_MEMORY

@@ -9,9 +9,9 @@ from planner.answers import Answer
 from planner.base.errors import InputError
 from planner.base.parallel import cores
 from planner.catalogue import Catalogue
-from planner.host import host_memory
+from planner.hardware.host import host_memory
+from planner.hardware.vram import choose_gpu
 from planner.study import Cell
-from planner.vram import choose_gpu
 from planner.workshop import Device, Workshop
 
 if TYPE_CHECKING:

@@ -16,7 +16,8 @@ from planner.engine_limits import engine_granularity
 from planner.entries import dimensions_of, published_statistics
 from planner.experts import with_experts
 from planner.geometry import Geometry, geometry_from_dimensions, geometry_from_header
-from planner.host import HostMemory
+from planner.hardware.host import HostMemory
+from planner.hardware.vram import Gpu, MemoryBasis
 from planner.hotness import Hotness
 from planner.model_files.header import read_header
 from planner.objectives import OBJECTIVES
@@ -27,7 +28,6 @@ from planner.solve import solve
 from planner.speed import SpeedEstimate
 from planner.statistics import Statistics, read_statistics
 from planner.study import Cell, GpuCase, Model
-from planner.vram import Gpu, MemoryBasis
 
 
 class Device(Record):

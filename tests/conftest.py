@@ -64,7 +64,9 @@ _SOURCE = Path(__file__).with_name("nvml_stand_in.c")
 # as it always does, by name; only LD_LIBRARY_PATH, which a process reads when it starts, decides which one that is.
 _SERVER = """
 import json, os, pathlib, sys
-from planner import host, machine, vram
+from planner.hardware import host
+from planner.hardware import machine
+from planner.hardware import vram
 from planner.base import errors
 from planner.base.record import as_builtins
 
@@ -123,7 +125,7 @@ class NvmlStandIn:
         host: tuple[int | None, ...] | None = None,
         root: Path | None = None,
     ) -> dict[str, Any]:
-        """Calls `planner.vram.<call>(*arguments)` there; returns `{"answer": …}` or `{"error": …, "message": …}`.
+        """Calls `planner.hardware.vram.<call>(*arguments)` there; returns `{"answer": …}` or `{"error": …, "message": …}`.
 
         Args:
             scenario: what the library is to answer (the format is in `nvml_stand_in.c`).

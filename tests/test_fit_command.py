@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from planner import vram
 from planner.cli import build_parser, run_command
 from planner.commands import fit
+from planner.hardware import vram
 from tests.model_files import Q8_0, llama
 
 _RUN: Callable[[list[str]], int] = lambda arguments: run_command(build_parser("hotsplit", "test", (fit,)), arguments)  # noqa: E731

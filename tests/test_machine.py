@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from planner import machine
-from planner.machine import MachineKind, machine_kind
+from planner.hardware import machine
+from planner.hardware.machine import MachineKind, machine_kind
 
 
 @pytest.mark.parametrize(

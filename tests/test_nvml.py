@@ -1,4 +1,4 @@
-"""`planner.nvml`: bindings that other packages put in the way of ours, and remedies for each kind of machine.
+"""`planner.hardware.nvml`: bindings that other packages put in the way of ours, and remedies for each kind of machine.
 
 The bindings laid here have the names and the metadata of the real packages (pynvml 8.0.4 and 11.4.1, nvidia-ml-py3
 7.352.0), but none of their code: what counts is which file Python finds and what it lacks.
@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from planner import machine
-from planner import nvml as door
-from planner.nvml import BindingError, Code, fault_line
+from planner.hardware import machine
+from planner.hardware import nvml as door
+from planner.hardware.nvml import BindingError, Code, fault_line
 
 if TYPE_CHECKING:
     from tests.conftest import NvmlStandIn

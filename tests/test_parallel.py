@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from planner import machine
 from planner.base import parallel
 from planner.base.parallel import cores, in_shares, in_threads
+from planner.hardware import machine
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from planner import vram
 from planner.geometry import geometry_from_header
+from planner.hardware import vram
 from planner.model_files.header import read_header
 from planner.plan import Plan, read_plan
 from planner.reserve import ITEMS

@@ -12,10 +12,10 @@ from planner.base.errors import InputError, NoAnswerError
 from planner.base.record import as_builtins, replace
 from planner.base.units import GIB, MIB, format_bytes
 from planner.budget import ENGINE_MARGIN_BYTES, automatic_budget
+from planner.hardware.vram import Gpu, MemoryBasis
 from planner.planning import PlanRequest, ThresholdRule, make_plan
 from planner.problem import SolverOptions
 from planner.reserve import ReserveOptions
-from planner.vram import Gpu, MemoryBasis
 from tests import model_files
 
 N_LAYER, N_EMBD, N_FF, RANK, N_VOCAB = 12, 64, 96, 32, 40
@@ -210,7 +210,7 @@ def test_experts_are_planned_as_layers_with_their_layer_s_bytes(model: Path) -> 
 
 def test_free_memory_is_read_when_no_budget_is_given(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gpu = Gpu(0, "GeForce", "GPU-1", 8 * GIB, 7 * GIB, GIB, MemoryBasis.NVML_V2, 0, notes=("a note",))
-    monkeypatch.setattr("planner.vram.choose_gpu", lambda selector: gpu if selector == "0" else None)
+    monkeypatch.setattr("planner.hardware.vram.choose_gpu", lambda selector: gpu if selector == "0" else None)
     planning = make_plan(replace(request(model, 0), vram_budget_bytes=None, gpu="0"))
     assert planning.plan.budget is not None
     assert planning.plan.budget.source == "nvml"

@@ -22,7 +22,7 @@ from tests.tiny_cells import (
 
 def test_a_gpu_without_bandwidth_has_no_speed_and_says_why(catalogue: Catalogue, monkeypatch: Any) -> None:
     from planner import sweep as module
-    from planner.vram import Gpu, MemoryBasis
+    from planner.hardware.vram import Gpu, MemoryBasis
 
     here = Gpu(0, "NVIDIA Something", "GPU-1", 8 * GIB, 6 * GIB, 2 * GIB, MemoryBasis.NVML_V2, 0, (8, 9), None)
     monkeypatch.setattr(module, "choose_gpu", lambda: here)

@@ -1,4 +1,4 @@
-"""`planner.vram` through the real Python binding, on a compiled stand-in for NVML and on the real one."""
+"""`planner.hardware.vram` through the real Python binding, on a compiled stand-in for NVML and on the real one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from planner.vram import MemoryBasis, NoGpuError, choose_gpu, survey
+from planner.hardware.vram import MemoryBasis, NoGpuError, choose_gpu, survey
 
 if TYPE_CHECKING:
     from tests.conftest import NvmlStandIn
@@ -162,7 +162,7 @@ def test_nvml_is_started_and_shut_down_by_every_question(nvml: NvmlStandIn) -> N
 
 
 def test_importing_the_module_does_not_import_the_binding() -> None:
-    code = "import sys, planner.vram; print('pynvml' in sys.modules)"
+    code = "import sys, planner.hardware.vram; print('pynvml' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=_ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
 
@@ -176,7 +176,7 @@ def test_the_deprecated_packages_warning_is_not_shown(nvml: NvmlStandIn, tmp_pat
     (tmp_path / "pynvml.py").write_text(warn + source, encoding="utf-8")
     environment = nvml.environment(_TWO)
     environment["PYTHONPATH"] = f"{tmp_path}:{environment['PYTHONPATH']}"
-    code = "import planner.vram as v; print(len(v.list_gpus()), __import__('pynvml').__file__)"
+    code = "import planner.hardware.vram as v; print(len(v.list_gpus()), __import__('pynvml').__file__)"
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code], env=environment, capture_output=True, text=True, check=False
     )

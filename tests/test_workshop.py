@@ -257,8 +257,8 @@ _WHOLE_BYTES = DENSE_BYTES + KV_BYTES + N_LAYER * N_FF * NEURON_BYTES + _EMBEDDI
 def _share(monkeypatch: pytest.MonkeyPatch, available_bytes: int, *, shared: bool = True) -> None:
     """Makes this machine one with `available_bytes`, of which the kernel calls all but 1 MiB free."""
     from planner import sweep as module
-    from planner.gpu import Gpu, MemoryBasis
-    from planner.host import HostMemory
+    from planner.hardware.gpu import Gpu, MemoryBasis
+    from planner.hardware.host import HostMemory
 
     basis = MemoryBasis.HOST_MEMORY if shared else MemoryBasis.NVML_V2
     gpu = Gpu(0, "NVIDIA GB10", "GPU-1", 2 * available_bytes, available_bytes - (1 << 20), None, basis, 0)

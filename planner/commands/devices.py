@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from planner.commands import common
 
 if TYPE_CHECKING:
-    from planner.host import HostMemory
-    from planner.vram import Gpu, Survey
+    from planner.hardware.host import HostMemory
+    from planner.hardware.vram import Gpu, Survey
 
 _EXAMPLE = """\
 examples:
@@ -39,8 +39,8 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         BindingError: nothing can ask about GPUs here, which is no answer.
     """
-    from planner.host import host_memory
-    from planner.vram import BindingError, NoGpuError, choose_gpu, survey
+    from planner.hardware.host import host_memory
+    from planner.hardware.vram import BindingError, NoGpuError, choose_gpu, survey
 
     host = host_memory()
     found: Survey | None = None

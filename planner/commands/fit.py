@@ -86,8 +86,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _budget(arguments: argparse.Namespace) -> Any:
     """Returns the budget there is, or None with a note when no GPU was named and none can be asked."""
+    from planner.hardware.vram import BindingError, NoGpuError
     from planner.planning import find_budget
-    from planner.vram import BindingError, NoGpuError
 
     try:
         budget, notes = find_budget(arguments.gpu, arguments.vram_budget, arguments.cuda_context)

@@ -1,8 +1,8 @@
 """What NVML says about the GPUs, and which of them the engine would use.
 
-The library is started and shut down again while a question is asked, and only then (`planner.nvml`). GPUs are told
+The library is started and shut down again while a question is asked, and only then (`planner.hardware.nvml`). GPUs are told
 apart by NVML's own numbers: a UUID may be missing, garbage (WSL) or the same twice. NVML's order, CUDA's order and the
-order in `CUDA_VISIBLE_DEVICES` are three different things (`planner.cuda_order`).
+order in `CUDA_VISIBLE_DEVICES` are three different things (`planner.hardware.cuda_order`).
 
 Source: NVIDIA's NVML API reference (`nvml.h`).
 """
@@ -18,11 +18,11 @@ from planner.base.errors import InputError
 from planner.base.record import Record, replace
 from planner.base.text import listed
 from planner.base.units import format_bytes
-from planner.cuda_order import Slot, cuda_order, visible
-from planner.gpu import Gpu, GpuFault, MemoryBasis
-from planner.host import HostMemory, host_memory
-from planner.machine import MachineKind, machine_kind
-from planner.nvml import INSTEAD, BindingError, Code, NoGpuError, fault_line, nvml, optional
+from planner.hardware.cuda_order import Slot, cuda_order, visible
+from planner.hardware.gpu import Gpu, GpuFault, MemoryBasis
+from planner.hardware.host import HostMemory, host_memory
+from planner.hardware.machine import MachineKind, machine_kind
+from planner.hardware.nvml import INSTEAD, BindingError, Code, NoGpuError, fault_line, nvml, optional
 
 __all__ = [
     "BindingError",

@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 
 from planner.base.record import Record
-from planner.gpu import Gpu, GpuFault, Place
+from planner.hardware.gpu import Gpu, GpuFault, Place
 
 _NUMBER = re.compile(r"([+-]?)0*([0-9]+)", re.ASCII)
 
