@@ -15,11 +15,11 @@ from planner.base.errors import FaultsError, InputError
 from planner.base.input_file import check_regular
 from planner.base.record import Record
 from planner.base.text import closest, listed
-from planner.config_values import BytesPerSecond, SizeBytes
+from planner.config.config_values import BytesPerSecond, SizeBytes
+from planner.config.faults import fault_line
+from planner.config.schema import ExpectedError, Limits, OneOrMore, Table, about, check, told, written_as
+from planner.config.yaml_file import Document, read_yaml
 from planner.curves import HotnessCurve as DeclaredCurve
-from planner.faults import fault_line
-from planner.schema import ExpectedError, Limits, OneOrMore, Table, about, check, told, written_as
-from planner.yaml_file import Document, read_yaml
 
 SHIPPED = Path(__file__).parent / "catalog"
 

@@ -11,13 +11,13 @@ from planner.answers import Answer
 from planner.base.record import Record, replace
 from planner.budget import automatic_budget
 from planner.catalogue import SHIPPED, Catalogue, ModelEntry, Positive, load_catalogue
+from planner.config.schema import Limits, Table, check
+from planner.config.yaml_file import read_yaml
 from planner.entries import dimensions_of
 from planner.geometry import geometry_from_dimensions
-from planner.schema import Limits, Table, check
 from planner.speed import Bandwidths, SpeedParameters, Work, estimate
 from planner.study import study_of
 from planner.workshop import Device, Workshop
-from planner.yaml_file import read_yaml
 
 How = Literal["single", "average", "peak", "llama.cpp", "ratio", "hit_rate"]
 

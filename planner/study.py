@@ -25,10 +25,11 @@ from planner.catalogue import (
     StatisticsChoice,
     load_catalogue,
 )
-from planner.faults import shown
+from planner.config.faults import shown
+from planner.config.schema import check, key_in, told
+from planner.config.yaml_file import Document, read_yaml
 from planner.model_files.model_folder import model_in
 from planner.reserve import ReserveOptions
-from planner.schema import check, key_in, told
 from planner.speed import SpeedParameters
 from planner.study_file import (
     GpuChoice,
@@ -40,7 +41,6 @@ from planner.study_file import (
     Targets,
     unknown_names,
 )
-from planner.yaml_file import Document, read_yaml
 
 MOST_CELLS = 100_000
 BASE = "base"

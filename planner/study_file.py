@@ -16,13 +16,9 @@ from planner.catalogue import (
     Share,
     StatisticsChoice,
 )
-from planner.config_values import BytesPerSecond, SizeBytes, SizeOrZeroBytes, SizesBytes
-from planner.engine_defaults import DEFAULT_CONTEXT, DEFAULT_KV_TYPE
-from planner.faults import MOST_FAULTS, fault_line, shown
-from planner.objectives import DEFAULT, OBJECTIVES, RELATIVE_GAP
-from planner.quantisation import QUANTISATIONS
-from planner.reserve import ReserveOptions
-from planner.schema import (
+from planner.config.config_values import BytesPerSecond, SizeBytes, SizeOrZeroBytes, SizesBytes
+from planner.config.faults import MOST_FAULTS, fault_line, shown
+from planner.config.schema import (
     ExpectedError,
     Limits,
     OneOrMore,
@@ -34,8 +30,12 @@ from planner.schema import (
     told,
     written_as,
 )
+from planner.config.yaml_file import Document, KeyPath
+from planner.engine_defaults import DEFAULT_CONTEXT, DEFAULT_KV_TYPE
+from planner.objectives import DEFAULT, OBJECTIVES, RELATIVE_GAP
+from planner.quantisation import QUANTISATIONS
+from planner.reserve import ReserveOptions
 from planner.speed import SpeedParameters
-from planner.yaml_file import Document, KeyPath
 
 _MODEL_SUFFIX = ".gguf"
 _Text = Annotated[str, Limits(min_length=1, max_length=4096)]

@@ -7,9 +7,9 @@ from planner.architectures import ARCHITECTURES
 from planner.base.errors import FaultsError, InputError
 from planner.budget import stated_budget
 from planner.catalogue import SHIPPED, Catalogue, HotnessCurve, PcieLink, load_catalogue
+from planner.config.schema import sound
 from planner.entries import dimensions_of
 from planner.geometry import geometry_from_dimensions
-from planner.schema import sound
 
 
 def test_every_figure_has_a_source(catalogue: Catalogue) -> None:

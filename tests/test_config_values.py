@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from planner.base.errors import FaultsError
-from planner.config_values import BytesPerSecond, SizeBytes, SizeOrZeroBytes, SizesBytes
-from planner.schema import Table, check, json_schema_of, sound
-from planner.yaml_file import parse_yaml
+from planner.config.config_values import BytesPerSecond, SizeBytes, SizeOrZeroBytes, SizesBytes
+from planner.config.schema import Table, check, json_schema_of, sound
+from planner.config.yaml_file import parse_yaml
 
 GIB = 1 << 30
 _SIZE = "a size such as 8GiB, 8192MiB or 8 (GiB)"

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from planner.base.text import closest
-from planner.faults import fault_line, path_text, shown
-from planner.yaml_file import parse_yaml
+from planner.config.faults import fault_line, path_text, shown
+from planner.config.yaml_file import parse_yaml
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from hypothesis import given as drawn
 from hypothesis import strategies as st
 
 from planner.base.errors import FaultsError, InputError
-from planner.schema import (
+from planner.config.schema import (
     ExpectedError,
     Limits,
     OneOrMore,
@@ -22,7 +22,7 @@ from planner.schema import (
     told,
     written_as,
 )
-from planner.yaml_file import parse_yaml
+from planner.config.yaml_file import parse_yaml
 
 
 def _dozens(value: object) -> int:

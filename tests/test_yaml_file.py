@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from planner.base.errors import InputError
-from planner.yaml_file import MOST_DEPTH, parse_yaml, read_yaml
+from planner.config.yaml_file import MOST_DEPTH, parse_yaml, read_yaml
 
 
 def value_of(text: str) -> object:
@@ -234,7 +234,7 @@ def test_json_is_read_as_it_is_meant(value: object) -> None:
 def test_both_parsers_of_the_library_read_alike() -> None:
     program = (
         "import yaml\nfor name in ('CSafeLoader',):\n    yaml.__dict__.pop(name, None)\n"
-        "from planner.yaml_file import parse_yaml\n"
+        "from planner.config.yaml_file import parse_yaml\n"
         "print(parse_yaml('a: &x [1, b]\\nc: *x\\n', 'f').value)"
     )
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

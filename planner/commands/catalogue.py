@@ -61,8 +61,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _print_published(as_json: bool) -> int:
+    from planner.config.schema import as_mapping
     from planner.published import as_markdown, compare
-    from planner.schema import as_mapping
 
     comparisons = compare()
     if not as_json:
@@ -167,7 +167,7 @@ def _figure_words(figure: str, value: Any) -> str:
 
 
 def _section_as_dict(catalogue: Catalogue, section: str) -> dict[str, Any]:
-    from planner.schema import as_mapping
+    from planner.config.schema import as_mapping
 
     if section == "statistics":
         return {name: str(path) for name, path in catalogue.statistics.items()}
@@ -178,7 +178,7 @@ def _section_as_dict(catalogue: Catalogue, section: str) -> dict[str, Any]:
 def _print_entry(catalogue: Catalogue, name: str, as_json: bool) -> int:
     from planner.base.errors import InputError
     from planner.base.text import closest
-    from planner.schema import as_mapping
+    from planner.config.schema import as_mapping
 
     found: list[tuple[str, Entry]] = [
         (section, getattr(catalogue, section)[name])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from planner.yaml_file import Document, KeyPath
+from planner.config.yaml_file import Document, KeyPath
 
 MOST_FAULTS = 50
 """How many faults of one kind are told; the others are counted."""

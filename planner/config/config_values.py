@@ -1,6 +1,6 @@
 """The values of configuration files that are written in a form of their own: sizes, ranges of sizes, bandwidths.
 
-Each is a type for the fields of a `planner.schema.Table`. Files hold what people write (`8GiB`, `936 GB/s`), programs
+Each is a type for the fields of a `planner.config.schema.Table`. Files hold what people write (`8GiB`, `936 GB/s`), programs
 get integers: bytes, and bytes a second.
 """
 
@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 from planner.base.errors import InputError
 from planner.base.units import parse_size
-from planner.schema import ExpectedError, written_as
+from planner.config.schema import ExpectedError, written_as
 
 _MOST_STEPS = 10_000
 _RATE = re.compile(r"([0-9]{1,9}(?:\.[0-9]{0,9})?)\s*([MGT]B)/s", re.ASCII)
