@@ -10,16 +10,16 @@ from pathlib import Path
 from exporter.demo import write_demo
 from exporter.export import export_plan
 from planner.account import account_for
+from planner.activations.folder import Statistics
+from planner.activations.hotness import Hotness
 from planner.budget import stated_budget
 from planner.engine_defaults import ACTIVATIONS_FOLDER
 from planner.geometry import Geometry, geometry_from_header
-from planner.hotness import Hotness
 from planner.model_files.header import read_header
 from planner.plan import write_plan
 from planner.planning import Planning, PlanRequest, make_plan
 from planner.problem import Problem
 from planner.reserve import ReserveOptions
-from planner.statistics import Statistics
 
 FFN_SHARE = 0.3
 

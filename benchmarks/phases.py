@@ -21,11 +21,11 @@ from exporter.index_format import IndexedLayer
 from exporter.pwri import write_index
 from exporter.select import Selector
 from exporter.verify import verify_index
+from planner.activations.folder import read_statistics
+from planner.activations.hotness import Hotness
 from planner.catalogue import load_catalogue
-from planner.hotness import Hotness
 from planner.model_files.header import read_header
 from planner.solve import solve
-from planner.statistics import read_statistics
 from planner.study import study_of
 from planner.sweep import sweep
 

@@ -24,7 +24,7 @@ import numpy as np
 
 from benchmarks import released_formulation as released
 from benchmarks.drawn import skewed
-from planner.hotness import Hotness
+from planner.activations.hotness import Hotness
 from planner.problem import SOLVERS, Problem, SolverOptions
 from planner.report.tables import number, table, text
 from planner.solve import solve

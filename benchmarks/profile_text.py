@@ -18,7 +18,7 @@ import numpy as np
 
 from exporter.profile.agreement import hottest_overlap, rank_correlation, text_factor
 from exporter.profile.run import ProfileOptions, profile
-from planner.statistics import read_statistics
+from planner.activations.folder import read_statistics
 
 CONTEXT = 128
 VOCABULARY = 1024

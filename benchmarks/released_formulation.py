@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from planner.hotness import Floats, Ints
+from planner.activations.hotness import Floats, Ints
 from planner.problem import Problem
 
 LIMIT_S = 30

@@ -17,8 +17,8 @@ from planner.plan import Plan
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from planner.activations.folder import Statistics
     from planner.geometry import Geometry
-    from planner.statistics import Statistics
 
 # Both are sums of millions of terms, and other programs may add them up in another order or print fewer digits.
 _OBJECTIVE_TOLERANCE = 1e-6

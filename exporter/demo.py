@@ -1,7 +1,7 @@
 """A model folder to try things on: real shapes and real statistics, without the download.
 
 The model file has a real one's length and header, and a hole where the weights would be; the activation files are
-written by `torch.save` from published per-layer figures (`planner.fitted`), hot neurons scattered as in real files.
+written by `torch.save` from published per-layer figures (`planner.activations.from_summaries`), hot neurons scattered as in real files.
 Everything is determined by shape, quantisation and seed, to the byte.
 """
 
@@ -31,7 +31,7 @@ from planner.entries import dimensions_of, published_statistics
 from planner.geometry import Geometry, geometry_from_dimensions
 
 if TYPE_CHECKING:
-    from planner.statistics import Statistics
+    from planner.activations.folder import Statistics
 
 DEFAULT_SHAPE = "relu-llama-7b"
 # `llama_ftype` in the engine's llama.h.

@@ -30,10 +30,10 @@ if TYPE_CHECKING:
     from exporter.index_file import IndexFile
     from exporter.index_format import IndexedLayer
     from planner.account import Account
+    from planner.activations.folder import Statistics
     from planner.geometry import Geometry
     from planner.hardware.vram import Gpu
     from planner.reserve import ReserveOptions
-    from planner.statistics import Statistics
 
 T = TypeVar("T")
 
@@ -141,7 +141,7 @@ class Case:
     @cached_property
     def statistics(self) -> Fact[Statistics]:
         """The activation statistics beside the model, against the model's layers where those are known."""
-        from planner.statistics import read_statistics
+        from planner.activations.folder import read_statistics
 
         model = self.geometry.value
         if model is None:

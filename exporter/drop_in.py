@@ -25,10 +25,10 @@ from planner.commands import common
 from planner.engine_defaults import INDEX_SUFFIX
 
 if TYPE_CHECKING:
+    from planner.activations.folder import Statistics
     from planner.geometry import Geometry
     from planner.plan import Plan
     from planner.problem import Problem, Solution
-    from planner.statistics import Statistics
 
 RESERVE_VARIABLE = "HOTSPLIT_RESERVE"
 
@@ -137,10 +137,10 @@ def run(arguments: argparse.Namespace) -> int:
     """
     _check(arguments)
     # From here on the heavy ones: a usage error should not wait for numpy.
-    from planner.hotness import Hotness
+    from planner.activations.folder import read_statistics, remarks
+    from planner.activations.hotness import Hotness
     from planner.problem import Problem, SolverOptions
     from planner.solve import solve
-    from planner.statistics import read_statistics, remarks
 
     space = _space(arguments)
     n_ff = space.geometry.n_ff if space.geometry is not None else (arguments.neuron,) * arguments.layer

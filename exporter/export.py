@@ -16,10 +16,10 @@ from exporter.existing import INDEX
 from exporter.index_format import MARK_ACTIVATIONS, MARK_MODEL, IndexedLayer
 from exporter.pwri import add_layer, fill_index
 from exporter.select import Selector, select_hottest
+from planner.activations.folder import Statistics, read_statistics
 from planner.base.errors import FaultsError, InputError
 from planner.base.outputs import replacing
 from planner.plan import Plan
-from planner.statistics import Statistics, read_statistics
 
 if TYPE_CHECKING:
     import numpy.typing as npt

@@ -21,9 +21,9 @@ from planner.experts import per_entry
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from planner.activations.folder import Statistics
     from planner.geometry import Geometry
     from planner.plan import Plan
-    from planner.statistics import Statistics
 
 MOST_FAULTS = 100
 

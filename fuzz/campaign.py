@@ -18,8 +18,8 @@ READERS = (
     "planner.plan",
     "planner.study",
     "planner.study_file",
-    "planner.torch_file",
-    "planner.torch_pickle",
+    "planner.activations.torch_file",
+    "planner.activations.torch_pickle",
 )
 
 

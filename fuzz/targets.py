@@ -178,7 +178,7 @@ def torch_pickle(data: bytes) -> None:
 
 
 def _read_vector(path: Path) -> None:
-    from planner.torch_file import read_vector
+    from planner.activations.torch_file import read_vector
 
     values = read_vector(path)
     _check(values.ndim == 1 and values.dtype.kind in "uif", "an array that is no list of numbers")

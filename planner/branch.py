@@ -17,8 +17,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from planner.activations.hotness import Floats, Ints
 from planner.base.record import Record
-from planner.hotness import Floats, Ints
 from planner.price import EPSILON, Bools, Curves, Range, gains, lifted
 
 _FREE, _ON, _OFF = 0, 1, -1

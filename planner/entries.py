@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from planner.activations.folder import Statistics
+from planner.activations.from_curve import declared_statistics
+from planner.activations.from_summaries import statistics_from_figures
+from planner.activations.layer_summaries import read_figures
 from planner.base.errors import InputError
 from planner.catalogue import Catalogue, ModelEntry, StatisticsChoice
-from planner.curves import declared_statistics
 from planner.dimensions import Dimensions
-from planner.figures import read_figures
-from planner.fitted import statistics_from_figures
-from planner.statistics import Statistics
 
 
 def dimensions_of(entry: ModelEntry, quantisation: str) -> Dimensions:

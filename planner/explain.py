@@ -6,10 +6,10 @@ import math
 
 import numpy as np
 
+from planner.activations.hotness import Ints
 from planner.base.record import replace
 from planner.base.text import listed
 from planner.base.units import GIB, format_bytes
-from planner.hotness import Ints
 from planner.price import Bools, Curves, Range, cut, dual_bound, whole_range
 from planner.problem import Explanation, Infeasibility, Problem
 

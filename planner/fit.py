@@ -11,13 +11,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from planner.account import Account, EnginePath, account_for, kv_half_bytes
+from planner.activations.hotness import Floats, Hotness, Ints
 from planner.base.errors import InputError
 from planner.base.record import Record, set_fields
 from planner.base.request_values import as_bytes, as_count
 from planner.budget import DEFAULT_CONTEXT_BYTES, ENGINE_MARGIN_BYTES, Budget
 from planner.engine_defaults import DEFAULT_BATCH, DEFAULT_KV_TYPE
 from planner.geometry import Geometry
-from planner.hotness import Floats, Hotness, Ints
 from planner.problem import Problem, SolverOptions
 from planner.reserve import Reserve, ReserveOptions
 from planner.solve import solve

@@ -19,7 +19,7 @@ from planner.base.errors import InputError
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from planner.hotness import Hotness
+    from planner.activations.hotness import Hotness
 
 Values: TypeAlias = "Sequence[npt.NDArray[Any]]"
 
@@ -42,7 +42,7 @@ class Objective(NamedTuple):
 
     def hotness(self, by_activations: Hotness, values: Values, neuron_bytes: Sequence[int]) -> Hotness:
         """Returns the sorted impacts: `by_activations`, the sorted `values`, itself where they are the same."""
-        from planner.hotness import Hotness
+        from planner.activations.hotness import Hotness
 
         impacts = self.impacts(values, neuron_bytes)
         return by_activations if impacts is values else Hotness.from_values(impacts)

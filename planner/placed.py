@@ -8,13 +8,13 @@ import numpy as np
 import numpy.typing as npt
 
 from planner.account import Account, EnginePath
+from planner.activations.hotness import Hotness
 from planner.answers import Answer, Bytes, Proof, TargetResult
 from planner.architectures import ARCHITECTURES
 from planner.base.record import Record
 from planner.base.units import format_bytes
 from planner.engine_limits import unknown_ffn_types
 from planner.geometry import Geometry
-from planner.hotness import Hotness
 from planner.objectives import OBJECTIVES
 from planner.problem import Solution
 from planner.speed import Bandwidths, SpeedEstimate, Work, estimate

@@ -6,6 +6,8 @@ from functools import partial
 from pathlib import Path
 
 from planner.account import Account, EnginePath, account_for
+from planner.activations.folder import Statistics, read_statistics, remarks
+from planner.activations.hotness import Hotness
 from planner.base.errors import InputError, NoAnswerError
 from planner.base.record import Record, field, set_fields
 from planner.base.request_values import as_bytes, as_count, as_gpu, as_path
@@ -15,14 +17,12 @@ from planner.engine_defaults import ACTIVATIONS_FOLDER, DEFAULT_BATCH, DEFAULT_C
 from planner.engine_limits import engine_granularity, unknown_ffn_types
 from planner.experts import with_experts
 from planner.geometry import Geometry, geometry_from_header
-from planner.hotness import Hotness
 from planner.model_files.header import read_header
 from planner.objectives import DEFAULT, known_objective
 from planner.plan import Plan, PlannedActivations, PlannedBudget, PlannedModel, SolverReport
 from planner.problem import Problem, Solution, SolverOptions, split_threshold
 from planner.reserve import ReserveOptions
 from planner.solve import solve
-from planner.statistics import Statistics, read_statistics, remarks
 
 
 class DensePartError(NoAnswerError):

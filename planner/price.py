@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from planner.activations.hotness import Floats, Hotness, Ints
 from planner.base.record import Record, replace
-from planner.hotness import Floats, Hotness, Ints
 from planner.problem import Problem
 
 Bools = npt.NDArray[np.bool_]

@@ -10,9 +10,9 @@ import math
 from collections.abc import Sequence
 from fractions import Fraction
 
+from planner.activations.hotness import Hotness
 from planner.base.errors import InputError
 from planner.base.record import Record
-from planner.hotness import Hotness
 from planner.objectives import RELATIVE_GAP
 
 SOLVERS = ("highs", "cbc")

@@ -16,8 +16,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from planner.activations.hotness import Floats, Ints
 from planner.base.record import Record
-from planner.hotness import Floats, Ints
 from planner.price import (
     EPSILON,
     Curves,

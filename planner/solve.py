@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from planner.activations.hotness import Ints
 from planner.base.record import Draft, field
 from planner.branch import Branching
 from planner.explain import explain, host_not_reached, host_too_small
-from planner.hotness import Ints
 from planner.price import (
     Bools,
     Curves,

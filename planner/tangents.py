@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from planner.hotness import Ints
+from planner.activations.hotness import Ints
 from planner.price import Curves
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from planner.account import EnginePath, account_for
+from planner.activations.folder import Statistics, read_statistics
+from planner.activations.hotness import Hotness
 from planner.answers import Answer, CellPath, NextGib
 from planner.base.errors import InputError
 from planner.base.record import Record, replace
@@ -18,7 +20,6 @@ from planner.experts import with_experts
 from planner.geometry import Geometry, geometry_from_dimensions, geometry_from_header
 from planner.hardware.host import HostMemory
 from planner.hardware.vram import Gpu, MemoryBasis
-from planner.hotness import Hotness
 from planner.model_files.header import read_header
 from planner.objectives import OBJECTIVES
 from planner.placed import Placement, bytes_of, notes_of, proof_of, speed_of, target_results
@@ -26,7 +27,6 @@ from planner.planning import ThresholdRule
 from planner.problem import Problem, Solution, SolverOptions, SolverStatus
 from planner.solve import solve
 from planner.speed import SpeedEstimate
-from planner.statistics import Statistics, read_statistics
 from planner.study import Cell, GpuCase, Model
 
 

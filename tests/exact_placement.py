@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from planner.hotness import Hotness
+from planner.activations.hotness import Hotness
 from planner.problem import Problem
 
 NOTHING = -1

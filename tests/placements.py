@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from hypothesis import strategies as st
 
-from planner.hotness import Hotness
+from planner.activations.hotness import Hotness
 from planner.problem import Problem
 
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from exporter.agreement import disagreements
+from planner.activations.folder import Statistics, fingerprint_of
 from planner.geometry import Geometry
 from planner.plan import Plan, PlannedActivations, PlannedModel, SolverReport
-from planner.statistics import Statistics, fingerprint_of
 
 
 def statistics_of(lengths: list[int], labels: tuple[str, ...] | None = None) -> Statistics:

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.placement import main
 from benchmarks.released_formulation import grouped, solve_with_cbc
-from planner.hotness import Hotness
+from planner.activations.hotness import Hotness
 from planner.problem import Problem
 
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from planner.counters import Extent, doubts, extent_of
-from planner.figures import read_figures, shipped_statistics, statistics_path
-from planner.fitted import statistics_from_figures
-from planner.statistics import read_statistics, remarks, statistics_from_values
+from planner.activations.counters import Extent, doubts, extent_of
+from planner.activations.folder import read_statistics, remarks, statistics_from_values
+from planner.activations.from_summaries import statistics_from_figures
+from planner.activations.layer_summaries import read_figures, shipped_statistics, statistics_path
 
 COUNTED_BY_ONES = [
     torch.float8_e5m2,

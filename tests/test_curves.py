@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from planner.activations.from_curve import HotnessCurve, declared_statistics
 from planner.base.errors import InputError
-from planner.curves import HotnessCurve, declared_statistics
 
 
 @st.composite

@@ -22,6 +22,7 @@ from exporter.doctor_case import Case
 from exporter.engine_python import EnginePython, Helper
 from exporter.index_format import MARK_ACTIVATIONS, MARK_MODEL, IndexedLayer
 from exporter.pwri import write_index
+from planner.activations.folder import read_statistics
 from planner.base.record import replace
 from planner.base.units import format_bytes
 from planner.geometry import geometry_from_header
@@ -29,7 +30,6 @@ from planner.hardware import vram
 from planner.hardware.vram import Gpu, MemoryBasis, NoGpuError
 from planner.model_files.header import read_header
 from planner.reserve import ReserveOptions
-from planner.statistics import read_statistics
 from tests import model_files
 
 if TYPE_CHECKING:

@@ -17,9 +17,9 @@ import torch
 
 import exporter
 from exporter import append_gpu_idx, export_plan, export_split, load_activation_weights
+from planner.activations.folder import Statistics, fingerprint_of, read_statistics
 from planner.base.errors import FaultsError, InputError
 from planner.plan import Plan, PlannedActivations, PlannedModel
-from planner.statistics import Statistics, fingerprint_of, read_statistics
 
 # The index that the engine's own helper wrote for ReLU-LLaMA-7B; see test_pwri.
 REAL_INDEX_SHA256 = "7c4aeb0fbd679db60d68df5c55502548c6923b7ebbf61dc8f2369c507e5ae55c"

@@ -15,14 +15,14 @@ from gguf import GGUFReader
 
 from exporter.commands import demo as demo_command
 from exporter.demo import demo_shapes, write_demo
+from planner.activations.folder import read_statistics
+from planner.activations.from_summaries import catalogue_statistics
 from planner.base.errors import InputError
 from planner.catalogue import load_catalogue
 from planner.cli import build_parser, run_command
 from planner.dimensions import Dimensions
-from planner.fitted import catalogue_statistics
 from planner.geometry import geometry_from_dimensions, geometry_from_header
 from planner.model_files.header import read_header
-from planner.statistics import read_statistics
 
 
 def run(*arguments: str) -> int:

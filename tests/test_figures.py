@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from planner.activations.layer_summaries import LayerFigures, read_figures, shipped_statistics, statistics_path
 from planner.base.errors import InputError
-from planner.figures import LayerFigures, read_figures, shipped_statistics, statistics_path
 
 SHIPPED = ("relullama-13b", "relullama-70b", "relullama-7b")
 

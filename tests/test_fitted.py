@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from planner.activations.from_summaries import catalogue_statistics, counts_from_figures
+from planner.activations.layer_summaries import LayerFigures, read_figures, statistics_path, stretched
 from planner.base.errors import InputError
-from planner.figures import LayerFigures, read_figures, statistics_path, stretched
-from planner.fitted import catalogue_statistics, counts_from_figures
 
 SHIPPED = {"relullama-7b": (32, 11008), "relullama-13b": (40, 13824), "relullama-70b": (80, 28672)}
 

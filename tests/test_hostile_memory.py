@@ -12,13 +12,13 @@ import torch
 
 from exporter.export import export_plan
 from exporter.verify import verify_index
-from planner import hotness as hotness_module
-from planner import statistics as statistics_module
+from planner.activations import folder as statistics_module
+from planner.activations import hotness as hotness_module
+from planner.activations.folder import read_statistics
+from planner.activations.hotness import Hotness
 from planner.base import parallel
 from planner.base.errors import InputError
-from planner.hotness import Hotness
 from planner.plan import Plan
-from planner.statistics import read_statistics
 
 N_LAYER, N_FF = 24, 40_000
 LAYER_BYTES = 8 * N_FF

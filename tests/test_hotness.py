@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from planner.activations.hotness import Hotness
 from planner.base import parallel
 from planner.base.errors import InputError
-from planner.hotness import Hotness
 
 
 @pytest.mark.parametrize(

@@ -14,15 +14,15 @@ import pytest
 
 from exporter.index_file import IndexFile
 from exporter.profile.text import survey
+from planner.activations.layer_summaries import read_figures
+from planner.activations.torch_file import read_vector
 from planner.base.errors import InputError
 from planner.base.input_file import START_BYTES, check_regular, read_bounded, stand_in
 from planner.catalogue import load_catalogue
 from planner.config.yaml_file import read_yaml
-from planner.figures import read_figures
 from planner.model_files.header import read_header
 from planner.plan import read_plan
 from planner.study import load_study
-from planner.torch_file import read_vector
 
 # As `git lfs pointer` writes it (git-lfs 3.4, docs/spec.md of git-lfs).
 LFS = (

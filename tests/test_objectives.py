@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from planner.activations.hotness import Hotness
 from planner.base.errors import InputError
 from planner.catalogue import load_catalogue
-from planner.hotness import Hotness
 from planner.objectives import DEFAULT, OBJECTIVES, known_objective
 from planner.problem import Problem
 from planner.solve import solve

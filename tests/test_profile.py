@@ -24,9 +24,9 @@ from exporter.commands import profile as command
 from exporter.profile.checkpoint import CHECKPOINT_NAME
 from exporter.profile.model import fingerprint_model
 from exporter.profile.run import ProfileOptions, Progress, profile
+from planner.activations.folder import read_statistics
 from planner.base.errors import InputError
 from planner.cli import build_parser, run_command
-from planner.statistics import read_statistics
 from tests.processes import started
 
 _WHY = "the optional extra is not installed: pip install '.[profile]'"

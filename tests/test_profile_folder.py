@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from exporter.profile.folder import statistics_in, write_statistics
+from planner.activations.folder import read_statistics
 from planner.base.errors import InputError
 from planner.base.files import write_whole
-from planner.statistics import read_statistics
 
 COUNTS = [np.array([3, 0, 5], dtype=np.int64) + layer for layer in range(12)]
 

@@ -16,8 +16,8 @@ import torch
 from exporter.profile.model import open_model
 from exporter.profile.run import ProfileOptions, profile
 from exporter.profile.sentence_pieces import sentence_pieces
+from planner.activations.folder import read_statistics
 from planner.base.errors import InputError
-from planner.statistics import read_statistics
 
 _WHY = "the optional extra is not installed: pip install '.[profile]'"
 transformers: Any = pytest.importorskip("transformers", reason=_WHY)

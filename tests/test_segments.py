@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from planner.segments import Segment, area_of, whole_counts
+from planner.activations.curve_segments import Segment, area_of, whole_counts
 
 _STEPS = 20_000
 

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hypothesis_numpy
 
+from planner.activations.folder import fingerprint_of, read_statistics, statistics_from_values, strangers
 from planner.base.errors import InputError
-from planner.statistics import fingerprint_of, read_statistics, statistics_from_values, strangers
 
 
 @pytest.fixture

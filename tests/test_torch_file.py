@@ -26,8 +26,8 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from planner.activations.torch_file import MOST_FILE_BYTES, read_vector
 from planner.base.errors import InputError
-from planner.torch_file import MOST_FILE_BYTES, read_vector
 
 INTEGERS = [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.uint16, torch.uint32, torch.uint64]
 FLOATS = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
@@ -410,7 +410,7 @@ def test_nothing_is_executed_and_torch_is_not_imported(path: Path, tmp_path: Pat
     assert not mark.exists()
     torch.save(torch.arange(3), path)
     code = (
-        "import sys, pathlib, planner.torch_file as door;"
+        "import sys, pathlib, planner.activations.torch_file as door;"
         "door.read_vector(pathlib.Path(sys.argv[1])); print('torch' in sys.modules)"
     )
     answer = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from exporter.index_format import MARK_ACTIVATIONS, MARK_MODEL, IndexedLayer
 from exporter.pwri import write_index
 from exporter.verify import MOST_FAULTS, tie_note, verify_index
+from planner.activations.folder import Statistics, fingerprint_of
 from planner.geometry import Geometry
 from planner.plan import Plan, PlannedActivations, PlannedModel
-from planner.statistics import Statistics, fingerprint_of
 
 N_FF = 10
 # Layer 0 has ties at 5 (neurons 1, 4, 6), layer 1 none, layer 2 is all zero.

@@ -160,7 +160,7 @@ def test_more_vram_is_never_worse_where_the_cache_stays(catalogue: Catalogue) ->
 
 
 def test_statistics_are_sorted_once_and_torch_stays_away(catalogue: Catalogue, monkeypatch: Any) -> None:
-    from planner.hotness import Hotness
+    from planner.activations.hotness import Hotness
 
     sorted_models: list[int] = []
     original = Hotness.from_values.__func__  # type: ignore[attr-defined]

@@ -13,9 +13,9 @@ from planner.commands import common, placement
 from planner.engine_defaults import ACTIVATIONS_FOLDER, INDEX_SUFFIX
 
 if TYPE_CHECKING:
+    from planner.activations.folder import Statistics
     from planner.geometry import Geometry
     from planner.plan import Plan
-    from planner.statistics import Statistics
 
 _EXAMPLES = """\
 examples:
@@ -101,10 +101,10 @@ def _gather(arguments: argparse.Namespace) -> tuple[Plan, Statistics, Geometry |
 
 def _from_plan(arguments: argparse.Namespace) -> tuple[Plan, Statistics, Geometry | None, Path | None]:
     """Reads a plan and what it was made from, as far as that is at hand."""
+    from planner.activations.folder import read_statistics, remarks
     from planner.geometry import geometry_from_header
     from planner.model_files.header import read_header
     from planner.plan import read_plan
-    from planner.statistics import read_statistics, remarks
 
     if arguments.config is not None:
         raise InputError("--plan and --config: both say what to export; give one of them")

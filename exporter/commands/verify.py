@@ -51,8 +51,8 @@ def run(arguments: argparse.Namespace) -> int:
         OSError: a file cannot be read.
     """
     from exporter.verify import tie_note, verify_index
+    from planner.activations.folder import read_statistics
     from planner.plan import read_plan
-    from planner.statistics import read_statistics
 
     placement.settle_model(arguments)
     statistics = read_statistics(arguments.activations) if arguments.activations else None

@@ -130,7 +130,7 @@ def _rows(catalogue: Catalogue, section: str) -> tuple[list[tuple[str, Any]], li
             ]
             for name, entry in catalogue.hosts.items()
         ]
-    from planner.figures import read_figures
+    from planner.activations.layer_summaries import read_figures
 
     columns = [("statistics", "left"), ("layers", "right"), ("neurons", "right"), ("hot 80 %", "right")]
     rows = []

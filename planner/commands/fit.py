@@ -9,9 +9,9 @@ from planner.commands import common, placement
 
 if TYPE_CHECKING:
     from planner.account import Account
+    from planner.activations.folder import Statistics
     from planner.fit import Demand, Settings
     from planner.geometry import Geometry
-    from planner.statistics import Statistics
 
 _EXAMPLES = """\
 examples:
@@ -111,7 +111,7 @@ def _demands(statistics: Statistics | None, geometry: Geometry, settings: Settin
         ("dense_and_kv_cache", "dense part and KV cache", cache_demand(geometry, settings)),
     ]
     if statistics is not None:
-        from planner.hotness import Hotness
+        from planner.activations.hotness import Hotness
 
         hotness = Hotness.from_values(statistics.values)
         granularity = engine_granularity(geometry)
@@ -125,8 +125,8 @@ def _demands(statistics: Statistics | None, geometry: Geometry, settings: Settin
 
 def _statistics(arguments: argparse.Namespace, geometry: Geometry) -> Statistics | None:
     """Returns the statistics; without the folder the other answers still stand, unless it was asked for by name."""
+    from planner.activations.folder import read_statistics, remarks
     from planner.engine_defaults import ACTIVATIONS_FOLDER
-    from planner.statistics import read_statistics, remarks
 
     folder = arguments.activations or arguments.model.parent / ACTIVATIONS_FOLDER
     if arguments.activations is None and not folder.is_dir():

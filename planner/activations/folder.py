@@ -18,11 +18,11 @@ from typing import Any, NamedTuple, overload
 import numpy as np
 import numpy.typing as npt
 
+from planner.activations.counters import Extent, doubts, extent_of
+from planner.activations.torch_file import StoredVector, read_stored
 from planner.base.errors import InputError
 from planner.base.record import Record
 from planner.base.text import listed
-from planner.counters import Extent, doubts, extent_of
-from planner.torch_file import StoredVector, read_stored
 
 # What is kept of a folder's counts: all of those of any model without experts, and of 31 million neurons.
 MOST_KEPT_BYTES = 256 << 20
@@ -203,7 +203,7 @@ def fingerprint_of(labels: Sequence[str], values: Iterable[npt.NDArray[Any]]) ->
 
     Each layer is hashed as a line `<label> <form> <neurons>` and its numbers in the smallest of three forms that
     holds all of them exactly, little-endian: `u4` whole numbers under 2^32, `u8` whole numbers under 2^64, `f8` the
-    rest. Every type that `planner.torch_file` reads fits one of them without rounding.
+    rest. Every type that `planner.activations.torch_file` reads fits one of them without rounding.
 
     Args:
         labels: one for each array.

@@ -1,6 +1,6 @@
 """Activation counts of which published figures are true: a curve through what is known, with the spread that is known.
 
-The figures of a layer (`planner.figures`) say where its hotness curve goes through; two numbers of the curve are free
+The figures of a layer (`planner.activations.layer_summaries`) say where its hotness curve goes through; two numbers of the curve are free
 (`_best_weights`) and chosen so that standard deviation and Gini coefficient come out as measured.
 """
 
@@ -14,11 +14,19 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from planner.activations.curve_segments import Number, Numbers, Segment, area_of, squares_of, whole_counts
+from planner.activations.folder import Statistics, statistics_from_values
+from planner.activations.layer_summaries import (
+    LayerFigures,
+    Point,
+    knots_of,
+    means_of,
+    read_figures,
+    statistics_path,
+    stretched,
+)
 from planner.base.parallel import in_threads
 from planner.base.record import Record
-from planner.figures import LayerFigures, Point, knots_of, means_of, read_figures, statistics_path, stretched
-from planner.segments import Number, Numbers, Segment, area_of, squares_of, whole_counts
-from planner.statistics import Statistics, statistics_from_values
 
 # How far the count where the slope begins stands between two means: what is tried.
 _WEIGHTS = np.arange(1, 32) / 32

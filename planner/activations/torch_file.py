@@ -2,7 +2,7 @@
 
 A `.pt` file is a zip archive of stored entries, `<name>/data.pkl` (a pickle that says how to rebuild the tensor) and
 `<name>/data/<key>` (its bytes), or, before PyTorch 1.6, a row of pickles followed by the bytes. A pickle is a program,
-and files come from strangers: here it is never run. `planner.torch_pickle` reads it into an inert term, and `_describe`
+and files come from strangers: here it is never run. `planner.activations.torch_pickle` reads it into an inert term, and `_describe`
 accepts exactly the terms that PyTorch's own `torch._utils._rebuild_tensor*` would turn into a dense tensor. Sizes are
 compared with the bytes that are there before anything is read, so time and memory stay in proportion to the file.
 
@@ -23,9 +23,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from planner.activations.torch_pickle import EXPECTED, Call, External, Mapping, Name, PickleTerm, damaged
 from planner.base.errors import InputError
 from planner.base.input_file import START_BYTES, stand_in
-from planner.torch_pickle import EXPECTED, Call, External, Mapping, Name, PickleTerm, damaged
 
 MOST_FILE_BYTES = 1 << 28
 _MOST_PICKLE_BYTES = 1 << 16

@@ -2,7 +2,7 @@
 
 A hotness curve gives the share of a layer's activations that its x hottest neurons make. It rises and bends downward
 (it is concave) because the hottest come first. It stands for models of which no more is published than such points
-(PowerInfer, SOSP'24); those that were measured layer by layer are in `planner.figures`.
+(PowerInfer, SOSP'24); those that were measured layer by layer are in `planner.activations.layer_summaries`.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from planner.activations.curve_segments import Segment, whole_counts
+from planner.activations.folder import Statistics, statistics_from_values
+from planner.activations.layer_summaries import MOST_NEURONS, Point
 from planner.base.errors import InputError
-from planner.figures import MOST_NEURONS, Point
-from planner.segments import Segment, whole_counts
-from planner.statistics import Statistics, statistics_from_values
 
 _MOST_POINTS = 1000
 # Counts of a declared curve average this, near the published folders' 36,000 to 66,000, so that rounding is as fine.
