@@ -16,9 +16,9 @@ from planner.budget import stated_budget
 from planner.engine_defaults import ACTIVATIONS_FOLDER
 from planner.geometry import Geometry, geometry_from_header
 from planner.model_files.header import read_header
+from planner.placement.problem import Problem
 from planner.plan import write_plan
 from planner.planning import Planning, PlanRequest, make_plan
-from planner.problem import Problem
 from planner.reserve import ReserveOptions
 
 FFN_SHARE = 0.3

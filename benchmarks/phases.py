@@ -25,7 +25,7 @@ from planner.activations.folder import read_statistics
 from planner.activations.hotness import Hotness
 from planner.catalogue import load_catalogue
 from planner.model_files.header import read_header
-from planner.solve import solve
+from planner.placement.solve import solve
 from planner.study import study_of
 from planner.sweep import sweep
 

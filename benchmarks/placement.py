@@ -25,9 +25,9 @@ import numpy as np
 from benchmarks import released_formulation as released
 from benchmarks.drawn import skewed
 from planner.activations.hotness import Hotness
-from planner.problem import SOLVERS, Problem, SolverOptions
+from planner.placement.problem import SOLVERS, Problem, SolverOptions
+from planner.placement.solve import solve
 from planner.report.tables import number, table, text
-from planner.solve import solve
 
 SHAPES = ((32, 11008), (40, 13824), (60, 32768), (80, 28672), (96, 49152))
 MOE = (60 * 256, 2048)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from planner.activations.hotness import Floats, Ints
-from planner.problem import Problem
+from planner.placement.problem import Problem
 
 LIMIT_S = 30
 # Neurons of a group in the helper as it is released.

@@ -11,7 +11,7 @@ import numpy as np
 
 from planner.base.parallel import in_shares
 from planner.experts import per_entry
-from planner.objectives import OBJECTIVES, Values
+from planner.placement.objectives import OBJECTIVES, Values
 from planner.plan import Plan
 
 if TYPE_CHECKING:

@@ -27,8 +27,8 @@ from planner.engine_defaults import INDEX_SUFFIX
 if TYPE_CHECKING:
     from planner.activations.folder import Statistics
     from planner.geometry import Geometry
+    from planner.placement.problem import Problem, Solution
     from planner.plan import Plan
-    from planner.problem import Problem, Solution
 
 RESERVE_VARIABLE = "HOTSPLIT_RESERVE"
 
@@ -139,8 +139,8 @@ def run(arguments: argparse.Namespace) -> int:
     # From here on the heavy ones: a usage error should not wait for numpy.
     from planner.activations.folder import read_statistics, remarks
     from planner.activations.hotness import Hotness
-    from planner.problem import Problem, SolverOptions
-    from planner.solve import solve
+    from planner.placement.problem import Problem, SolverOptions
+    from planner.placement.solve import solve
 
     space = _space(arguments)
     n_ff = space.geometry.n_ff if space.geometry is not None else (arguments.neuron,) * arguments.layer

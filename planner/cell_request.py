@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from planner.base.errors import InputError, NoAnswerError
 from planner.base.units import format_bytes
+from planner.placement.problem import SolverOptions
 from planner.planning import PlanRequest
-from planner.problem import SolverOptions
 from planner.study import Study
 from planner.sweep import ask_device
 from planner.workshop import Workshop, budget_of, threshold_rule

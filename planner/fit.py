@@ -18,9 +18,9 @@ from planner.base.request_values import as_bytes, as_count
 from planner.budget import DEFAULT_CONTEXT_BYTES, ENGINE_MARGIN_BYTES, Budget
 from planner.engine_defaults import DEFAULT_BATCH, DEFAULT_KV_TYPE
 from planner.geometry import Geometry
-from planner.problem import Problem, SolverOptions
+from planner.placement.problem import Problem, SolverOptions
+from planner.placement.solve import solve
 from planner.reserve import Reserve, ReserveOptions
-from planner.solve import solve
 
 SHARES = (0.50, 0.80, 0.90, 0.95, 0.99)
 # No context is longer; keeps the search short for models without attention heads worth the name.

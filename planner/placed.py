@@ -15,8 +15,8 @@ from planner.base.record import Record
 from planner.base.units import format_bytes
 from planner.engine_limits import unknown_ffn_types
 from planner.geometry import Geometry
-from planner.objectives import OBJECTIVES
-from planner.problem import Solution
+from planner.placement.objectives import OBJECTIVES
+from planner.placement.problem import Solution
 from planner.speed import Bandwidths, SpeedEstimate, Work, estimate
 from planner.study import Cell, GpuCase
 

@@ -83,7 +83,7 @@ class PlannedBudget(Record):
 class SolverReport(Record):
     """The answer's own proof: no placement catches more than `upper_bound`; this one catches `objective`.
 
-    Both are in units of what was maximised (`maximises`, a name of `planner.objectives`, None for activations);
+    Both are in units of what was maximised (`maximises`, a name of `planner.placement.objectives`, None for activations);
     `relative_gap` is (upper_bound − objective) / upper_bound.
     With `granularity` the proof is about placements in whole groups of so many neurons; 1, or None where a plan does
     not say, is about all placements.

@@ -18,11 +18,11 @@ from planner.engine_limits import engine_granularity, unknown_ffn_types
 from planner.experts import with_experts
 from planner.geometry import Geometry, geometry_from_header
 from planner.model_files.header import read_header
-from planner.objectives import DEFAULT, known_objective
+from planner.placement.objectives import DEFAULT, known_objective
+from planner.placement.problem import Problem, Solution, SolverOptions, split_threshold
+from planner.placement.solve import solve
 from planner.plan import Plan, PlannedActivations, PlannedBudget, PlannedModel, SolverReport
-from planner.problem import Problem, Solution, SolverOptions, split_threshold
 from planner.reserve import ReserveOptions
-from planner.solve import solve
 
 
 class DensePartError(NoAnswerError):
@@ -116,7 +116,7 @@ class PlanRequest(Record):
         threshold: the communication constraint.
         granularity: neurons come in groups of this; None for the smallest that the engine computes wholly.
         solver: how to solve.
-        objective: what to maximise, a name of `planner.objectives`.
+        objective: what to maximise, a name of `planner.placement.objectives`.
     """
 
     model: Path

@@ -32,7 +32,7 @@ from planner.config.schema import (
 )
 from planner.config.yaml_file import Document, KeyPath
 from planner.engine_defaults import DEFAULT_CONTEXT, DEFAULT_KV_TYPE
-from planner.objectives import DEFAULT, OBJECTIVES, RELATIVE_GAP
+from planner.placement.objectives import DEFAULT, OBJECTIVES, RELATIVE_GAP
 from planner.quantisation import QUANTISATIONS
 from planner.reserve import ReserveOptions
 from planner.speed import SpeedParameters

@@ -21,11 +21,11 @@ from planner.geometry import Geometry, geometry_from_dimensions, geometry_from_h
 from planner.hardware.host import HostMemory
 from planner.hardware.vram import Gpu, MemoryBasis
 from planner.model_files.header import read_header
-from planner.objectives import OBJECTIVES
 from planner.placed import Placement, bytes_of, notes_of, proof_of, speed_of, target_results
+from planner.placement.objectives import OBJECTIVES
+from planner.placement.problem import Problem, Solution, SolverOptions, SolverStatus
+from planner.placement.solve import solve
 from planner.planning import ThresholdRule
-from planner.problem import Problem, Solution, SolverOptions, SolverStatus
-from planner.solve import solve
 from planner.speed import SpeedEstimate
 from planner.study import Cell, GpuCase, Model
 

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from planner.activations.hotness import Hotness
-from planner.problem import Problem
+from planner.placement.problem import Problem
 
 NOTHING = -1
 

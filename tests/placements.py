@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from planner.activations.hotness import Hotness
-from planner.problem import Problem
+from planner.placement.problem import Problem
 
 
 def problem_of(

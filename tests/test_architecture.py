@@ -23,7 +23,7 @@ class Import:
     """One import that runs: whose, of what, where.
 
     Attributes:
-        by: the importing module, such as `planner.solve`.
+        by: the importing module, such as `planner.placement.solve`.
         of: the imported module; for `from a import b` it is `a.b` where that is a module, else `a`.
         names: what `from` takes out of it.
         place: file and line, for messages.

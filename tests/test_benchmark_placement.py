@@ -10,7 +10,7 @@ import pytest
 from benchmarks.placement import main
 from benchmarks.released_formulation import grouped, solve_with_cbc
 from planner.activations.hotness import Hotness
-from planner.problem import Problem
+from planner.placement.problem import Problem
 
 
 def test_a_row_for_every_problem(capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 
 from benchmarks.drawn import skewed
-from planner.branch import Branching
-from planner.price import Curves, curves_of, cut, fitting, range_of, whole_range
-from planner.problem import Problem
-from planner.settle import settle
+from planner.placement.branch_and_bound import Branching
+from planner.placement.knapsack import settle
+from planner.placement.lagrangian import Curves, curves_of, cut, fitting, range_of, whole_range
+from planner.placement.problem import Problem
 from tests.placements import best_of_all, problem_of, small_problems
 
 

@@ -7,10 +7,10 @@ from fractions import Fraction
 
 import pytest
 
+from planner.placement.lagrangian import curves_of, cut, gains, lifted, whole_range
+from planner.placement.problem import Solution, SolverOptions, SolverStatus
+from planner.placement.solve import solve
 from planner.plan import Plan, SolverReport
-from planner.price import curves_of, cut, gains, lifted, whole_range
-from planner.problem import Solution, SolverOptions, SolverStatus
-from planner.solve import solve
 from tests.exact_placement import Case, Optimum, drawn, drawn_close, drawn_proportional, optimum
 
 QUICK = SolverOptions(confirm=False)

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given
 
 from benchmarks.drawn import skewed
-from planner.explain import explain, host_not_reached, host_too_small, next_share
-from planner.price import curves_of
-from planner.problem import Explanation, Problem, SolverOptions
-from planner.solve import solve
+from planner.placement.explain import explain, host_not_reached, host_too_small, next_share
+from planner.placement.lagrangian import curves_of
+from planner.placement.problem import Explanation, Problem, SolverOptions
+from planner.placement.solve import solve
 from tests.placements import problem_of, small_problems
 
 

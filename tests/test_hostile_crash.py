@@ -377,9 +377,9 @@ INTERRUPTED_CBC = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)
 import pulp
-from planner import ilp
+from planner.placement import ilp
 from planner.base.interrupt import interruptible
-from planner.problem import SolverOptions
+from planner.placement.problem import SolverOptions
 
 pulp.PULP_CBC_CMD.pulp_cbc_path = sys.argv[1]
 layer = ilp.IlpLayer(layer=0, weight=1, n_ff=10, low=0, high=10, split=False, tangents=[(1.0, 0.0)])

@@ -7,12 +7,12 @@ import pulp
 import pytest
 from hypothesis import given, settings
 
-from planner import ilp
 from planner.base.record import replace
-from planner.ilp import IlpLayer, IlpModel, IlpStatus, build, run
-from planner.price import curves_of
-from planner.problem import SOLVERS, Problem, SolverOptions
-from planner.tangents import Tangents
+from planner.placement import ilp
+from planner.placement.ilp import IlpLayer, IlpModel, IlpStatus, build, run
+from planner.placement.lagrangian import curves_of
+from planner.placement.outer_approximation import Tangents
+from planner.placement.problem import SOLVERS, Problem, SolverOptions
 from tests.placements import best_of_all, problem_of, small_problems
 
 

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from planner.activations.hotness import Hotness
 from planner.base.errors import InputError
 from planner.catalogue import load_catalogue
-from planner.objectives import DEFAULT, OBJECTIVES, known_objective
-from planner.problem import Problem
-from planner.solve import solve
+from planner.placement.objectives import DEFAULT, OBJECTIVES, known_objective
+from planner.placement.problem import Problem
+from planner.placement.solve import solve
 from planner.study import study_of
 from planner.sweep import sweep
 from tests.commands import hotsplit

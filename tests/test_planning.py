@@ -13,8 +13,8 @@ from planner.base.record import as_builtins, replace
 from planner.base.units import GIB, MIB, format_bytes
 from planner.budget import ENGINE_MARGIN_BYTES, automatic_budget
 from planner.hardware.vram import Gpu, MemoryBasis
+from planner.placement.problem import SolverOptions
 from planner.planning import PlanRequest, ThresholdRule, make_plan
-from planner.problem import SolverOptions
 from planner.reserve import ReserveOptions
 from tests import model_files
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.drawn import skewed
-from planner.price import count_from, curves_of, cut, dual_bound, filled, gains, whole_range
-from planner.problem import Problem
+from planner.placement.lagrangian import count_from, curves_of, cut, dual_bound, filled, gains, whole_range
+from planner.placement.problem import Problem
 from tests.placements import allowed_lists, best_of_all, caught_by, problem_of, small_problems
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from planner.base.errors import InputError
 from planner.base.record import replace
-from planner.problem import Problem, SolverOptions, split_threshold
+from planner.placement.problem import Problem, SolverOptions, split_threshold
 from tests.placements import allowed_lists, problem_of, small_problems
 
 BASE = problem_of([[3, 2, 1], [4, 4]], [10, 20], 50)

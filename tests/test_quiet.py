@@ -208,8 +208,8 @@ class Noisy(original):
         print("python noise")
         super().__init__()
 highspy.Highs = Noisy
-from planner import ilp
-from planner.problem import SolverOptions
+from planner.placement import ilp
+from planner.placement.problem import SolverOptions
 layer = ilp.IlpLayer(layer=0, weight=1, n_ff=10, low=0, high=10, split=False, tangents=[(1.0, 0.0)])
 model = ilp.IlpModel(layers=[layer], capacity=5, floor=0, other_units=0,
     granularity=1, whole=True, most_on=None, scale=1.0)

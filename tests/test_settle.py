@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 
 from benchmarks.drawn import skewed
-from planner import settle as module
-from planner.price import curves_of, range_of, whole_range
-from planner.problem import Problem
-from planner.settle import settle
+from planner.placement import knapsack as module
+from planner.placement.knapsack import settle
+from planner.placement.lagrangian import curves_of, range_of, whole_range
+from planner.placement.problem import Problem
 from tests.placements import best_of_all, problem_of, small_problems
 
 

@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.drawn import skewed
-from planner import ilp
-from planner import solve as module
 from planner.base.record import replace
-from planner.ilp import IlpAnswer, IlpModel, IlpStatus
-from planner.problem import SOLVERS, Problem, Solution, SolverOptions, SolverStatus
-from planner.solve import solve
+from planner.placement import ilp
+from planner.placement import solve as module
+from planner.placement.ilp import IlpAnswer, IlpModel, IlpStatus
+from planner.placement.problem import SOLVERS, Problem, Solution, SolverOptions, SolverStatus
+from planner.placement.solve import solve
 from tests.placements import best_of_all, caught_by, problem_of, small_problems
 
 QUICK = SolverOptions(confirm=False)

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from planner.price import curves_of
-from planner.problem import Problem
-from planner.tangents import Tangents
+from planner.placement.lagrangian import curves_of
+from planner.placement.outer_approximation import Tangents
+from planner.placement.problem import Problem
 from tests.placements import problem_of, small_problems
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from planner.base.errors import InputError, NoAnswerError
 from planner.commands import common
 from planner.engine_defaults import DEFAULT_BATCH, DEFAULT_CONTEXT, DEFAULT_KV_TYPE
-from planner.objectives import DEFAULT, OBJECTIVES
+from planner.placement.objectives import DEFAULT, OBJECTIVES
 
 if TYPE_CHECKING:
     from planner.geometry import Geometry
@@ -245,8 +245,8 @@ def request_from(arguments: argparse.Namespace) -> PlanRequest:
 
 def _fields_from(arguments: argparse.Namespace) -> dict[str, Any]:
     """Returns the fields of a request, all but the model, as the options say."""
+    from planner.placement.problem import SolverOptions
     from planner.planning import ThresholdRule
-    from planner.problem import SolverOptions
 
     return {
         "activations": arguments.activations,

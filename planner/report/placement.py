@@ -9,7 +9,7 @@ from planner.base.record import as_builtins
 from planner.base.text import printable
 from planner.base.units import format_amount, format_bytes
 from planner.engine_models import can_split, condition
-from planner.problem import SolverStatus
+from planner.placement.problem import SolverStatus
 from planner.report.tables import number, print_table, table
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ import numpy as np
 
 from planner.activations.hotness import Floats, Ints
 from planner.base.record import Record
-from planner.price import (
+from planner.placement.lagrangian import (
     EPSILON,
     Curves,
     Cut,

@@ -17,9 +17,10 @@ import numpy as np
 
 from planner.activations.hotness import Ints
 from planner.base.record import Draft, field
-from planner.branch import Branching
-from planner.explain import explain, host_not_reached, host_too_small
-from planner.price import (
+from planner.placement.branch_and_bound import Branching
+from planner.placement.explain import explain, host_not_reached, host_too_small
+from planner.placement.knapsack import settle
+from planner.placement.lagrangian import (
     Bools,
     Curves,
     curves_of,
@@ -32,12 +33,11 @@ from planner.price import (
     range_of,
     whole_range,
 )
-from planner.problem import Explanation, Infeasibility, Problem, Solution, SolverOptions, SolverStatus
-from planner.settle import settle
-from planner.tangents import Tangents
+from planner.placement.outer_approximation import Tangents
+from planner.placement.problem import Explanation, Infeasibility, Problem, Solution, SolverOptions, SolverStatus
 
 if TYPE_CHECKING:
-    from planner.ilp import IlpAnswer, IlpLayer
+    from planner.placement.ilp import IlpAnswer, IlpLayer
 
 # Problems with no more steps than this are posed to the solver step by step: the exact ILP.
 _WHOLE_AT_MOST = 600
@@ -282,7 +282,7 @@ def _touch(search: _Search, add: Callable[[Ints], object]) -> None:
 
 def _pose(search: _Search, tangents: Tangents, *, whole: bool) -> IlpAnswer | None:
     """Poses the reduced program once and takes in what it says; None when it had no answer."""
-    from planner import ilp
+    from planner.placement import ilp
 
     curves, options = search.curves, search.options
     model = ilp.IlpModel(
@@ -346,7 +346,7 @@ def _ilp_layers(
     curves: Curves, layers: Sequence[int], tangents: Iterable[Sequence[tuple[float, float]]]
 ) -> list[IlpLayer]:
     """Returns layers as the solver's program has them, with the tangents of each."""
-    from planner import ilp
+    from planner.placement import ilp
 
     high = curves.neurons(curves.steps)
     low = np.where(curves.whole, high, curves.neurons(curves.first))
@@ -401,7 +401,7 @@ def _unreached(search: _Search) -> Infeasibility:
 def _heaviest(search: _Search) -> tuple[int, bool]:
     """Returns the most bytes that any allowed list uses of the VRAM, and whether that is proven."""
     curves = search.curves
-    from planner import ilp
+    from planner.placement import ilp
 
     layers = np.flatnonzero(curves.steps).tolist()
     model = ilp.IlpModel(

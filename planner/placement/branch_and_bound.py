@@ -19,7 +19,7 @@ import numpy as np
 
 from planner.activations.hotness import Floats, Ints
 from planner.base.record import Record
-from planner.price import EPSILON, Bools, Curves, Range, gains, lifted
+from planner.placement.lagrangian import EPSILON, Bools, Curves, Range, gains, lifted
 
 _FREE, _ON, _OFF = 0, 1, -1
 

@@ -29,7 +29,7 @@ import pulp
 
 from planner.base.quiet import silent_start
 from planner.base.record import Record
-from planner.problem import SolverOptions
+from planner.placement.problem import SolverOptions
 
 # Solvers hold rows and whole numbers only to a tolerance; this is the one of both for whole numbers. HiGHS must not be
 # asked for a finer one: at 1e-9 its presolve (1.13) loses optima and still calls the rest optimal.

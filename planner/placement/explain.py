@@ -10,8 +10,8 @@ from planner.activations.hotness import Ints
 from planner.base.record import replace
 from planner.base.text import listed
 from planner.base.units import GIB, format_bytes
-from planner.price import Bools, Curves, Range, cut, dual_bound, whole_range
-from planner.problem import Explanation, Infeasibility, Problem
+from planner.placement.lagrangian import Bools, Curves, Range, cut, dual_bound, whole_range
+from planner.placement.problem import Explanation, Infeasibility, Problem
 
 
 def explain(

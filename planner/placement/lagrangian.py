@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from planner.activations.hotness import Floats, Hotness, Ints
 from planner.base.record import Record, replace
-from planner.problem import Problem
+from planner.placement.problem import Problem
 
 Bools = npt.NDArray[np.bool_]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from planner.activations.hotness import Ints
-from planner.price import Curves
+from planner.placement.lagrangian import Curves
 
 
 class Tangents:

@@ -13,7 +13,7 @@ from fractions import Fraction
 from planner.activations.hotness import Hotness
 from planner.base.errors import InputError
 from planner.base.record import Record
-from planner.objectives import RELATIVE_GAP
+from planner.placement.objectives import RELATIVE_GAP
 
 SOLVERS = ("highs", "cbc")
 

@@ -1,0 +1,1 @@
+"""The placement problem and its proof: Lagrangian bound, knapsack, branch and bound, integer program."""
