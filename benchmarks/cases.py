@@ -9,17 +9,17 @@ from pathlib import Path
 
 from exporter.demo import write_demo
 from exporter.export import export_plan
-from planner.account import account_for
 from planner.activations.folder import Statistics
 from planner.activations.hotness import Hotness
-from planner.budget import stated_budget
-from planner.engine_defaults import ACTIVATIONS_FOLDER
-from planner.geometry import Geometry, geometry_from_header
+from planner.engines.powerinfer.account import account_for
+from planner.engines.powerinfer.budget import stated_budget
+from planner.engines.powerinfer.defaults import ACTIVATIONS_FOLDER
+from planner.engines.powerinfer.geometry import Geometry, geometry_from_header
+from planner.engines.powerinfer.uncharged import ReserveOptions
 from planner.model_files.header import read_header
 from planner.placement.problem import Problem
 from planner.plan import write_plan
 from planner.planning import Planning, PlanRequest, make_plan
-from planner.reserve import ReserveOptions
 
 FFN_SHARE = 0.3
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from planner.base.parallel import in_shares
-from planner.experts import per_entry
+from planner.engines.powerinfer.expert_layers import per_entry
 from planner.placement.objectives import OBJECTIVES, Values
 from planner.plan import Plan
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from planner.activations.folder import Statistics
-    from planner.geometry import Geometry
+    from planner.engines.powerinfer.geometry import Geometry
 
 # Both are sums of millions of terms, and other programs may add them up in another order or print fewer digits.
 _OBJECTIVE_TOLERANCE = 1e-6

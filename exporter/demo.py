@@ -18,17 +18,17 @@ import numpy.typing as npt
 
 from exporter.model_file import write_header_only
 from exporter.vocabulary import stand_in
-from planner.architectures import ARCHITECTURES
 from planner.base.errors import InputError
 from planner.base.files import write_whole
 from planner.base.record import Record
 from planner.base.text import closest, listed
 from planner.base.units import GIB
 from planner.catalogue import Catalogue, ModelEntry, load_catalogue
-from planner.dimensions import tensors_of
-from planner.engine_defaults import ACTIVATIONS_FOLDER
+from planner.engines.powerinfer.architectures import ARCHITECTURES
+from planner.engines.powerinfer.defaults import ACTIVATIONS_FOLDER
+from planner.engines.powerinfer.dimensions import tensors_of
+from planner.engines.powerinfer.geometry import Geometry, geometry_from_dimensions
 from planner.entries import dimensions_of, published_statistics
-from planner.geometry import Geometry, geometry_from_dimensions
 
 if TYPE_CHECKING:
     from planner.activations.folder import Statistics
@@ -83,7 +83,7 @@ def write_demo(
     Args:
         folder: made when it does not exist; must be empty unless `force`.
         shape: a model of the catalogue, such as `relu-llama-70b`.
-        quantisation: as in `planner.quantisation`; of the quantised files the engine computes Q4_0 best.
+        quantisation: as in `planner.engines.powerinfer.quantisation`; of the quantised files the engine computes Q4_0 best.
         seed: where the hot neurons lie, 0 to 2^32 - 1.
         force: write over a former demo; files that are not written again stay.
         progress: called with (layers written, layers) after each activation file.

@@ -16,9 +16,9 @@ from exporter.engine_python import Helper, unsafe_characters
 from planner.base.record import Record
 from planner.base.text import listed
 from planner.base.units import format_bytes
-from planner.engine_defaults import ACTIVATIONS_FOLDER
-from planner.engine_limits import LEAST_NEURONS, ROW_STEP, unknown_ffn_types
-from planner.engine_models import ENGINE_SPLITS_NOT, MIXTURE, PUBLISHED
+from planner.engines.powerinfer.defaults import ACTIVATIONS_FOLDER
+from planner.engines.powerinfer.kernel_limits import LEAST_NEURONS, ROW_STEP, unknown_ffn_types
+from planner.engines.powerinfer.supported_models import ENGINE_SPLITS_NOT, MIXTURE, PUBLISHED
 from planner.hardware.nvml import INSTEAD
 from planner.model_files.ggml_types import TYPES_BY_NAME
 
@@ -164,7 +164,7 @@ def check_kernels(case: Case) -> Iterator[Finding]:
 
 def check_space(case: Case) -> Iterator[Finding]:
     """Room for the dense part, without which the FFN gets nothing at all (3062, 3385), and for neurons."""
-    from planner.account import EnginePath
+    from planner.engines.powerinfer.account import EnginePath
 
     account = case.account.value
     if not case.can_split:
@@ -241,7 +241,7 @@ def check_space(case: Case) -> Iterator[Finding]:
 
 def check_gain(case: Case) -> Iterator[Finding]:
     """A model that is larger than the GPU: where everything fits, splitting it brings nothing."""
-    from planner.account import EnginePath
+    from planner.engines.powerinfer.account import EnginePath
 
     account = case.account.value
     if case.can_split and account is not None and account.path is EnginePath.ALL_ON_GPU:

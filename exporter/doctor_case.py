@@ -17,23 +17,23 @@ from exporter.engine_python import EnginePython, ask_engine_python
 from planner.base.errors import HotsplitError
 from planner.base.record import Record
 from planner.base.request_values import as_path
-from planner.engine_defaults import (
+from planner.engines.powerinfer.defaults import (
     ACTIVATIONS_FOLDER,
     DEFAULT_BATCH,
     DEFAULT_CONTEXT,
     DEFAULT_KV_TYPE,
     INDEX_SUFFIX,
 )
-from planner.engine_limits import Q4_0_NEURON_STEP, neuron_step
+from planner.engines.powerinfer.kernel_limits import Q4_0_NEURON_STEP, neuron_step
 
 if TYPE_CHECKING:
     from exporter.index_file import IndexFile
     from exporter.index_format import IndexedLayer
-    from planner.account import Account
     from planner.activations.folder import Statistics
-    from planner.geometry import Geometry
+    from planner.engines.powerinfer.account import Account
+    from planner.engines.powerinfer.geometry import Geometry
+    from planner.engines.powerinfer.uncharged import ReserveOptions
     from planner.hardware.vram import Gpu
-    from planner.reserve import ReserveOptions
 
 T = TypeVar("T")
 
@@ -126,7 +126,7 @@ class Case:
     @cached_property
     def geometry(self) -> Fact[Geometry]:
         """The model, from its header."""
-        from planner.geometry import geometry_from_header
+        from planner.engines.powerinfer.geometry import geometry_from_header
         from planner.model_files.header import read_header
 
         return _fact(lambda: geometry_from_header(read_header(self.model)))
@@ -134,7 +134,7 @@ class Case:
     @property
     def can_split(self) -> bool:
         """Whether the model is one that the engine splits; otherwise nothing beside it matters."""
-        from planner.engine_models import can_split
+        from planner.engines.powerinfer.supported_models import can_split
 
         return self.geometry.value is not None and can_split(self.geometry.value)
 
@@ -186,8 +186,8 @@ class Case:
     @cached_property
     def account(self) -> Fact[Account]:
         """What becomes of the budget: of `--vram-budget`, or of what the GPU has free."""
-        from planner.account import account_for
-        from planner.budget import DEFAULT_CONTEXT_BYTES, automatic_budget, stated_budget
+        from planner.engines.powerinfer.account import account_for
+        from planner.engines.powerinfer.budget import DEFAULT_CONTEXT_BYTES, automatic_budget, stated_budget
 
         model, gpu = self.geometry.value, self.gpu.value
         if model is None:
@@ -221,7 +221,7 @@ class Case:
 
         The reserve is Hotsplit's caution, not the engine's, and does not count here.
         """
-        from planner.account import EnginePath
+        from planner.engines.powerinfer.account import EnginePath
 
         account = self.account.value
         if account is None:
@@ -239,7 +239,7 @@ class Case:
     @property
     def in_the_way_of_export(self) -> list[str]:
         """The checks whose problems would make `export_command` fail, or write an index without a neuron."""
-        from planner.account import EnginePath
+        from planner.engines.powerinfer.account import EnginePath
 
         account, statistics = self.account.value, self.statistics.value
         checks = []

@@ -22,11 +22,11 @@ from planner.base.text import printable
 from planner.base.units import format_bytes, parse_size
 from planner.cli import AnsweringParser, HelpFormatter, run_command
 from planner.commands import common
-from planner.engine_defaults import INDEX_SUFFIX
+from planner.engines.powerinfer.defaults import INDEX_SUFFIX
 
 if TYPE_CHECKING:
     from planner.activations.folder import Statistics
-    from planner.geometry import Geometry
+    from planner.engines.powerinfer.geometry import Geometry
     from planner.placement.problem import Problem, Solution
     from planner.plan import Plan
 
@@ -242,7 +242,7 @@ def _space(arguments: argparse.Namespace) -> _Space:
         raise InputError(f"--layer: found {arguments.layer}, but {geometry.source} has {geometry.n_layer}")
     if geometry.n_ff[0] != arguments.neuron:
         raise InputError(f"--neuron: found {arguments.neuron}, but {geometry.source} has {geometry.n_ff[0]}")
-    from planner.engine_limits import engine_granularity
+    from planner.engines.powerinfer.kernel_limits import engine_granularity
 
     granularity = math.lcm(arguments.batch or 1, engine_granularity(geometry))
     if arguments.vram_capacity is None:
@@ -257,7 +257,7 @@ def _model_beside(output: Path) -> Geometry | None:
     model = output.with_name(output.name[: -len(INDEX_SUFFIX)]) if output.name != INDEX_SUFFIX else None
     if model is None or not model.is_file():
         return None
-    from planner.geometry import geometry_from_header
+    from planner.engines.powerinfer.geometry import geometry_from_header
     from planner.model_files.header import read_header
     from planner.planning import about_model
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from gguf import GGUFWriter
 
-    from planner.geometry import Geometry
+    from planner.engines.powerinfer.geometry import Geometry
 
 _MOST_VRAM_BYTES = (1 << 64) - 1
 

@@ -16,13 +16,13 @@ from exporter.agreement import disagreements
 from exporter.index_file import IndexFile
 from exporter.index_format import MARK_ACTIVATIONS, MARK_MODEL, IndexedLayer
 from planner.base.errors import FaultsError, InputError
-from planner.experts import per_entry
+from planner.engines.powerinfer.expert_layers import per_entry
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
     from planner.activations.folder import Statistics
-    from planner.geometry import Geometry
+    from planner.engines.powerinfer.geometry import Geometry
     from planner.plan import Plan
 
 MOST_FAULTS = 100

@@ -12,8 +12,8 @@ from fuzz.targets import TARGETS, checksummed
 # The readers import one another lazily; what is measured is what is imported here.
 READERS = (
     "exporter.existing",
-    "planner.account",
-    "planner.geometry",
+    "planner.engines.powerinfer.account",
+    "planner.engines.powerinfer.geometry",
     "planner.model_files.header",
     "planner.plan",
     "planner.study",

@@ -12,7 +12,7 @@ import numpy as np
 
 from exporter.index_format import MARK_MODEL, IndexedLayer, Magic
 from exporter.pwri import write_index
-from planner.dimensions import Dimensions, tensors_of
+from planner.engines.powerinfer.dimensions import Dimensions, tensors_of
 from planner.plan import Plan, PlannedActivations, PlannedBudget, PlannedModel, SolverReport
 
 _STUDY = """\

@@ -69,9 +69,9 @@ def model(data: bytes) -> None:
 
 
 def _read_model(path: Path) -> None:
-    from planner.account import account_for
-    from planner.budget import stated_budget
-    from planner.geometry import geometry_from_header
+    from planner.engines.powerinfer.account import account_for
+    from planner.engines.powerinfer.budget import stated_budget
+    from planner.engines.powerinfer.geometry import geometry_from_header
     from planner.model_files.header import read_header
 
     header = read_header(path)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import enum
 from typing import Any
 
-from planner.account import EnginePath
 from planner.base.record import Record
+from planner.engines.powerinfer.account import EnginePath
 from planner.speed import SpeedEstimate
 
 

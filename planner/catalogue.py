@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from planner.activations.from_curve import HotnessCurve as DeclaredCurve
-from planner.architectures import ARCHITECTURES
 from planner.base.errors import FaultsError, InputError
 from planner.base.input_file import check_regular
 from planner.base.record import Record
@@ -20,6 +19,7 @@ from planner.config.config_values import BytesPerSecond, SizeBytes
 from planner.config.faults import fault_line
 from planner.config.schema import ExpectedError, Limits, OneOrMore, Table, about, check, told, written_as
 from planner.config.yaml_file import Document, read_yaml
+from planner.engines.powerinfer.architectures import ARCHITECTURES
 
 SHIPPED = Path(__file__).parent / "catalog"
 

@@ -10,7 +10,7 @@ from planner.activations.from_summaries import statistics_from_figures
 from planner.activations.layer_summaries import read_figures
 from planner.base.errors import InputError
 from planner.catalogue import Catalogue, ModelEntry, StatisticsChoice
-from planner.dimensions import Dimensions
+from planner.engines.powerinfer.dimensions import Dimensions
 
 
 def dimensions_of(entry: ModelEntry, quantisation: str) -> Dimensions:

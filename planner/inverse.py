@@ -11,7 +11,7 @@ from planner.answers import Answer, CellPath
 from planner.base.errors import InputError
 from planner.base.record import Record, replace
 from planner.base.units import GIB, MIB, format_bytes
-from planner.budget import DEFAULT_CONTEXT_BYTES, ENGINE_MARGIN_BYTES
+from planner.engines.powerinfer.budget import DEFAULT_CONTEXT_BYTES, ENGINE_MARGIN_BYTES
 from planner.study import Cell, Study
 from planner.study_file import Targets
 from planner.sweep import ask_device

@@ -7,14 +7,14 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from planner.account import Account, EnginePath
 from planner.activations.hotness import Hotness
 from planner.answers import Answer, Bytes, Proof, TargetResult
-from planner.architectures import ARCHITECTURES
 from planner.base.record import Record
 from planner.base.units import format_bytes
-from planner.engine_limits import unknown_ffn_types
-from planner.geometry import Geometry
+from planner.engines.powerinfer.account import Account, EnginePath
+from planner.engines.powerinfer.architectures import ARCHITECTURES
+from planner.engines.powerinfer.geometry import Geometry
+from planner.engines.powerinfer.kernel_limits import unknown_ffn_types
 from planner.placement.objectives import OBJECTIVES
 from planner.placement.problem import Solution
 from planner.speed import Bandwidths, SpeedEstimate, Work, estimate

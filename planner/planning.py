@@ -5,24 +5,30 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from planner.account import Account, EnginePath, account_for
 from planner.activations.folder import Statistics, read_statistics, remarks
 from planner.activations.hotness import Hotness
 from planner.base.errors import InputError, NoAnswerError
 from planner.base.record import Record, field, set_fields
 from planner.base.request_values import as_bytes, as_count, as_gpu, as_path
 from planner.base.units import format_bytes
-from planner.budget import DEFAULT_CONTEXT_BASIS, DEFAULT_CONTEXT_BYTES, Budget, automatic_budget, stated_budget
-from planner.engine_defaults import ACTIVATIONS_FOLDER, DEFAULT_BATCH, DEFAULT_CONTEXT, DEFAULT_KV_TYPE
-from planner.engine_limits import engine_granularity, unknown_ffn_types
-from planner.experts import with_experts
-from planner.geometry import Geometry, geometry_from_header
+from planner.engines.powerinfer.account import Account, EnginePath, account_for
+from planner.engines.powerinfer.budget import (
+    DEFAULT_CONTEXT_BASIS,
+    DEFAULT_CONTEXT_BYTES,
+    Budget,
+    automatic_budget,
+    stated_budget,
+)
+from planner.engines.powerinfer.defaults import ACTIVATIONS_FOLDER, DEFAULT_BATCH, DEFAULT_CONTEXT, DEFAULT_KV_TYPE
+from planner.engines.powerinfer.expert_layers import with_experts
+from planner.engines.powerinfer.geometry import Geometry, geometry_from_header
+from planner.engines.powerinfer.kernel_limits import engine_granularity, unknown_ffn_types
+from planner.engines.powerinfer.uncharged import ReserveOptions
 from planner.model_files.header import read_header
 from planner.placement.objectives import DEFAULT, known_objective
 from planner.placement.problem import Problem, Solution, SolverOptions, split_threshold
 from planner.placement.solve import solve
 from planner.plan import Plan, PlannedActivations, PlannedBudget, PlannedModel, SolverReport
-from planner.reserve import ReserveOptions
 
 
 class DensePartError(NoAnswerError):

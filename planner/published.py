@@ -6,15 +6,15 @@ import statistics as averages
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
-from planner.account import account_for
 from planner.answers import Answer
 from planner.base.record import Record, replace
-from planner.budget import automatic_budget
 from planner.catalogue import SHIPPED, Catalogue, ModelEntry, Positive, load_catalogue
 from planner.config.schema import Limits, Table, check
 from planner.config.yaml_file import read_yaml
+from planner.engines.powerinfer.account import account_for
+from planner.engines.powerinfer.budget import automatic_budget
+from planner.engines.powerinfer.geometry import geometry_from_dimensions
 from planner.entries import dimensions_of
-from planner.geometry import geometry_from_dimensions
 from planner.speed import Bandwidths, SpeedParameters, Work, estimate
 from planner.study import study_of
 from planner.workshop import Device, Workshop

@@ -28,8 +28,8 @@ from planner.catalogue import (
 from planner.config.faults import shown
 from planner.config.schema import check, key_in, told
 from planner.config.yaml_file import Document, read_yaml
+from planner.engines.powerinfer.uncharged import ReserveOptions
 from planner.model_files.model_folder import model_in
-from planner.reserve import ReserveOptions
 from planner.speed import SpeedParameters
 from planner.study_file import (
     GpuChoice,

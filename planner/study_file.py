@@ -31,10 +31,10 @@ from planner.config.schema import (
     written_as,
 )
 from planner.config.yaml_file import Document, KeyPath
-from planner.engine_defaults import DEFAULT_CONTEXT, DEFAULT_KV_TYPE
+from planner.engines.powerinfer.defaults import DEFAULT_CONTEXT, DEFAULT_KV_TYPE
+from planner.engines.powerinfer.quantisation import QUANTISATIONS
+from planner.engines.powerinfer.uncharged import ReserveOptions
 from planner.placement.objectives import DEFAULT, OBJECTIVES, RELATIVE_GAP
-from planner.quantisation import QUANTISATIONS
-from planner.reserve import ReserveOptions
 from planner.speed import SpeedParameters
 
 _MODEL_SUFFIX = ".gguf"
@@ -205,7 +205,7 @@ class SpeedChoice(Table):
 
 
 class ReserveChoice(Table):
-    """What the engine takes without charging it to the budget, where it is not to be estimated (`planner.reserve`)."""
+    """What the engine takes without charging it to the budget, where it is not to be estimated (`planner.engines.powerinfer.uncharged`)."""
 
     total: Annotated[SizeOrZeroBytes | None, about("all of it in one figure")] = None
     buckets: Annotated[SizeOrZeroBytes | None, about("gpu_bucket of each layer")] = None

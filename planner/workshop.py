@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from planner.account import EnginePath, account_for
 from planner.activations.folder import Statistics, read_statistics
 from planner.activations.hotness import Hotness
 from planner.answers import Answer, CellPath, NextGib
 from planner.base.errors import InputError
 from planner.base.record import Record, replace
 from planner.base.units import GIB, format_bytes
-from planner.budget import Budget, automatic_budget, stated_budget
 from planner.catalogue import Catalogue
-from planner.engine_defaults import ACTIVATIONS_FOLDER
-from planner.engine_limits import engine_granularity
+from planner.engines.powerinfer.account import EnginePath, account_for
+from planner.engines.powerinfer.budget import Budget, automatic_budget, stated_budget
+from planner.engines.powerinfer.defaults import ACTIVATIONS_FOLDER
+from planner.engines.powerinfer.expert_layers import with_experts
+from planner.engines.powerinfer.geometry import Geometry, geometry_from_dimensions, geometry_from_header
+from planner.engines.powerinfer.kernel_limits import engine_granularity
 from planner.entries import dimensions_of, published_statistics
-from planner.experts import with_experts
-from planner.geometry import Geometry, geometry_from_dimensions, geometry_from_header
 from planner.hardware.host import HostMemory
 from planner.hardware.vram import Gpu, MemoryBasis
 from planner.model_files.header import read_header

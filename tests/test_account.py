@@ -6,14 +6,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from planner.account import Account, EnginePath, account_for, kv_half_bytes
-from planner.architectures import Level
 from planner.base.errors import InputError
 from planner.base.units import GIB, MIB, engine_gib
-from planner.budget import Budget, automatic_budget, stated_budget
-from planner.dimensions import Dimensions
-from planner.geometry import Geometry, geometry_from_dimensions
-from planner.reserve import ReserveOptions
+from planner.engines.powerinfer.account import Account, EnginePath, account_for, kv_half_bytes
+from planner.engines.powerinfer.architectures import Level
+from planner.engines.powerinfer.budget import Budget, automatic_budget, stated_budget
+from planner.engines.powerinfer.dimensions import Dimensions
+from planner.engines.powerinfer.geometry import Geometry, geometry_from_dimensions
+from planner.engines.powerinfer.uncharged import ReserveOptions
 from tests.engine_rules import capacity_argument
 
 _F16 = 1  # its number in the type table

@@ -9,7 +9,7 @@ import pytest
 
 from exporter.agreement import disagreements
 from planner.activations.folder import Statistics, fingerprint_of
-from planner.geometry import Geometry
+from planner.engines.powerinfer.geometry import Geometry
 from planner.plan import Plan, PlannedActivations, PlannedModel, SolverReport
 
 

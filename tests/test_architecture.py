@@ -161,10 +161,10 @@ def test_nobody_reaches_for_another_module_s_private_names() -> None:
 
 def test_what_an_architecture_is_stands_in_its_row_alone() -> None:
     """A comparison with an architecture's name elsewhere would be forgotten by whoever adds one."""
-    from planner.architectures import ARCHITECTURES
+    from planner.engines.powerinfer.architectures import ARCHITECTURES
 
     # The engine's `quantize` itself asks whether it has a Falcon.
-    known = {"planner.quantisation"}
+    known = {"planner.engines.powerinfer.quantisation"}
     comparing = {
         name
         for name, path in modules().items()

@@ -6,11 +6,11 @@ import io
 import re
 from typing import TYPE_CHECKING
 
-from planner.account import Account, account_for
 from planner.base.units import GIB, MIB
-from planner.budget import automatic_budget, stated_budget
-from planner.dimensions import Dimensions
-from planner.geometry import geometry_from_dimensions
+from planner.engines.powerinfer.account import Account, account_for
+from planner.engines.powerinfer.budget import automatic_budget, stated_budget
+from planner.engines.powerinfer.dimensions import Dimensions
+from planner.engines.powerinfer.geometry import geometry_from_dimensions
 from planner.report.bill import print_bill, projection, sentences
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from planner.base.units import GIB, MIB
-from planner.budget import DEFAULT_CONTEXT_BYTES, automatic_budget, stated_budget
+from planner.engines.powerinfer.budget import DEFAULT_CONTEXT_BYTES, automatic_budget, stated_budget
 
 
 def test_the_automatic_budget_is_what_is_free_less_context_and_margin() -> None:

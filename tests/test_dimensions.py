@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from planner.architectures import ARCHITECTURES
 from planner.base.errors import InputError
 from planner.base.record import replace
-from planner.dimensions import Dimensions, tensors_of
+from planner.engines.powerinfer.architectures import ARCHITECTURES
+from planner.engines.powerinfer.dimensions import Dimensions, tensors_of
 
 _SMALL = Dimensions("llama", 2, 64, 96, 4, 40, predictor_rank=(32, 64))
 

@@ -25,11 +25,11 @@ from exporter.pwri import write_index
 from planner.activations.folder import read_statistics
 from planner.base.record import replace
 from planner.base.units import format_bytes
-from planner.geometry import geometry_from_header
+from planner.engines.powerinfer.geometry import geometry_from_header
+from planner.engines.powerinfer.uncharged import ReserveOptions
 from planner.hardware import vram
 from planner.hardware.vram import Gpu, MemoryBasis, NoGpuError
 from planner.model_files.header import read_header
-from planner.reserve import ReserveOptions
 from tests import model_files
 
 if TYPE_CHECKING:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from planner.engine_limits import FFN_TYPES, neuron_step
+from planner.engines.powerinfer.kernel_limits import FFN_TYPES, neuron_step
 
 
 def test_neurons_come_in_steps_that_every_kernel_computes() -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from planner.account import EnginePath, account_for
 from planner.base.units import GIB
-from planner.budget import stated_budget
-from planner.dimensions import Dimensions
-from planner.experts import per_entry, with_experts
-from planner.geometry import geometry_from_dimensions
-from planner.reserve import ReserveOptions
+from planner.engines.powerinfer.account import EnginePath, account_for
+from planner.engines.powerinfer.budget import stated_budget
+from planner.engines.powerinfer.dimensions import Dimensions
+from planner.engines.powerinfer.expert_layers import per_entry, with_experts
+from planner.engines.powerinfer.geometry import geometry_from_dimensions
+from planner.engines.powerinfer.uncharged import ReserveOptions
 
 _MODEL = geometry_from_dimensions(Dimensions("llama", 2, 4096, 14336, 32, 32000))
 _LABELS = ("0.0", "0.1", "0.2", "1.0", "1.1", "1.2")

@@ -20,8 +20,8 @@ from planner.activations.from_summaries import catalogue_statistics
 from planner.base.errors import InputError
 from planner.catalogue import load_catalogue
 from planner.cli import build_parser, run_command
-from planner.dimensions import Dimensions
-from planner.geometry import geometry_from_dimensions, geometry_from_header
+from planner.engines.powerinfer.dimensions import Dimensions
+from planner.engines.powerinfer.geometry import geometry_from_dimensions, geometry_from_header
 from planner.model_files.header import read_header
 
 

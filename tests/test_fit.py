@@ -10,14 +10,21 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from planner.account import EnginePath, account_for
 from planner.activations.hotness import Hotness
 from planner.base.errors import InputError
 from planner.base.units import GIB, MIB
-from planner.budget import automatic_budget, stated_budget
-from planner.dimensions import Dimensions
-from planner.fit import Settings, cache_demand, dense_demand, ffn_demand, largest_context, least_ffn_bytes
-from planner.geometry import Geometry, geometry_from_dimensions
+from planner.engines.powerinfer.account import EnginePath, account_for
+from planner.engines.powerinfer.budget import automatic_budget, stated_budget
+from planner.engines.powerinfer.dimensions import Dimensions
+from planner.engines.powerinfer.fit import (
+    Settings,
+    cache_demand,
+    dense_demand,
+    ffn_demand,
+    largest_context,
+    least_ffn_bytes,
+)
+from planner.engines.powerinfer.geometry import Geometry, geometry_from_dimensions
 
 _7B = geometry_from_dimensions(Dimensions("llama", 32, 4096, 11008, 32, 32000))
 _SETTINGS = Settings(context=512, context_bytes=200 * MIB)

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from planner.architectures import ARCHITECTURES, Level
 from planner.base.errors import InputError
 from planner.base.record import field_names
-from planner.dimensions import Dimensions, tensors_of
-from planner.geometry import Geometry, geometry_from_dimensions, geometry_from_header
+from planner.engines.powerinfer.architectures import ARCHITECTURES, Level
+from planner.engines.powerinfer.dimensions import Dimensions, tensors_of
+from planner.engines.powerinfer.geometry import Geometry, geometry_from_dimensions, geometry_from_header
 from planner.model_files.header import Part, part_of, read_header
 from tests.model_files import F16, F32, NAMES, Q4_0, Q5_0, Q6_K, Q8_0, ModelFile, falcon, llama, n_bytes, opt, total
 

@@ -8,7 +8,7 @@ import gguf
 import pytest
 
 from planner.base.errors import InputError
-from planner.geometry import geometry_from_header
+from planner.engines.powerinfer.geometry import geometry_from_header
 from planner.model_files.ggml_types import GGUF_TYPES, NAMED_TYPES_OF_MAGIC, PWRI_TYPES, TYPES_BY_NAME, TYPES_OF_MAGIC
 from planner.model_files.header import read_header
 from tests.model_files import llama

@@ -10,11 +10,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from planner.geometry import geometry_from_header
+from planner.engines.powerinfer.geometry import geometry_from_header
+from planner.engines.powerinfer.uncharged import ITEMS
 from planner.hardware import vram
 from planner.model_files.header import read_header
 from planner.plan import Plan, read_plan
-from planner.reserve import ITEMS
 from tests import model_files
 from tests.commands import hotsplit, rows_of
 

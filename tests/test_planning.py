@@ -11,11 +11,11 @@ import torch
 from planner.base.errors import InputError, NoAnswerError
 from planner.base.record import as_builtins, replace
 from planner.base.units import GIB, MIB, format_bytes
-from planner.budget import ENGINE_MARGIN_BYTES, automatic_budget
+from planner.engines.powerinfer.budget import ENGINE_MARGIN_BYTES, automatic_budget
+from planner.engines.powerinfer.uncharged import ReserveOptions
 from planner.hardware.vram import Gpu, MemoryBasis
 from planner.placement.problem import SolverOptions
 from planner.planning import PlanRequest, ThresholdRule, make_plan
-from planner.reserve import ReserveOptions
 from tests import model_files
 
 N_LAYER, N_EMBD, N_FF, RANK, N_VOCAB = 12, 64, 96, 32, 40

@@ -4,9 +4,9 @@ import itertools
 
 import pytest
 
-from planner.dimensions import Dimensions
-from planner.geometry import geometry_from_dimensions
-from planner.prompt_pool import prompt_pool
+from planner.engines.powerinfer.dimensions import Dimensions
+from planner.engines.powerinfer.geometry import geometry_from_dimensions
+from planner.engines.powerinfer.prompt_pool import prompt_pool
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from planner.base.errors import InputError
-from planner.quantisation import tensor_type
+from planner.engines.powerinfer.quantisation import tensor_type
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from exporter.doctor_case import Case
 from exporter.profile.run import ProfileOptions
 from planner.base.errors import InputError
 from planner.base.request_values import as_bytes, as_count, as_gpu, as_path
-from planner.fit import Settings
+from planner.engines.powerinfer.fit import Settings
 from planner.planning import PlanRequest
 
 

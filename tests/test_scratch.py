@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from planner.base.units import MIB
-from planner.dimensions import Dimensions
-from planner.geometry import Geometry, geometry_from_dimensions
-from planner.scratch import Scratch
+from planner.engines.powerinfer.dimensions import Dimensions
+from planner.engines.powerinfer.geometry import Geometry, geometry_from_dimensions
+from planner.engines.powerinfer.scratch import Scratch
 
 # Two layers of the shapes of ReluLLaMA-7B and 70B, Bamboo, Falcon-40B and 7B, OPT-6.7B: architecture, n_embd, n_ff,
 # heads, heads of keys, rank of the predictors, vocabulary, second attention norm.

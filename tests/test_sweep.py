@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from planner.base.errors import InputError
-from planner.budget import ENGINE_MARGIN_BYTES
 from planner.catalogue import Catalogue
+from planner.engines.powerinfer.budget import ENGINE_MARGIN_BYTES
 from planner.study import study_of
 from planner.sweep import sweep
 from tests.tiny_cells import (

@@ -17,7 +17,7 @@ from exporter.index_format import MARK_ACTIVATIONS, MARK_MODEL, IndexedLayer
 from exporter.pwri import write_index
 from exporter.verify import MOST_FAULTS, tie_note, verify_index
 from planner.activations.folder import Statistics, fingerprint_of
-from planner.geometry import Geometry
+from planner.engines.powerinfer.geometry import Geometry
 from planner.plan import Plan, PlannedActivations, PlannedModel
 
 N_FF = 10

@@ -13,9 +13,9 @@ import torch
 
 from planner.answers import CellPath
 from planner.base.errors import InputError, NoAnswerError
-from planner.budget import DEFAULT_CONTEXT_BYTES, ENGINE_MARGIN_BYTES
 from planner.catalogue import Catalogue
 from planner.cell_request import cell_request
+from planner.engines.powerinfer.budget import DEFAULT_CONTEXT_BYTES, ENGINE_MARGIN_BYTES
 from planner.planning import make_plan
 from planner.study import Study, load_study, study_of
 from planner.sweep import sweep

@@ -10,11 +10,11 @@ from planner.base.errors import InputError
 from planner.base.outputs import keep_inputs
 from planner.base.units import format_bytes
 from planner.commands import common, placement
-from planner.engine_defaults import ACTIVATIONS_FOLDER, INDEX_SUFFIX
+from planner.engines.powerinfer.defaults import ACTIVATIONS_FOLDER, INDEX_SUFFIX
 
 if TYPE_CHECKING:
     from planner.activations.folder import Statistics
-    from planner.geometry import Geometry
+    from planner.engines.powerinfer.geometry import Geometry
     from planner.plan import Plan
 
 _EXAMPLES = """\
@@ -102,7 +102,7 @@ def _gather(arguments: argparse.Namespace) -> tuple[Plan, Statistics, Geometry |
 def _from_plan(arguments: argparse.Namespace) -> tuple[Plan, Statistics, Geometry | None, Path | None]:
     """Reads a plan and what it was made from, as far as that is at hand."""
     from planner.activations.folder import read_statistics, remarks
-    from planner.geometry import geometry_from_header
+    from planner.engines.powerinfer.geometry import geometry_from_header
     from planner.model_files.header import read_header
     from planner.plan import read_plan
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from planner.commands import common, placement
 
 if TYPE_CHECKING:
-    from planner.geometry import Geometry
+    from planner.engines.powerinfer.geometry import Geometry
 
 _EXAMPLE = """\
 examples:
@@ -87,7 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _geometry(model: Path) -> Geometry:
-    from planner.geometry import geometry_from_header
+    from planner.engines.powerinfer.geometry import geometry_from_header
     from planner.model_files.header import read_header
 
     return geometry_from_header(read_header(model))

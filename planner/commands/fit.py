@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 from planner.commands import common, placement
 
 if TYPE_CHECKING:
-    from planner.account import Account
     from planner.activations.folder import Statistics
-    from planner.fit import Demand, Settings
-    from planner.geometry import Geometry
+    from planner.engines.powerinfer.account import Account
+    from planner.engines.powerinfer.fit import Demand, Settings
+    from planner.engines.powerinfer.geometry import Geometry
 
 _EXAMPLES = """\
 examples:
@@ -48,9 +48,9 @@ def run(arguments: argparse.Namespace) -> int:
         OSError: a file cannot be read.
     """
     from planner.base.record import replace
-    from planner.experts import with_experts
-    from planner.fit import Settings, largest_context
-    from planner.geometry import geometry_from_header
+    from planner.engines.powerinfer.expert_layers import with_experts
+    from planner.engines.powerinfer.fit import Settings, largest_context
+    from planner.engines.powerinfer.geometry import geometry_from_header
     from planner.model_files.header import read_header
     from planner.planning import about_model
 
@@ -103,8 +103,8 @@ def _budget(arguments: argparse.Namespace) -> Any:
 
 def _demands(statistics: Statistics | None, geometry: Geometry, settings: Settings) -> list[tuple[str, str, Demand]]:
     """Returns key, words and answer of every aim, from the smallest to the largest."""
-    from planner.engine_limits import engine_granularity
-    from planner.fit import SHARES, cache_demand, dense_demand, ffn_demand, least_ffn_bytes
+    from planner.engines.powerinfer.fit import SHARES, cache_demand, dense_demand, ffn_demand, least_ffn_bytes
+    from planner.engines.powerinfer.kernel_limits import engine_granularity
 
     demands = [
         ("dense", "anything at all: the dense part, KV cache on the host", dense_demand(geometry, settings)),
@@ -126,7 +126,7 @@ def _demands(statistics: Statistics | None, geometry: Geometry, settings: Settin
 def _statistics(arguments: argparse.Namespace, geometry: Geometry) -> Statistics | None:
     """Returns the statistics; without the folder the other answers still stand, unless it was asked for by name."""
     from planner.activations.folder import read_statistics, remarks
-    from planner.engine_defaults import ACTIVATIONS_FOLDER
+    from planner.engines.powerinfer.defaults import ACTIVATIONS_FOLDER
 
     folder = arguments.activations or arguments.model.parent / ACTIVATIONS_FOLDER
     if arguments.activations is None and not folder.is_dir():
@@ -145,7 +145,7 @@ def _as_json(
     account: Account | None,
     context: int | None,
 ) -> dict[str, Any]:
-    from planner.engine_models import can_split
+    from planner.engines.powerinfer.supported_models import can_split
 
     return {
         "model": {
@@ -213,10 +213,10 @@ def _print(
 
 
 def _here(geometry: Geometry, account: Account, context: int | None) -> list[str]:
-    from planner.account import EnginePath
     from planner.base.text import printable
     from planner.base.units import format_bytes
-    from planner.engine_models import condition
+    from planner.engines.powerinfer.account import EnginePath
+    from planner.engines.powerinfer.supported_models import condition
     from planner.report.bill import sentences
 
     name = printable(account.budget.gpu_name or "--vram-budget")

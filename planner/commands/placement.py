@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from planner.base.errors import InputError, NoAnswerError
 from planner.commands import common
-from planner.engine_defaults import DEFAULT_BATCH, DEFAULT_CONTEXT, DEFAULT_KV_TYPE
+from planner.engines.powerinfer.defaults import DEFAULT_BATCH, DEFAULT_CONTEXT, DEFAULT_KV_TYPE
 from planner.placement.objectives import DEFAULT, OBJECTIVES
 
 if TYPE_CHECKING:
-    from planner.geometry import Geometry
+    from planner.engines.powerinfer.geometry import Geometry
+    from planner.engines.powerinfer.uncharged import ReserveOptions
     from planner.planning import Planning, PlanRequest
-    from planner.reserve import ReserveOptions
 
 # Everything that says what to plan, by its name among the arguments, as it is when nobody gives it.
 _UNSAID: dict[str, object] = {
@@ -192,7 +192,7 @@ def reserve_part(text: str) -> tuple[str | None, int]:
         InputError: an item or a size that is not known.
     """
     from planner.base.units import parse_size
-    from planner.reserve import ReserveOptions
+    from planner.engines.powerinfer.uncharged import ReserveOptions
 
     item, equals, size = text.rpartition("=")
     if not equals:
@@ -208,7 +208,7 @@ def reserve_from(arguments: argparse.Namespace) -> ReserveOptions:
     Raises:
         InputError: the same item twice, or items beside the whole.
     """
-    from planner.reserve import ReserveOptions
+    from planner.engines.powerinfer.uncharged import ReserveOptions
 
     parts: list[tuple[str | None, int]] = arguments.reserve or []
     whole = [n_bytes for item, n_bytes in parts if item is None]
@@ -300,7 +300,7 @@ def check_can_split(geometry: Geometry) -> None:
     Raises:
         NoAnswerError: the engine puts no neuron of this file on the GPU; the message says why and what to do.
     """
-    from planner.engine_models import why_not_split
+    from planner.engines.powerinfer.supported_models import why_not_split
 
     if (why := why_not_split(geometry)) is not None:
         raise NoAnswerError(why)

@@ -77,7 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     console = common.console()
     if arguments.explain:
-        from planner.engine_models import condition
+        from planner.engines.powerinfer.supported_models import condition
         from planner.report.bill import print_bill
 
         print_bill(planning.account, console, condition=condition(planning.geometry))

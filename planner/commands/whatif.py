@@ -113,8 +113,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _note_files(cells: Sequence[Cell]) -> None:
     """Says of model files what `plan` would say of them, once each."""
-    from planner.engine_models import can_split
-    from planner.geometry import geometry_from_header
+    from planner.engines.powerinfer.geometry import geometry_from_header
+    from planner.engines.powerinfer.supported_models import can_split
     from planner.model_files.header import read_header
     from planner.planning import about_model
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from planner.account import Account
 from planner.base.text import printable
 from planner.base.units import format_bytes
+from planner.engines.powerinfer.account import Account
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -18,8 +18,8 @@ def print_bill(account: Account, console: Console, *, condition: str = "") -> No
     """Prints the bill as a table, then what the engine will do.
 
     Args:
-        account: see `planner.account.account_for`.
-        condition: under which the engine will do so (`planner.engine_models.condition`).
+        account: see `planner.engines.powerinfer.account.account_for`.
+        condition: under which the engine will do so (`planner.engines.powerinfer.supported_models.condition`).
         console: such as `planner.commands.common.console()`.
     """
     from planner.report.tables import name, number, print_table, table, text
@@ -69,7 +69,7 @@ def sentences(account: Account, condition: str = "") -> tuple[str, ...]:
     """Returns what the engine will do, in sentences for people.
 
     Args:
-        account: see `planner.account.account_for`.
+        account: see `planner.engines.powerinfer.account.account_for`.
         condition: under which the engine will do so, such as `after conversion`; empty when there is none.
     """
     if account.budget.wraps:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from planner.base.record import as_builtins
 from planner.base.text import printable
 from planner.base.units import format_amount, format_bytes
-from planner.engine_models import can_split, condition
+from planner.engines.powerinfer.supported_models import can_split, condition
 from planner.placement.problem import SolverStatus
 from planner.report.tables import number, print_table, table
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from planner.budget import Budget
+    from planner.engines.powerinfer.budget import Budget
     from planner.planning import Planning
 
 # A mixture of experts has thousands of rows; a person reads the ends, a program reads the JSON.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from planner.base.text import listed
 
 if TYPE_CHECKING:
-    from planner.geometry import Geometry
+    from planner.engines.powerinfer.geometry import Geometry
 
 FFN_TYPES = ("F16", "Q4_0")
 """The weight types that the sparse kernels know.

@@ -1,6 +1,6 @@
 """What fits, asked backwards: the least VRAM for an aim, and the largest context for a budget.
 
-Every answer is an inversion of `planner.account` or of the placement program, checked with the thing it inverts.
+Every answer is an inversion of `planner.engines.powerinfer.account` or of the placement program, checked with the thing it inverts.
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from planner.account import Account, EnginePath, account_for, kv_half_bytes
 from planner.activations.hotness import Floats, Hotness, Ints
 from planner.base.errors import InputError
 from planner.base.record import Record, set_fields
 from planner.base.request_values import as_bytes, as_count
-from planner.budget import DEFAULT_CONTEXT_BYTES, ENGINE_MARGIN_BYTES, Budget
-from planner.engine_defaults import DEFAULT_BATCH, DEFAULT_KV_TYPE
-from planner.geometry import Geometry
+from planner.engines.powerinfer.account import Account, EnginePath, account_for, kv_half_bytes
+from planner.engines.powerinfer.budget import DEFAULT_CONTEXT_BYTES, ENGINE_MARGIN_BYTES, Budget
+from planner.engines.powerinfer.defaults import DEFAULT_BATCH, DEFAULT_KV_TYPE
+from planner.engines.powerinfer.geometry import Geometry
+from planner.engines.powerinfer.uncharged import Reserve, ReserveOptions
 from planner.placement.problem import Problem, SolverOptions
 from planner.placement.solve import solve
-from planner.reserve import Reserve, ReserveOptions
 
 SHARES = (0.50, 0.80, 0.90, 0.95, 0.99)
 # No context is longer; keeps the search short for models without attention heads worth the name.
@@ -44,7 +44,7 @@ class Demand(Record):
 
 
 class Settings(Record):
-    """What an account depends on besides model and budget; see `planner.account.account_for`."""
+    """What an account depends on besides model and budget; see `planner.engines.powerinfer.account.account_for`."""
 
     context: int
     kv_type: str = DEFAULT_KV_TYPE

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import enum
 
-from planner.architectures import DENSE_LEVELS, Level
 from planner.base.errors import InputError
 from planner.base.record import Record
-from planner.budget import ENGINE_MARGIN_BYTES, Budget
-from planner.engine_defaults import DEFAULT_BATCH, DEFAULT_CONTEXT, DEFAULT_KV_TYPE
-from planner.geometry import DenseTensor, Geometry
-from planner.reserve import Reserve, ReserveItem, ReserveOptions
+from planner.engines.powerinfer.architectures import DENSE_LEVELS, Level
+from planner.engines.powerinfer.budget import ENGINE_MARGIN_BYTES, Budget
+from planner.engines.powerinfer.defaults import DEFAULT_BATCH, DEFAULT_CONTEXT, DEFAULT_KV_TYPE
+from planner.engines.powerinfer.geometry import DenseTensor, Geometry
+from planner.engines.powerinfer.uncharged import Reserve, ReserveItem, ReserveOptions
 
 KV_TYPE_BYTES = {"f16": 2, "f32": 4}
 
@@ -171,7 +171,7 @@ def account_for(
 
     Args:
         geometry: the model.
-        budget: see `planner.budget`.
+        budget: see `planner.engines.powerinfer.budget`.
         context: the engine's `-c`; 0 charges no KV cache, and the engine then makes one for the model's own context.
         kv_type: `f16`, or `f32` for `--memory-f32`.
         batch: the engine's `-b`.

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from planner.architectures import N_FF, RANK, Level, TensorRule, known_architecture, n_embd_gqa, shared_lengths
 from planner.base.errors import InputError
 from planner.base.record import Record, field
 from planner.base.text import listed
+from planner.engines.powerinfer.architectures import (
+    N_FF,
+    RANK,
+    Level,
+    TensorRule,
+    known_architecture,
+    n_embd_gqa,
+    shared_lengths,
+)
+from planner.engines.powerinfer.quantisation import tensor_type
 from planner.model_files.ggml_types import TYPES_BY_NAME
 from planner.model_files.header import TensorInfo
-from planner.quantisation import tensor_type
 
 # Larger than any model by far; keeps products small and loops short.
 _MOST_DIMENSION = 1 << 31
@@ -22,12 +30,12 @@ class Dimensions(Record):
     """A model declared by its dimensions, for planning without its file.
 
     Attributes:
-        architecture: a name of `planner.architectures.ARCHITECTURES`, such as `llama`.
+        architecture: a name of `planner.engines.powerinfer.architectures.ARCHITECTURES`, such as `llama`.
         n_layer, n_embd, n_head, n_vocab: as in the model's configuration.
         n_ff: neurons of a layer, or of each layer.
         n_head_kv: heads of keys and values; None means `n_head` (no grouped-query attention).
         context_train: the context that `-c 0` means; the engine's own figure for OPT is 2050 whatever is declared.
-        quantisation: `F32`, `F16`, or a type that the engine's `quantize` makes; see `planner.quantisation`.
+        quantisation: `F32`, `F16`, or a type that the engine's `quantize` makes; see `planner.engines.powerinfer.quantisation`.
         predictor_rank: width of the predictors between `fc1` and `fc2`, one for all layers or one each; None when the
             model has no predictors.
         attn_norm_2: whether layers have a second attention norm (Falcon-40B, not 7B).

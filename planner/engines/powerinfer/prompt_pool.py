@@ -12,8 +12,8 @@ import itertools
 from collections.abc import Iterator
 from typing import TypeAlias
 
-from planner.architectures import Level
-from planner.geometry import DenseTensor, Geometry
+from planner.engines.powerinfer.architectures import Level
+from planner.engines.powerinfer.geometry import DenseTensor, Geometry
 
 # 443, 8967-8971: the last row of a matrix is padded to a multiple of this many numbers.
 ROW_PADDING = 512

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from planner.base.record import replace
-from planner.geometry import Geometry
+from planner.engines.powerinfer.geometry import Geometry
 
 T = TypeVar("T")
 

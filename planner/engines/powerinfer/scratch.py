@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from planner.base.record import Record
 from planner.base.units import MIB
-from planner.geometry import Geometry
+from planner.engines.powerinfer.geometry import Geometry
 
 # A token's number and position; and more than alignment and the shift of the KV cache were ever seen to add.
 _TOKEN_INPUTS = 2

@@ -1,6 +1,6 @@
 """What a model weighs, tensor by tensor, as the engine will allocate it: from a header or from declared dimensions.
 
-The tensors of each architecture and their order are in `planner.architectures`; this module matches them against the
+The tensors of each architecture and their order are in `planner.engines.powerinfer.architectures`; this module matches them against the
 tensors that are there, checks shapes as the engine does (`create_tensor`, `llama.cpp` 2076-2108 at commit d3ebd7c), and
 adds up bytes, each tensor by its own type. One neuron of a layer is one row of each FFN matrix.
 """
@@ -14,7 +14,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
-from planner.architectures import (
+from planner.base.errors import InputError
+from planner.base.record import Record, field_names, replace
+from planner.base.text import listed
+from planner.engines.powerinfer.architectures import (
     ARCHITECTURES,
     DENSE_LEVELS,
     N_FF,
@@ -25,11 +28,8 @@ from planner.architectures import (
     n_embd_gqa,
     shared_lengths,
 )
-from planner.base.errors import InputError
-from planner.base.record import Record, field_names, replace
-from planner.base.text import listed
-from planner.dimensions import Dimensions, tensors_of
-from planner.engine_models import MIXTURE, advice, refused_architecture
+from planner.engines.powerinfer.dimensions import Dimensions, tensors_of
+from planner.engines.powerinfer.supported_models import MIXTURE, advice, refused_architecture
 from planner.model_files.ggml_types import NAMED_TYPES_OF_MAGIC
 from planner.model_files.header import ArraySummary, Header, TensorInfo, part_of
 

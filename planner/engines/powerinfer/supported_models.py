@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from planner.architectures import ARCHITECTURES
-from planner.engine_limits import FFN_TYPES, unknown_ffn_types
+from planner.engines.powerinfer.architectures import ARCHITECTURES
+from planner.engines.powerinfer.kernel_limits import FFN_TYPES, unknown_ffn_types
 
 if TYPE_CHECKING:
-    from planner.geometry import Geometry
+    from planner.engines.powerinfer.geometry import Geometry
 
 PUBLISHED = "ReLU-LLaMA, ProSparse, Bamboo, Falcon or OPT"
 """The models that are published with predictors in the engine's format (its README, section "Model Weights")."""

@@ -16,10 +16,10 @@ from typing import NamedTuple
 from planner.base.errors import InputError
 from planner.base.record import Record, field
 from planner.base.units import MIB
-from planner.geometry import Geometry
+from planner.engines.powerinfer.geometry import Geometry
+from planner.engines.powerinfer.prompt_pool import ROW_PADDING, PromptPool, prompt_pool
+from planner.engines.powerinfer.scratch import Scratch
 from planner.model_files.ggml_types import TYPES_BY_NAME
-from planner.prompt_pool import ROW_PADDING, PromptPool, prompt_pool
-from planner.scratch import Scratch
 
 # cudaMalloc hands out large allocations in whole blocks of 2 MiB and lets smaller ones share blocks (CUDA's behaviour
 # on discrete GPUs, not the engine's code).
