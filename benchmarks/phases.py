@@ -23,7 +23,7 @@ from exporter.select import Selector
 from exporter.verify import verify_index
 from planner.activations.folder import read_statistics
 from planner.activations.hotness import Hotness
-from planner.catalogue import load_catalogue
+from planner.catalogue.entries import load_catalogue
 from planner.model_files.header import read_header
 from planner.placement.solve import solve
 from planner.study import study_of

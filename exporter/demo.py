@@ -23,12 +23,12 @@ from planner.base.files import write_whole
 from planner.base.record import Record
 from planner.base.text import closest, listed
 from planner.base.units import GIB
-from planner.catalogue import Catalogue, ModelEntry, load_catalogue
+from planner.catalogue.entries import Catalogue, ModelEntry, load_catalogue
+from planner.catalogue.models import dimensions_of, published_statistics
 from planner.engines.powerinfer.architectures import ARCHITECTURES
 from planner.engines.powerinfer.defaults import ACTIVATIONS_FOLDER
 from planner.engines.powerinfer.dimensions import tensors_of
 from planner.engines.powerinfer.geometry import Geometry, geometry_from_dimensions
-from planner.entries import dimensions_of, published_statistics
 
 if TYPE_CHECKING:
     from planner.activations.folder import Statistics

@@ -157,7 +157,7 @@ def _read_study(path: Path) -> None:
 
 @functools.cache
 def _catalogue():  # type: ignore[no-untyped-def]
-    from planner.catalogue import load_catalogue
+    from planner.catalogue.entries import load_catalogue
 
     return load_catalogue()
 

@@ -8,13 +8,13 @@ from typing import Annotated, Literal
 
 from planner.answers import Answer
 from planner.base.record import Record, replace
-from planner.catalogue import SHIPPED, Catalogue, ModelEntry, Positive, load_catalogue
+from planner.catalogue.entries import SHIPPED, Catalogue, ModelEntry, Positive, load_catalogue
+from planner.catalogue.models import dimensions_of
 from planner.config.schema import Limits, Table, check
 from planner.config.yaml_file import read_yaml
 from planner.engines.powerinfer.account import account_for
 from planner.engines.powerinfer.budget import automatic_budget
 from planner.engines.powerinfer.geometry import geometry_from_dimensions
-from planner.entries import dimensions_of
 from planner.speed import Bandwidths, SpeedParameters, Work, estimate
 from planner.study import study_of
 from planner.workshop import Device, Workshop

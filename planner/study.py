@@ -17,7 +17,7 @@ from planner.base.errors import FaultsError, InputError
 from planner.base.record import Record, replace
 from planner.base.text import listed, printable
 from planner.base.units import format_bytes
-from planner.catalogue import (
+from planner.catalogue.entries import (
     Catalogue,
     GpuEntry,
     HostEntry,

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from planner.base.record import field
 from planner.base.text import closest
-from planner.catalogue import (
+from planner.catalogue.entries import (
     Catalogue,
     ModelEntry,
     PcieLink,

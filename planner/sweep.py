@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from planner.answers import Answer
 from planner.base.errors import InputError
 from planner.base.parallel import cores
-from planner.catalogue import Catalogue
+from planner.catalogue.entries import Catalogue
 from planner.hardware.host import host_memory
 from planner.hardware.vram import choose_gpu
 from planner.study import Cell

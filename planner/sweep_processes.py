@@ -12,7 +12,7 @@ from concurrent.futures.process import BrokenProcessPool
 
 from planner.answers import Answer
 from planner.base.interrupt import deaf_children
-from planner.catalogue import Catalogue
+from planner.catalogue.entries import Catalogue
 from planner.study import Cell, Model
 from planner.workshop import Device, Workshop
 

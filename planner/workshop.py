@@ -10,14 +10,14 @@ from planner.answers import Answer, CellPath, NextGib
 from planner.base.errors import InputError
 from planner.base.record import Record, replace
 from planner.base.units import GIB, format_bytes
-from planner.catalogue import Catalogue
+from planner.catalogue.entries import Catalogue
+from planner.catalogue.models import dimensions_of, published_statistics
 from planner.engines.powerinfer.account import EnginePath, account_for
 from planner.engines.powerinfer.budget import Budget, automatic_budget, stated_budget
 from planner.engines.powerinfer.defaults import ACTIVATIONS_FOLDER
 from planner.engines.powerinfer.expert_layers import with_experts
 from planner.engines.powerinfer.geometry import Geometry, geometry_from_dimensions, geometry_from_header
 from planner.engines.powerinfer.kernel_limits import engine_granularity
-from planner.entries import dimensions_of, published_statistics
 from planner.hardware.host import HostMemory
 from planner.hardware.vram import Gpu, MemoryBasis
 from planner.model_files.header import read_header

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import pytest
 from hypothesis import HealthCheck, settings
 
-from planner.catalogue import Catalogue, load_catalogue
+from planner.catalogue.entries import Catalogue, load_catalogue
 from tests.processes import started
 
 # The suite draws the same examples every time, on fast machines and slow ones, so a run that fails is one that was

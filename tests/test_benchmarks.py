@@ -14,7 +14,7 @@ from benchmarks.measure import by_turns, processes_by_turns
 from benchmarks.phases import PHASES
 from benchmarks.processes import BARE, FLOOR, commands_of, floor_of
 from exporter.verify import verify_index
-from planner.catalogue import load_catalogue
+from planner.catalogue.entries import load_catalogue
 
 
 def test_a_round_of_every_phase(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

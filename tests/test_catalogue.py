@@ -3,13 +3,13 @@ from pathlib import Path
 import pytest
 
 from planner.base.errors import FaultsError, InputError
-from planner.catalogue import SHIPPED, Catalogue, HotnessCurve, PcieLink, load_catalogue
+from planner.catalogue.entries import SHIPPED, Catalogue, HotnessCurve, PcieLink, load_catalogue
+from planner.catalogue.models import dimensions_of
 from planner.config.schema import sound
 from planner.engines.powerinfer.account import account_for
 from planner.engines.powerinfer.architectures import ARCHITECTURES
 from planner.engines.powerinfer.budget import stated_budget
 from planner.engines.powerinfer.geometry import geometry_from_dimensions
-from planner.entries import dimensions_of
 
 
 def test_every_figure_has_a_source(catalogue: Catalogue) -> None:

@@ -18,7 +18,7 @@ from exporter.demo import demo_shapes, write_demo
 from planner.activations.folder import read_statistics
 from planner.activations.from_summaries import catalogue_statistics
 from planner.base.errors import InputError
-from planner.catalogue import load_catalogue
+from planner.catalogue.entries import load_catalogue
 from planner.cli import build_parser, run_command
 from planner.engines.powerinfer.dimensions import Dimensions
 from planner.engines.powerinfer.geometry import geometry_from_dimensions, geometry_from_header

@@ -18,7 +18,7 @@ from planner.activations.layer_summaries import read_figures
 from planner.activations.torch_file import read_vector
 from planner.base.errors import InputError
 from planner.base.input_file import START_BYTES, check_regular, read_bounded, stand_in
-from planner.catalogue import load_catalogue
+from planner.catalogue.entries import load_catalogue
 from planner.config.yaml_file import read_yaml
 from planner.model_files.header import read_header
 from planner.plan import read_plan

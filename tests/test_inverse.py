@@ -5,7 +5,7 @@ import pytest
 
 from planner.answers import Answer, CellPath
 from planner.base.errors import InputError
-from planner.catalogue import Catalogue
+from planner.catalogue.entries import Catalogue
 from planner.inverse import Reply, ask
 from planner.report.page import page
 from planner.report.whatif import target_counts, verdict_words

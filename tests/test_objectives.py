@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from planner.activations.hotness import Hotness
 from planner.base.errors import InputError
-from planner.catalogue import load_catalogue
+from planner.catalogue.entries import load_catalogue
 from planner.placement.objectives import DEFAULT, OBJECTIVES, known_objective
 from planner.placement.problem import Problem
 from planner.placement.solve import solve

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from planner.catalogue import Catalogue
+from planner.catalogue.entries import Catalogue
 from planner.inverse import ask
 from planner.report.charts import Series, heat_map, legend, line_chart
 from planner.report.page import page

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from planner.base.errors import InputError
-from planner.catalogue import load_catalogue
+from planner.catalogue.entries import load_catalogue
 from planner.report.plot import check_plot, plot
 from planner.study import Study, study_of
 from planner.sweep import sweep

@@ -7,7 +7,7 @@ import pytest
 
 from planner.base.errors import FaultsError, InputError
 from planner.base.units import parse_size
-from planner.catalogue import load_catalogue
+from planner.catalogue.entries import load_catalogue
 from planner.engines.powerinfer.architectures import ARCHITECTURES
 from planner.study import MOST_CELLS, Study, load_study, study_of
 from planner.study_file import json_schema

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from planner.base.errors import InputError
-from planner.catalogue import Catalogue
+from planner.catalogue.entries import Catalogue
 from planner.engines.powerinfer.budget import ENGINE_MARGIN_BYTES
 from planner.study import study_of
 from planner.sweep import sweep
@@ -79,7 +79,7 @@ def test_a_sweep_does_not_import_torch() -> None:
     import subprocess
 
     program = (
-        "import sys\nfrom planner.catalogue import load_catalogue\nfrom planner.study import study_of\n"
+        "import sys\nfrom planner.catalogue.entries import load_catalogue\nfrom planner.study import study_of\n"
         "from planner.sweep import sweep\nc = load_catalogue()\n"
         "sweep(study_of({'models': 'bamboo-7b', 'gpus': 't4', 'hosts': 'pc-low'}, c).cells, c)\n"
         "print('torch' in sys.modules, 'pulp' in sys.modules)"

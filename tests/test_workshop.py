@@ -13,7 +13,7 @@ import torch
 
 from planner.answers import CellPath
 from planner.base.errors import InputError, NoAnswerError
-from planner.catalogue import Catalogue
+from planner.catalogue.entries import Catalogue
 from planner.cell_request import cell_request
 from planner.engines.powerinfer.budget import DEFAULT_CONTEXT_BYTES, ENGINE_MARGIN_BYTES
 from planner.planning import make_plan

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from planner.answers import Answer
-from planner.catalogue import Catalogue
+from planner.catalogue.entries import Catalogue
 from planner.study import Cell, study_of
 from planner.sweep import sweep
 

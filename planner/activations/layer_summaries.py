@@ -1,7 +1,7 @@
 """Published figures of each layer's activations: what is shipped, what a file of them may say, and other shapes.
 
 A measured layer is described by maximum, mean, standard deviation, Gini coefficient, and how many neurons make 80, 90
-and 95 % of the activations (`planner/catalog/statistics/*.csv`). `planner.activations.from_summaries` makes counts of them.
+and 95 % of the activations (`planner/catalogue/data/statistics/*.csv`). `planner.activations.from_summaries` makes counts of them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from planner.base.errors import InputError
 from planner.base.input_file import check_regular, read_bounded
 from planner.base.record import Record
 
-_FOLDER = Path(__file__).parent / "catalog" / "statistics"
+_FOLDER = Path(__file__).parent.parent / "catalogue" / "data" / "statistics"
 _COLUMNS = ("layer", "neurons", "nonzero", "max", "mean", "std", "gini", "hot_80", "hot_90", "hot_95")
 _MOST_FILE_BYTES = 1 << 22
 MOST_NEURONS = 1 << 26

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from planner.commands import common
 
 if TYPE_CHECKING:
-    from planner.catalogue import Catalogue, Entry
+    from planner.catalogue.entries import Catalogue, Entry
 
 SECTIONS = ("models", "gpus", "hosts", "statistics")
 
@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Lists the catalogue, one entry of it, or the comparison with published figures."""
     if arguments.published:
         return _print_published(arguments.json)
-    from planner.catalogue import load_catalogue
+    from planner.catalogue.entries import load_catalogue
 
     catalogue = load_catalogue(arguments.catalogue)
     if arguments.entry is not None:

@@ -9,7 +9,7 @@ from planner.activations.from_curve import declared_statistics
 from planner.activations.from_summaries import statistics_from_figures
 from planner.activations.layer_summaries import read_figures
 from planner.base.errors import InputError
-from planner.catalogue import Catalogue, ModelEntry, StatisticsChoice
+from planner.catalogue.entries import Catalogue, ModelEntry, StatisticsChoice
 from planner.engines.powerinfer.dimensions import Dimensions
 
 

@@ -1,6 +1,6 @@
 """The catalogue: models, GPUs and hosts by their published figures, each with its source; users add a directory.
 
-The shipped files stand in `planner/catalog/`. A user's directory holds any of `models.yaml`, `gpus.yaml`, `hosts.yaml`
+The shipped files stand in `planner/catalogue/data/`. A user's directory holds any of `models.yaml`, `gpus.yaml`, `hosts.yaml`
 and `statistics/`; its entries come on top and replace shipped ones of the same name.
 """
 
@@ -21,7 +21,7 @@ from planner.config.schema import ExpectedError, Limits, OneOrMore, Table, about
 from planner.config.yaml_file import Document, read_yaml
 from planner.engines.powerinfer.architectures import ARCHITECTURES
 
-SHIPPED = Path(__file__).parent / "catalog"
+SHIPPED = Path(__file__).parent / "data"
 
 # One direction, before protocol overhead: GT/s x 128/130 / 8 bits, for each lane (PCI-SIG, PCI Express 3.0 to 5.0).
 _PCIE_GIGATRANSFERS = {3: 8, 4: 16, 5: 32}
