@@ -26,8 +26,8 @@ from planner.activations.hotness import Hotness
 from planner.catalogue.entries import load_catalogue
 from planner.model_files.header import read_header
 from planner.placement.solve import solve
-from planner.study import study_of
-from planner.sweep import sweep
+from planner.studies.study import study_of
+from planner.studies.sweep import sweep
 
 Work = Callable[[], object]
 Prepare = Callable[[Bench], Work]

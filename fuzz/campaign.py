@@ -16,8 +16,8 @@ READERS = (
     "planner.engines.powerinfer.geometry",
     "planner.model_files.header",
     "planner.plan",
-    "planner.study",
-    "planner.study_file",
+    "planner.studies.study",
+    "planner.studies.study_file",
     "planner.activations.torch_file",
     "planner.activations.torch_pickle",
 )

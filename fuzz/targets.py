@@ -148,7 +148,7 @@ def study(data: bytes) -> None:
 
 def _read_study(path: Path) -> None:
     from planner.config.yaml_file import read_yaml
-    from planner.study import study_of
+    from planner.studies.study import study_of
 
     document = read_yaml(path)
     if isinstance(document.value, dict):

@@ -177,7 +177,7 @@ def captured() -> Iterator[tuple[io.StringIO, io.StringIO]]:
 def check_yaml(block: Block, folder: Path) -> None:
     """Reads a block as what it is: a catalogue (a mapping of entries), a study, or a part of a study."""
     from planner.catalogue.entries import load_catalogue
-    from planner.study import load_study
+    from planner.studies.study import load_study
 
     document = yaml.safe_load(block.body)
     assert isinstance(document, dict)

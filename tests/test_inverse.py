@@ -3,14 +3,14 @@ from typing import Any
 
 import pytest
 
-from planner.answers import Answer, CellPath
 from planner.base.errors import InputError
 from planner.catalogue.entries import Catalogue
-from planner.inverse import Reply, ask
 from planner.report.page import page
 from planner.report.whatif import target_counts, verdict_words
-from planner.study import study_of
-from planner.sweep import sweep
+from planner.studies.answer import Answer, CellPath
+from planner.studies.questions import Reply, ask
+from planner.studies.study import study_of
+from planner.studies.sweep import sweep
 
 GIB, MIB = 1 << 30, 1 << 20
 

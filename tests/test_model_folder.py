@@ -8,7 +8,7 @@ import pytest
 
 from planner.base.errors import InputError
 from planner.model_files.model_folder import model_in
-from planner.study import load_study
+from planner.studies.study import load_study
 from tests.commands import hotsplit
 from tests.test_hostile_names import write_model
 

@@ -17,8 +17,8 @@ from planner.catalogue.entries import load_catalogue
 from planner.placement.objectives import DEFAULT, OBJECTIVES, known_objective
 from planner.placement.problem import Problem
 from planner.placement.solve import solve
-from planner.study import study_of
-from planner.sweep import sweep
+from planner.studies.study import study_of
+from planner.studies.sweep import sweep
 from tests.commands import hotsplit
 
 _LAYERS = st.lists(

@@ -160,7 +160,7 @@ def test_refused_outputs_are_told_before_the_work(folder: Folder, monkeypatch: p
         raise AssertionError("worked")
 
     monkeypatch.setattr("planner.planning.make_plan", work)
-    monkeypatch.setattr("planner.sweep.sweep", work)
+    monkeypatch.setattr("planner.studies.sweep.sweep", work)
     (folder.path / "x.html").write_bytes(SECRET)
     for case in ("plan", "html"):
         assert folder.run(case, folder.path / "x.html")[0] == 2

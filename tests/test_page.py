@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from planner.catalogue.entries import Catalogue
-from planner.inverse import ask
 from planner.report.charts import Series, heat_map, legend, line_chart
 from planner.report.page import page
-from planner.study import Study, study_of
-from planner.sweep import sweep
+from planner.studies.questions import ask
+from planner.studies.study import Study, study_of
+from planner.studies.sweep import sweep
 
 HOSTILE = "</script><script>window.bad=1</script><img src=x onerror='window.bad=2'>\"'&\x1b\u202e"
 

@@ -6,8 +6,8 @@ import pytest
 from planner.base.errors import InputError
 from planner.catalogue.entries import load_catalogue
 from planner.report.plot import check_plot, plot
-from planner.study import Study, study_of
-from planner.sweep import sweep
+from planner.studies.study import Study, study_of
+from planner.studies.sweep import sweep
 
 SIGNATURES = {"png": b"\x89PNG\r\n\x1a\n", "pdf": b"%PDF-", "svg": b"<?xml"}
 

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from planner.published import Comparison, as_markdown, compare
-from planner.speed import SpeedParameters
+from planner.studies.speed import SpeedParameters
+from planner.studies.speed_validation import Comparison, as_markdown, compare
 
 DOCS = Path(__file__).parent.parent / "docs" / "speed.md"
 

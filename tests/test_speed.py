@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from planner.base.errors import InputError
 from planner.base.record import replace
-from planner.speed import Bandwidths, Bound, SpeedParameters, Work, estimate
+from planner.studies.speed import Bandwidths, Bound, SpeedParameters, Work, estimate
 
 RATES = Bandwidths(gpu_bytes_per_s=1000e9, host_bytes_per_s=50e9, link_bytes_per_s=32e9)
 PLAIN = SpeedParameters(gpu_efficiency=1, host_efficiency=1, layer_s=0, sync_s=0)

@@ -9,8 +9,8 @@ from planner.base.errors import FaultsError, InputError
 from planner.base.units import parse_size
 from planner.catalogue.entries import load_catalogue
 from planner.engines.powerinfer.architectures import ARCHITECTURES
-from planner.study import MOST_CELLS, Study, load_study, study_of
-from planner.study_file import json_schema
+from planner.studies.study import MOST_CELLS, Study, load_study, study_of
+from planner.studies.study_file import json_schema
 
 GIB = 1 << 30
 MINIMAL = "models: relu-llama-70b\ngpus: rtx-4090\nhosts: pc-high\n"

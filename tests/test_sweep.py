@@ -10,8 +10,8 @@ import torch
 from planner.base.errors import InputError
 from planner.catalogue.entries import Catalogue
 from planner.engines.powerinfer.budget import ENGINE_MARGIN_BYTES
-from planner.study import study_of
-from planner.sweep import sweep
+from planner.studies.study import study_of
+from planner.studies.sweep import sweep
 from tests.tiny_cells import (
     GIB,
     N_LAYER,
@@ -21,8 +21,8 @@ from tests.tiny_cells import (
 
 
 def test_a_gpu_without_bandwidth_has_no_speed_and_says_why(catalogue: Catalogue, monkeypatch: Any) -> None:
-    from planner import sweep as module
     from planner.hardware.vram import Gpu, MemoryBasis
+    from planner.studies import sweep as module
 
     here = Gpu(0, "NVIDIA Something", "GPU-1", 8 * GIB, 6 * GIB, 2 * GIB, MemoryBasis.NVML_V2, 0, (8, 9), None)
     monkeypatch.setattr(module, "choose_gpu", lambda: here)
@@ -62,7 +62,7 @@ def test_a_fault_in_another_process_reads_the_same(catalogue: Catalogue, tmp_pat
 
 
 def test_this_machine_without_a_gpu_says_what_to_write(catalogue: Catalogue, monkeypatch: Any) -> None:
-    from planner import sweep as module
+    from planner.studies import sweep as module
 
     def none() -> None:
         raise InputError("no GPU")
@@ -79,8 +79,8 @@ def test_a_sweep_does_not_import_torch() -> None:
     import subprocess
 
     program = (
-        "import sys\nfrom planner.catalogue.entries import load_catalogue\nfrom planner.study import study_of\n"
-        "from planner.sweep import sweep\nc = load_catalogue()\n"
+        "import sys\nfrom planner.catalogue.entries import load_catalogue\nfrom planner.studies.study import study_of\n"
+        "from planner.studies.sweep import sweep\nc = load_catalogue()\n"
         "sweep(study_of({'models': 'bamboo-7b', 'gpus': 't4', 'hosts': 'pc-low'}, c).cells, c)\n"
         "print('torch' in sys.modules, 'pulp' in sys.modules)"
     )

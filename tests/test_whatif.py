@@ -54,8 +54,8 @@ def test_a_narrow_terminal_gets_fewer_columns_and_is_told(study: Path) -> None:
     from rich.console import Console
 
     from planner.report.whatif import print_study
-    from planner.study import load_study
-    from planner.sweep import sweep
+    from planner.studies.study import load_study
+    from planner.studies.sweep import sweep
 
     loaded = load_study(study)
     answers = sweep(loaded.cells, loaded.catalogue)

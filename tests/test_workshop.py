@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 import torch
 
-from planner.answers import CellPath
 from planner.base.errors import InputError, NoAnswerError
 from planner.catalogue.entries import Catalogue
-from planner.cell_request import cell_request
 from planner.engines.powerinfer.budget import DEFAULT_CONTEXT_BYTES, ENGINE_MARGIN_BYTES
 from planner.planning import make_plan
-from planner.study import Study, load_study, study_of
-from planner.sweep import sweep
-from planner.workshop import Device, Workshop
+from planner.studies.answer import CellPath
+from planner.studies.cell_request import cell_request
+from planner.studies.evaluator import Device, Workshop
+from planner.studies.study import Study, load_study, study_of
+from planner.studies.sweep import sweep
 from tests import model_files
 from tests.tiny_cells import (
     CONTEXT_BYTES,
@@ -256,9 +256,9 @@ _WHOLE_BYTES = DENSE_BYTES + KV_BYTES + N_LAYER * N_FF * NEURON_BYTES + _EMBEDDI
 
 def _share(monkeypatch: pytest.MonkeyPatch, available_bytes: int, *, shared: bool = True) -> None:
     """Makes this machine one with `available_bytes`, of which the kernel calls all but 1 MiB free."""
-    from planner import sweep as module
     from planner.hardware.gpu import Gpu, MemoryBasis
     from planner.hardware.host import HostMemory
+    from planner.studies import sweep as module
 
     basis = MemoryBasis.HOST_MEMORY if shared else MemoryBasis.NVML_V2
     gpu = Gpu(0, "NVIDIA GB10", "GPU-1", 2 * available_bytes, available_bytes - (1 << 20), None, basis, 0)

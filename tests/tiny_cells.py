@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from planner.answers import Answer
 from planner.catalogue.entries import Catalogue
-from planner.study import Cell, study_of
-from planner.sweep import sweep
+from planner.studies.answer import Answer
+from planner.studies.study import Cell, study_of
+from planner.studies.sweep import sweep
 
 GIB = 1 << 30
 CONTEXT_BYTES = 100 << 20

@@ -62,7 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _print_published(as_json: bool) -> int:
     from planner.config.schema import as_mapping
-    from planner.published import as_markdown, compare
+    from planner.studies.speed_validation import as_markdown, compare
 
     comparisons = compare()
     if not as_json:

@@ -278,8 +278,8 @@ def options_given(arguments: argparse.Namespace) -> list[str]:
 
 
 def _request_from_study(arguments: argparse.Namespace) -> PlanRequest:
-    from planner.cell_request import cell_request
-    from planner.study import load_study
+    from planner.studies.cell_request import cell_request
+    from planner.studies.study import load_study
 
     if beside := options_given(arguments):
         raise InputError(

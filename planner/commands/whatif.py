@@ -13,9 +13,9 @@ from planner.base.quiet import answer_stream
 from planner.commands import common
 
 if TYPE_CHECKING:
-    from planner.answers import Answer
-    from planner.inverse import Reply
-    from planner.study import Cell, Study
+    from planner.studies.answer import Answer
+    from planner.studies.questions import Reply
+    from planner.studies.study import Cell, Study
 
 QUESTIONS = ("least-vram", "largest-context", "cheapest")
 NO = 1
@@ -76,16 +76,16 @@ def run(arguments: argparse.Namespace) -> int:
     from planner.base.errors import InputError
 
     if arguments.schema:
-        from planner.study_file import json_schema
+        from planner.studies.study_file import json_schema
 
         common.print_json(json_schema())
         return 0
     if arguments.study is None:
         raise InputError("found no study, expected a YAML file: hotsplit whatif FILE (examples are in configs/)")
-    from planner.inverse import ask
     from planner.report.whatif import print_cell, print_study, study_as_csv, study_as_dict
-    from planner.study import load_study
-    from planner.sweep import paying_processes, sweep
+    from planner.studies.questions import ask
+    from planner.studies.study import load_study
+    from planner.studies.sweep import paying_processes, sweep
 
     _check(arguments)
     study = load_study(arguments.study, catalogue_directory=arguments.catalogue)

@@ -1,6 +1,6 @@
 """What configuration files may say, checked in one pass: every fault with its key path, its line and what was expected.
 
-Files are declared as tables (`planner.study_file`, `planner.catalogue.entries`). msgspec holds each value against its type and
+Files are declared as tables (`planner.studies.study_file`, `planner.catalogue.entries`). msgspec holds each value against its type and
 limits; the walk from table to table is here, because msgspec alone ends at the first fault.
 """
 

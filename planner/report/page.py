@@ -11,14 +11,14 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from planner.answers import Answer
 from planner.base.outputs import GENERATOR
 from planner.base.units import format_bytes
-from planner.inverse import Reply
 from planner.report.charts import escaped, heat_map, legend, line_chart
 from planner.report.series import series_of
 from planner.report.whatif import AXES, points, same_for_all, target_counts, verdict_words
-from planner.study import Study
+from planner.studies.answer import Answer
+from planner.studies.questions import Reply
+from planner.studies.study import Study
 
 _FOLDER = Path(__file__).parent
 _MOST_HEAT_ROWS = 40

@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from planner.answers import Answer
 from planner.base.errors import InputError, install_advice
 from planner.base.files import staged
 from planner.base.outputs import GENERATOR
 from planner.base.text import printable
+from planner.studies.answer import Answer
 
 if TYPE_CHECKING:
     from planner.report.charts import Series
-    from planner.study import Study
+    from planner.studies.study import Study
 
 FORMATS = ("png", "pdf", "svg")
 

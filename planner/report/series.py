@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from planner.answers import Answer
 from planner.base.units import GIB
 from planner.report.charts import Series
+from planner.studies.answer import Answer
 
 
 def _has_ranges(answers: Sequence[Answer]) -> bool:

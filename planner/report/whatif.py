@@ -7,19 +7,19 @@ import io
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from planner.answers import Answer
 from planner.base.text import printable
 from planner.base.units import GIB, format_amount, format_bytes
-from planner.inverse import Reply
 from planner.report.tables import name, number, print_table, table, text
-from planner.speed import Bound
-from planner.study import BASE
+from planner.studies.answer import Answer
+from planner.studies.questions import Reply
+from planner.studies.speed import Bound
+from planner.studies.study import BASE
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from planner.study import Study
+    from planner.studies.study import Study
 
 FORMAT = "hotsplit.whatif"
 VERSION = 1

@@ -7,7 +7,7 @@ from typing import Any
 
 from planner.base.record import Record
 from planner.engines.powerinfer.account import EnginePath
-from planner.speed import SpeedEstimate
+from planner.studies.speed import SpeedEstimate
 
 
 class CellPath(enum.Enum):

@@ -30,8 +30,8 @@ from planner.config.schema import check, key_in, told
 from planner.config.yaml_file import Document, read_yaml
 from planner.engines.powerinfer.uncharged import ReserveOptions
 from planner.model_files.model_folder import model_in
-from planner.speed import SpeedParameters
-from planner.study_file import (
+from planner.studies.speed import SpeedParameters
+from planner.studies.study_file import (
     GpuChoice,
     HostChoice,
     ModelChoice,

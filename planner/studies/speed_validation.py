@@ -6,7 +6,6 @@ import statistics as averages
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
-from planner.answers import Answer
 from planner.base.record import Record, replace
 from planner.catalogue.entries import SHIPPED, Catalogue, ModelEntry, Positive, load_catalogue
 from planner.catalogue.models import dimensions_of
@@ -15,9 +14,10 @@ from planner.config.yaml_file import read_yaml
 from planner.engines.powerinfer.account import account_for
 from planner.engines.powerinfer.budget import automatic_budget
 from planner.engines.powerinfer.geometry import geometry_from_dimensions
-from planner.speed import Bandwidths, SpeedParameters, Work, estimate
-from planner.study import study_of
-from planner.workshop import Device, Workshop
+from planner.studies.answer import Answer
+from planner.studies.evaluator import Device, Workshop
+from planner.studies.speed import Bandwidths, SpeedParameters, Work, estimate
+from planner.studies.study import study_of
 
 How = Literal["single", "average", "peak", "llama.cpp", "ratio", "hit_rate"]
 

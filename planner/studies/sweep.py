@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from planner.answers import Answer
 from planner.base.errors import InputError
 from planner.base.parallel import cores
 from planner.catalogue.entries import Catalogue
 from planner.hardware.host import host_memory
 from planner.hardware.vram import choose_gpu
-from planner.study import Cell
-from planner.workshop import Device, Workshop
+from planner.studies.answer import Answer
+from planner.studies.evaluator import Device, Workshop
+from planner.studies.study import Cell
 
 if TYPE_CHECKING:
-    from planner.sweep_processes import Progress
+    from planner.studies.process_pool import Progress
 
 # Measured in processor time, on two cores that others used as well: a process takes 0.7 to 0.9 s to start (numpy,
 # schema, statistics), a cell of ReluLLaMA-7B 6 ms, one of ReluLLaMA-70B with its larger groups 1.7 ms. So two processes
@@ -71,7 +71,7 @@ def sweep(
     """
     device = ask_device(cells)
     if processes > 1:
-        from planner.sweep_processes import in_processes
+        from planner.studies.process_pool import in_processes
 
         answers = in_processes(cells, catalogue, device, processes, progress)
         if answers is not None:

@@ -7,15 +7,15 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from planner.answers import Answer, CellPath
 from planner.base.errors import InputError
 from planner.base.record import Record, replace
 from planner.base.units import GIB, MIB, format_bytes
 from planner.engines.powerinfer.budget import DEFAULT_CONTEXT_BYTES, ENGINE_MARGIN_BYTES
-from planner.study import Cell, Study
-from planner.study_file import Targets
-from planner.sweep import ask_device
-from planner.workshop import Workshop
+from planner.studies.answer import Answer, CellPath
+from planner.studies.evaluator import Workshop
+from planner.studies.study import Cell, Study
+from planner.studies.study_file import Targets
+from planner.studies.sweep import ask_device
 
 QUESTIONS = ("least-vram", "largest-context", "cheapest")
 

@@ -6,9 +6,9 @@ from planner.base.errors import InputError, NoAnswerError
 from planner.base.units import format_bytes
 from planner.placement.problem import SolverOptions
 from planner.planning import PlanRequest
-from planner.study import Study
-from planner.sweep import ask_device
-from planner.workshop import Workshop, budget_of, threshold_rule
+from planner.studies.evaluator import Workshop, budget_of, threshold_rule
+from planner.studies.study import Study
+from planner.studies.sweep import ask_device
 
 
 def cell_request(study: Study, name: str | None) -> PlanRequest:

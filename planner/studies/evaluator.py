@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 from planner.activations.folder import Statistics, read_statistics
 from planner.activations.hotness import Hotness
-from planner.answers import Answer, CellPath, NextGib
 from planner.base.errors import InputError
 from planner.base.record import Record, replace
 from planner.base.units import GIB, format_bytes
@@ -21,13 +20,14 @@ from planner.engines.powerinfer.kernel_limits import engine_granularity
 from planner.hardware.host import HostMemory
 from planner.hardware.vram import Gpu, MemoryBasis
 from planner.model_files.header import read_header
-from planner.placed import Placement, bytes_of, notes_of, proof_of, speed_of, target_results
 from planner.placement.objectives import OBJECTIVES
 from planner.placement.problem import Problem, Solution, SolverOptions, SolverStatus
 from planner.placement.solve import solve
 from planner.planning import ThresholdRule
-from planner.speed import SpeedEstimate
-from planner.study import Cell, GpuCase, Model
+from planner.studies.answer import Answer, CellPath, NextGib
+from planner.studies.cell_results import Placement, bytes_of, notes_of, proof_of, speed_of, target_results
+from planner.studies.speed import SpeedEstimate
+from planner.studies.study import Cell, GpuCase, Model
 
 
 class Device(Record):

@@ -8,7 +8,6 @@ import numpy as np
 import numpy.typing as npt
 
 from planner.activations.hotness import Hotness
-from planner.answers import Answer, Bytes, Proof, TargetResult
 from planner.base.record import Record
 from planner.base.units import format_bytes
 from planner.engines.powerinfer.account import Account, EnginePath
@@ -17,8 +16,9 @@ from planner.engines.powerinfer.geometry import Geometry
 from planner.engines.powerinfer.kernel_limits import unknown_ffn_types
 from planner.placement.objectives import OBJECTIVES
 from planner.placement.problem import Solution
-from planner.speed import Bandwidths, SpeedEstimate, Work, estimate
-from planner.study import Cell, GpuCase
+from planner.studies.answer import Answer, Bytes, Proof, TargetResult
+from planner.studies.speed import Bandwidths, SpeedEstimate, Work, estimate
+from planner.studies.study import Cell, GpuCase
 
 
 class Placement(Record):

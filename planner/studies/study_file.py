@@ -35,7 +35,7 @@ from planner.engines.powerinfer.defaults import DEFAULT_CONTEXT, DEFAULT_KV_TYPE
 from planner.engines.powerinfer.quantisation import QUANTISATIONS
 from planner.engines.powerinfer.uncharged import ReserveOptions
 from planner.placement.objectives import DEFAULT, OBJECTIVES, RELATIVE_GAP
-from planner.speed import SpeedParameters
+from planner.studies.speed import SpeedParameters
 
 _MODEL_SUFFIX = ".gguf"
 _Text = Annotated[str, Limits(min_length=1, max_length=4096)]
@@ -183,7 +183,7 @@ class Targets(Table):
 
 
 class SpeedChoice(Table):
-    """Parameters of the speed model; what is not given keeps its documented default (`planner.speed`)."""
+    """Parameters of the speed model; what is not given keeps its documented default (`planner.studies.speed`)."""
 
     gpu_efficiency: Annotated[Share | None, about("share of the GPU's bandwidth that is reached")] = None
     host_efficiency: Annotated[Share | None, about("share of the host's bandwidth that is reached")] = None

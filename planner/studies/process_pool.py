@@ -10,11 +10,11 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 
-from planner.answers import Answer
 from planner.base.interrupt import deaf_children
 from planner.catalogue.entries import Catalogue
-from planner.study import Cell, Model
-from planner.workshop import Device, Workshop
+from planner.studies.answer import Answer
+from planner.studies.evaluator import Device, Workshop
+from planner.studies.study import Cell, Model
 
 # Cells that a process answers before it reports.
 _CHUNK = 32

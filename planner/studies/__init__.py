@@ -1,0 +1,1 @@
+"""What-if studies: the study file, its cells, the evaluator, speed, answers and questions."""
