@@ -24,7 +24,7 @@ exit code: 0 done, 1 the answer is no, 2 bad input or usage, 130 interrupted
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the `hotsplit` command line and returns its exit code (see `planner.cli`)."""
+    """Runs the `hotsplit` command line and returns its exit code (see `planner.cli.run`)."""
     return interruptible(lambda: _run(arguments), ends_process=arguments is None)
 
 
@@ -42,7 +42,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         profile,
         verify,
     )
-    from planner.cli import build_parser, run_command
+    from planner.cli.run import build_parser, run_command
     from planner.commands import catalogue, devices, fit, plan, whatif
     from planner.commands import help as help_command
 

@@ -20,7 +20,7 @@ from planner.base.errors import InputError, NoAnswerError
 from planner.base.quiet import answer_stream
 from planner.base.text import printable
 from planner.base.units import format_bytes, parse_size
-from planner.cli import AnsweringParser, HelpFormatter, run_command
+from planner.cli.run import AnsweringParser, HelpFormatter, run_command
 from planner.commands import common
 from planner.engines.powerinfer.defaults import INDEX_SUFFIX
 

@@ -11,13 +11,13 @@ DESCRIPTION = "Decide how many neurons of each FFN layer live on the GPU."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the planner's command line and returns its exit code (see `planner.cli`)."""
+    """Runs the planner's command line and returns its exit code (see `planner.cli.run`)."""
     return interruptible(lambda: _run(arguments), ends_process=arguments is None)
 
 
 def _run(arguments: Sequence[str] | None) -> int:
     # Imported here so that Ctrl-C is answered while they load, too.
-    from planner.cli import build_parser, run_command
+    from planner.cli.run import build_parser, run_command
     from planner.commands import catalogue, devices, fit, plan, whatif
     from planner.commands import help as help_command
 

@@ -19,7 +19,7 @@ import pytest
 
 from planner import __version__
 from planner.base.errors import FaultsError, InputError, NoAnswerError
-from planner.cli import build_parser, run_command
+from planner.cli.run import build_parser, run_command
 from planner.commands import common
 from tests.processes import started
 
@@ -153,7 +153,7 @@ finally:
 
 PRINTING = """
 import sys
-from planner.cli import build_parser, run_command
+from planner.cli.run import build_parser, run_command
 from planner.commands import common
 from types import ModuleType
 
@@ -181,7 +181,7 @@ def test_a_reader_that_stops_early_is_no_error() -> None:
 
 TALKING = """
 import sys
-from planner.cli import build_parser, run_command
+from planner.cli.run import build_parser, run_command
 from planner.commands import common
 from types import ModuleType
 
@@ -243,7 +243,7 @@ ASCII_ONLY = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "LC_
 def test_characters_that_the_terminal_lacks_come_out_as_escapes(tmp_path: Path) -> None:
     script = """
 import sys
-from planner.cli import build_parser, run_command
+from planner.cli.run import build_parser, run_command
 from planner.commands import common
 from types import ModuleType
 

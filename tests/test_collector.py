@@ -6,11 +6,11 @@ import sys
 
 import pytest
 
-from planner.collector import collecting_rarely
+from planner.cli.garbage import collecting_rarely
 
 _PROGRAM = """
 import gc, sys
-from planner.collector import collecting_rarely
+from planner.cli.garbage import collecting_rarely
 
 class Told:
     def __del__(self):

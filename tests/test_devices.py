@@ -26,7 +26,7 @@ _MAIN = """
 import pathlib, sys
 from planner.hardware import machine
 machine.ROOT = pathlib.Path("/nonexistent")
-from planner.cli import build_parser, run_command
+from planner.cli.run import build_parser, run_command
 from planner.commands import devices
 sys.exit(run_command(build_parser("hotsplit", "", [devices])))
 """
@@ -170,7 +170,7 @@ def test_help_imports_nothing_heavy() -> None:
     code = (
         "import sys\n"
         "from planner.commands import devices\n"
-        "from planner.cli import build_parser\n"
+        "from planner.cli.run import build_parser\n"
         "try:\n    build_parser('hotsplit', '', [devices]).parse_args(['devices', '--help'])\n"
         "except SystemExit as done:\n    assert done.code == 0\n"
         "print([name for name in ('numpy', 'torch', 'pynvml', 'rich') if name in sys.modules])\n"

@@ -787,7 +787,7 @@ def test_a_number_of_neurons_that_the_kernels_cannot_compute(
 
 _MAIN = """
 import sys
-from planner.cli import build_parser, run_command
+from planner.cli.run import build_parser, run_command
 from exporter.commands import doctor
 sys.exit(run_command(build_parser("hotsplit", "", [doctor])))
 """
@@ -837,7 +837,7 @@ def test_a_hostile_name_is_printed_as_text(tmp_path: Path, environment: dict[str
 
 def test_help_imports_nothing_heavy(environment: dict[str, str]) -> None:
     code = (
-        "import sys\nfrom planner.cli import build_parser\nfrom exporter.commands import doctor\n"
+        "import sys\nfrom planner.cli.run import build_parser\nfrom exporter.commands import doctor\n"
         "try:\n    build_parser('hotsplit', '', [doctor]).parse_args(['doctor', '--help'])\n"
         "except SystemExit as done:\n    assert done.code == 0\n"
         "print([name for name in ('numpy', 'torch', 'pynvml', 'gguf') if name in sys.modules])\n"

@@ -80,7 +80,7 @@ def run(environment: Path, tmp_path: Path) -> Run:
 
 def hotsplit(run: Run, *arguments: str) -> subprocess.CompletedProcess[str]:
     program = (
-        "import sys; from exporter.commands import engine; from planner.cli import build_parser, run_command; "
+        "import sys; from exporter.commands import engine; from planner.cli.run import build_parser, run_command; "
         "sys.exit(run_command(build_parser('hotsplit', '', [engine]), ['engine', *sys.argv[1:]]))"
     )
     return run("-c", program, *arguments)

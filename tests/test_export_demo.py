@@ -19,7 +19,7 @@ from planner.activations.folder import read_statistics
 from planner.activations.from_summaries import catalogue_statistics
 from planner.base.errors import InputError
 from planner.catalogue.entries import load_catalogue
-from planner.cli import build_parser, run_command
+from planner.cli.run import build_parser, run_command
 from planner.engines.powerinfer.dimensions import Dimensions
 from planner.engines.powerinfer.geometry import geometry_from_dimensions, geometry_from_header
 from planner.model_files.header import read_header

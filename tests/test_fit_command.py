@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from planner.cli import build_parser, run_command
+from planner.cli.run import build_parser, run_command
 from planner.commands import fit
 from planner.hardware import vram
 from tests.model_files import Q8_0, llama

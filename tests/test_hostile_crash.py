@@ -286,7 +286,7 @@ def test_ctrl_c_while_the_index_is_written(model: Path, plan: Path) -> None:
 INTERRUPTED_WHILE_SOLVING = """
 import os, pathlib, random, signal, sys, threading, types
 signal.signal(signal.SIGINT, signal.default_int_handler)
-from planner.cli import build_parser, run_command
+from planner.cli.run import build_parser, run_command
 
 def run(arguments):
     import pulp

@@ -16,7 +16,7 @@ import torch
 from exporter.commands import convert, diff, inspect, verify
 from exporter.index_format import MARK_MODEL, IndexedLayer
 from exporter.pwri import write_index
-from planner.cli import build_parser, run_command
+from planner.cli.run import build_parser, run_command
 from planner.plan import Plan, write_plan
 from tests.commands import hotsplit, rows_of
 
@@ -229,7 +229,7 @@ def test_help_has_an_example_and_is_light(capsys: pytest.CaptureFixture[str]) ->
     script = (
         "import sys\n"
         "from exporter.commands import convert, diff, inspect, verify\n"
-        "from planner.cli import build_parser\n"
+        "from planner.cli.run import build_parser\n"
         "build_parser('hotsplit', '', [inspect, verify, diff, convert])\n"
         "assert not {'numpy', 'torch', 'gguf', 'rich', 'msgspec', 'pulp'} & set(sys.modules)\n"
     )
@@ -243,7 +243,7 @@ def test_verify_and_diff_run_without_torch_and_gguf(tmp_path: Path) -> None:
     script = (
         "import sys\n"
         "from exporter.commands import diff, inspect, verify\n"
-        "from planner.cli import build_parser, run_command\n"
+        "from planner.cli.run import build_parser, run_command\n"
         "parser = build_parser('hotsplit', '', [inspect, verify, diff])\n"
         "path = sys.argv[1]\n"
         "for arguments in (['inspect', path], ['verify', path], ['diff', path, path]):\n"

@@ -26,7 +26,7 @@ from exporter.profile.model import fingerprint_model
 from exporter.profile.run import ProfileOptions, Progress, profile
 from planner.activations.folder import read_statistics
 from planner.base.errors import InputError
-from planner.cli import build_parser, run_command
+from planner.cli.run import build_parser, run_command
 from tests.processes import started
 
 _WHY = "the optional extra is not installed: pip install '.[profile]'"

@@ -8,7 +8,7 @@ import pytest
 
 from exporter.__main__ import main
 from exporter.commands import profile as command
-from planner.cli import build_parser
+from planner.cli.run import build_parser
 
 NEEDED = ["profile", "--model", "hf", "--data", "t.txt", "--output", "out"]
 

@@ -288,7 +288,7 @@ def test_with_standard_output_closed_nothing_is_written_into_other_files(tmp_pat
     program = """
 import os, sys
 from types import ModuleType
-from planner.cli import build_parser, run_command
+from planner.cli.run import build_parser, run_command
 def run(arguments):
     with open(sys.argv[1], "w") as file:
         os.write(1, b"noise")
@@ -345,7 +345,7 @@ def test_answers_are_printed_to_the_stream_for_answers_and_nowhere_else() -> Non
             elif (
                 isinstance(node, ast.Attribute)
                 and ast.unparse(node) in {"sys.stdout", "sys.__stdout__"}
-                and where not in {"planner/base/quiet.py", "planner/cli.py"}
+                and where not in {"planner/base/quiet.py", "planner/cli/run.py"}
             ):
                 strays.append(f"{where}:{node.lineno}: {ast.unparse(node)}; use planner.base.quiet.answer_stream()")
     assert strays == []

@@ -95,7 +95,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Runs the command; returns the exit code."""
     from exporter.profile.checkpoint import CHECKPOINT_NAME
     from exporter.profile.run import ProfileOptions, profile
-    from planner.cli import INTERRUPTED
+    from planner.cli.run import INTERRUPTED
 
     options = ProfileOptions(
         model=arguments.model,

@@ -19,7 +19,7 @@ from planner.base.errors import HotsplitError
 from planner.base.interrupt import INTERRUPTED, complain_of_interruption, interruptible
 from planner.base.quiet import answer_stream, columns_of, drop, only_the_answer
 from planner.base.text import LONGEST_LINE, closest, printable
-from planner.collector import collecting_rarely
+from planner.cli.garbage import collecting_rarely
 
 __all__ = ["BAD_INPUT", "INTERRUPTED", "AnsweringParser", "HelpFormatter", "Parser", "build_parser", "run_command"]
 
