@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from exporter.demo import write_demo
-from exporter.export import export_plan
+from exporter.powerinfer.export import export_plan
 from planner.activations.folder import Statistics
 from planner.activations.hotness import Hotness
 from planner.engines.powerinfer.account import account_for

@@ -17,10 +17,10 @@ import torch
 
 from benchmarks.cases import Bench
 from benchmarks.released_formulation import RELEASED_GROUP, solve_with_cbc
-from exporter.index_format import IndexedLayer
-from exporter.pwri import write_index
+from exporter.powerinfer.index_format import IndexedLayer
+from exporter.powerinfer.index_writer import write_index
+from exporter.powerinfer.verify import verify_index
 from exporter.select import Selector
-from exporter.verify import verify_index
 from planner.activations.folder import read_statistics
 from planner.activations.hotness import Hotness
 from planner.catalogue.entries import load_catalogue

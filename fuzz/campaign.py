@@ -11,7 +11,7 @@ from fuzz.targets import TARGETS, checksummed
 
 # The readers import one another lazily; what is measured is what is imported here.
 READERS = (
-    "exporter.existing",
+    "exporter.powerinfer.overwrite",
     "planner.engines.powerinfer.account",
     "planner.engines.powerinfer.geometry",
     "planner.model_files.header",

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from exporter.index_format import MARK_MODEL, IndexedLayer, Magic
-from exporter.pwri import write_index
+from exporter.powerinfer.index_format import MARK_MODEL, IndexedLayer, Magic
+from exporter.powerinfer.index_writer import write_index
 from planner.engines.powerinfer.dimensions import Dimensions, tensors_of
 from planner.plan import Plan, PlannedActivations, PlannedBudget, PlannedModel, SolverReport
 

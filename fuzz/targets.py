@@ -91,9 +91,9 @@ def index(data: bytes) -> None:
 
 
 def _read_index(data: bytes, path: Path) -> None:
-    from exporter.existing import INDEX
-    from exporter.index_file import IndexFile
-    from exporter.verify import verify_index
+    from exporter.powerinfer.index_file import IndexFile
+    from exporter.powerinfer.overwrite import INDEX
+    from exporter.powerinfer.verify import verify_index
     from planner.base.outputs import objection_to_replacing
 
     objection_to_replacing(path, INDEX)

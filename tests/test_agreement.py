@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from exporter.agreement import disagreements
+from exporter.powerinfer.plan_checks import disagreements
 from planner.activations.folder import Statistics, fingerprint_of
 from planner.engines.powerinfer.geometry import Geometry
 from planner.plan import Plan, PlannedActivations, PlannedModel, SolverReport

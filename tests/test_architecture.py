@@ -141,7 +141,13 @@ def test_commands_are_for_the_command_line_and_reports_for_commands() -> None:
     for room, guests in (
         (
             "planner.commands",
-            {"planner.commands", "exporter.commands", "planner.__main__", "exporter.__main__", "exporter.drop_in"},
+            {
+                "planner.commands",
+                "exporter.commands",
+                "planner.__main__",
+                "exporter.__main__",
+                "exporter.powerinfer.drop_in",
+            },
         ),
         ("exporter.commands", {"exporter.commands", "exporter.__main__"}),
         ("planner.report", {"planner.report", "planner.commands", "exporter.commands"}),

@@ -13,7 +13,7 @@ from benchmarks.cases import CASES, Bench
 from benchmarks.measure import by_turns, processes_by_turns
 from benchmarks.phases import PHASES
 from benchmarks.processes import BARE, FLOOR, commands_of, floor_of
-from exporter.verify import verify_index
+from exporter.powerinfer.verify import verify_index
 from planner.catalogue.entries import load_catalogue
 
 

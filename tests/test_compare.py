@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exporter.compare import LayerDifference, compare, jaccard
-from exporter.index_file import IndexFile
-from exporter.index_format import IndexedLayer
-from exporter.pwri import write_index
+from exporter.powerinfer.compare import LayerDifference, compare, jaccard
+from exporter.powerinfer.index_file import IndexFile
+from exporter.powerinfer.index_format import IndexedLayer
+from exporter.powerinfer.index_writer import write_index
 
 
 def write(path: Path, buckets: list[set[int]], n_ff: int = 20) -> Path:

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from exporter.convert import convert
-from exporter.index_format import MARK_MODEL, IndexedLayer
-from exporter.pwri import write_index
+from exporter.powerinfer.convert import convert
+from exporter.powerinfer.index_format import MARK_MODEL, IndexedLayer
+from exporter.powerinfer.index_writer import write_index
 from planner.base.errors import FaultsError, InputError
 
 MASKS = {"blk.0.gpu_idx": [False, True, False, False, True], "blk.1.gpu_idx": [False] * 3}

@@ -1,4 +1,4 @@
-"""`exporter.doctor`: one model folder that is well, and the same folder wrong in each way, one at a time."""
+"""`exporter.powerinfer.doctor`: one model folder that is well, and the same folder wrong in each way, one at a time."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 import torch
 
-from exporter import doctor_case
-from exporter.doctor import CHECKS, Finding, Status, examine
-from exporter.doctor_case import Case
-from exporter.engine_python import EnginePython, Helper
-from exporter.index_format import MARK_ACTIVATIONS, MARK_MODEL, IndexedLayer
-from exporter.pwri import write_index
+from exporter.powerinfer import doctor_case
+from exporter.powerinfer.doctor import CHECKS, Finding, Status, examine
+from exporter.powerinfer.doctor_case import Case
+from exporter.powerinfer.engine_python import EnginePython, Helper
+from exporter.powerinfer.index_format import MARK_ACTIVATIONS, MARK_MODEL, IndexedLayer
+from exporter.powerinfer.index_writer import write_index
 from planner.activations.folder import read_statistics
 from planner.base.record import replace
 from planner.base.units import format_bytes

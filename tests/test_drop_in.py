@@ -14,7 +14,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from exporter import drop_in, engine
+from exporter.powerinfer import drop_in, install
 from tests import engine_rules as rules
 from tests.commands import hotsplit
 
@@ -138,14 +138,14 @@ def index_of(model: Path, budget_bytes: int, n_layer: int = 3) -> rules.Index:
 def test_the_engines_own_call_in_its_own_shell(model: Path, tmp_path: Path) -> None:
     packages = tmp_path / "packages"
     packages.mkdir()
-    engine.install(packages)
+    install.install(packages)
     write_model(model, 3)
     counts = write_statistics(tmp_path / "activation", 3)
     vram_bytes = 200_000
     capacity = rules.capacity_argument(vram_bytes, N_FF, F16, gated=True)
     line = rules.engine_call(model, 3, N_FF, capacity, vram_bytes)
     done = subprocess.run(
-        line if engine.ENGINE_COMMAND == "python3" else line.replace("python3", "python", 1),
+        line if install.ENGINE_COMMAND == "python3" else line.replace("python3", "python", 1),
         shell=True,
         cwd=tmp_path,
         env={
@@ -477,7 +477,7 @@ def test_a_folder_that_is_not_there_may_have_lost_characters_on_its_way(
 def test_what_a_shell_does_to_a_path_is_explained(tmp_path: Path, name: str, explained: str) -> None:
     packages = tmp_path / "packages"
     packages.mkdir()
-    engine.install(packages)
+    install.install(packages)
     line = rules.engine_call(tmp_path / name / "m.gguf", 3, N_FF, 100, 1000)
     done = subprocess.run(
         line.replace("python3", sys.executable, 1),
@@ -537,7 +537,7 @@ def test_options_and_defaults_are_those_of_upstream() -> None:
 
 def test_help_waits_for_nothing_heavy() -> None:
     program = (
-        "import sys\nfrom exporter.drop_in import main\nassert main(['--help']) == 0\n"
+        "import sys\nfrom exporter.powerinfer.drop_in import main\nassert main(['--help']) == 0\n"
         "assert not {'numpy', 'torch', 'gguf', 'pulp', 'rich'} & set(sys.modules), sorted(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)

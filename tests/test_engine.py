@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from exporter import engine
+from exporter.powerinfer import install
 from planner.base.errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,7 +26,7 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 def package(folder: Path, files: dict[str, str] = UPSTREAM) -> Path:
-    where = folder / engine.PACKAGE
+    where = folder / install.PACKAGE
     where.mkdir(parents=True)
     for name, text in files.items():
         (where / name).write_text(text)
@@ -59,8 +59,8 @@ def packages_of(prefix: Path) -> Path:
 @pytest.fixture
 def run(environment: Path, tmp_path: Path) -> Run:
     """Returns a way to run a command in the environment, as one that is active, in an empty folder."""
-    shutil.rmtree(packages_of(environment) / engine.PACKAGE, ignore_errors=True)
-    shutil.rmtree(packages_of(environment) / engine.KEPT_ASIDE, ignore_errors=True)
+    shutil.rmtree(packages_of(environment) / install.PACKAGE, ignore_errors=True)
+    shutil.rmtree(packages_of(environment) / install.KEPT_ASIDE, ignore_errors=True)
     scripts = Path(sysconfig.get_path("scripts", SCHEME, {"base": str(environment), "platbase": str(environment)}))
 
     def run_in(*command: str, shell: str | None = None) -> subprocess.CompletedProcess[str]:
@@ -87,30 +87,30 @@ def hotsplit(run: Run, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_install_and_uninstall_leave_a_folder_as_it_was(tmp_path: Path) -> None:
-    assert engine.install(tmp_path) is True
-    assert engine.is_drop_in(tmp_path / "powerinfer")
+    assert install.install(tmp_path) is True
+    assert install.is_drop_in(tmp_path / "powerinfer")
     installed = contents(tmp_path)
     assert sorted(installed) == ["powerinfer-hotsplit.pth", "powerinfer/__init__.py", "powerinfer/__main__.py"]
-    assert engine.install(tmp_path) is False
+    assert install.install(tmp_path) is False
     assert contents(tmp_path) == installed
-    assert engine.uninstall(tmp_path) is True
+    assert install.uninstall(tmp_path) is True
     assert contents(tmp_path) == {}
     assert list(tmp_path.iterdir()) == []
-    assert engine.uninstall(tmp_path) is False
+    assert install.uninstall(tmp_path) is False
 
 
 def test_an_older_drop_in_is_renewed_and_nothing_kept(tmp_path: Path) -> None:
-    engine.install(tmp_path)
+    install.install(tmp_path)
     current = contents(tmp_path)
     (tmp_path / "powerinfer" / "__main__.py").write_text("print('older')\n")
-    assert engine.status(tmp_path).current is False
-    assert engine.install(tmp_path) is True
+    assert install.status(tmp_path).current is False
+    assert install.install(tmp_path) is True
     assert contents(tmp_path) == current
     assert sorted(path.name for path in tmp_path.iterdir()) == ["powerinfer", "powerinfer-hotsplit.pth"]
     # One of a version that had no such file gets it.
     (tmp_path / "powerinfer-hotsplit.pth").unlink()
-    assert engine.status(tmp_path).current is False
-    assert engine.install(tmp_path) is True
+    assert install.status(tmp_path).current is False
+    assert install.install(tmp_path) is True
     assert contents(tmp_path) == current
 
 
@@ -118,17 +118,17 @@ def test_somebody_elses_package_stays_unless_told(tmp_path: Path) -> None:
     theirs = package(tmp_path)
     before = contents(tmp_path)
     with pytest.raises(InputError) as refusal:
-        engine.install(tmp_path)
+        install.install(tmp_path)
     assert str(refusal.value) == (
         f"{theirs}: another package named powerinfer; it stays as it is, use --force to put Hotsplit before it "
         "(uninstall puts it back)"
     )
     assert contents(tmp_path) == before
-    assert engine.uninstall(tmp_path) is False
+    assert install.uninstall(tmp_path) is False
     assert contents(tmp_path) == before
-    assert engine.install(tmp_path, force=True) is True
-    assert engine.status(tmp_path) == engine.Status(theirs, True, True, None, tmp_path / "powerinfer.before-hotsplit")
-    assert engine.uninstall(tmp_path) is True
+    assert install.install(tmp_path, force=True) is True
+    assert install.status(tmp_path) == install.Status(theirs, True, True, None, tmp_path / "powerinfer.before-hotsplit")
+    assert install.uninstall(tmp_path) is True
     assert contents(tmp_path) == before
     assert list(tmp_path.iterdir()) == [theirs]
 
@@ -140,21 +140,21 @@ def test_a_linked_package_is_kept_as_a_link(tmp_path: Path) -> None:
     folder = tmp_path / "packages"
     folder.mkdir()
     (folder / "powerinfer").symlink_to(real)
-    engine.install(folder, force=True)
+    install.install(folder, force=True)
     assert contents(tmp_path / "elsewhere") == before
-    engine.uninstall(folder)
+    install.uninstall(folder)
     assert (folder / "powerinfer").readlink() == real
 
 
 def test_a_package_that_was_kept_before_is_never_lost(tmp_path: Path) -> None:
     package(tmp_path)
-    engine.install(tmp_path, force=True)
+    install.install(tmp_path, force=True)
     # Somebody installs upstream's helper over the drop-in.
     for name, text in UPSTREAM.items():
         (tmp_path / "powerinfer" / name).write_text(text + "# newer\n")
     before = contents(tmp_path)
     with pytest.raises(InputError) as refusal:
-        engine.install(tmp_path, force=True)
+        install.install(tmp_path, force=True)
     assert str(refusal.value) == (
         f"{tmp_path / 'powerinfer.before-hotsplit'}: a package was kept here before; move it away, then install again"
     )
@@ -164,11 +164,11 @@ def test_a_package_that_was_kept_before_is_never_lost(tmp_path: Path) -> None:
 def test_a_run_that_was_killed_between_two_renames_is_put_right(tmp_path: Path) -> None:
     theirs = package(tmp_path)
     before = contents(tmp_path)
-    theirs.rename(tmp_path / engine.KEPT_ASIDE)
+    theirs.rename(tmp_path / install.KEPT_ASIDE)
     package(tmp_path / ".powerinfer.0123456789ab.hotsplit-partial")
-    assert engine.uninstall(tmp_path) is True
-    assert engine.install(tmp_path, force=True) is True
-    engine.uninstall(tmp_path)
+    assert install.uninstall(tmp_path) is True
+    assert install.install(tmp_path, force=True) is True
+    install.uninstall(tmp_path)
     assert contents(tmp_path) == before
     assert list(tmp_path.iterdir()) == [theirs]
 
@@ -187,22 +187,22 @@ def test_the_package_from_before_is_back_when_the_drop_in_cannot_take_its_place(
 
     monkeypatch.setattr(Path, "rename", fail_for_the_new_one)
     with pytest.raises(OSError, match="No space left"):
-        engine.install(tmp_path, force=True)
+        install.install(tmp_path, force=True)
     assert contents(tmp_path) == before
     assert list(tmp_path.iterdir()) == [theirs]
 
 
 def test_files_of_others_in_the_drop_in_are_not_deleted(tmp_path: Path) -> None:
-    engine.install(tmp_path)
+    install.install(tmp_path)
     (tmp_path / "powerinfer" / "__pycache__").mkdir()
     (tmp_path / "powerinfer" / "notes.txt").write_text("mine")
     with pytest.raises(InputError) as refusal:
-        engine.uninstall(tmp_path)
+        install.uninstall(tmp_path)
     assert str(refusal.value) == (
         f"{tmp_path / 'powerinfer'}: notes.txt is not Hotsplit's; move it away, then uninstall again"
     )
     (tmp_path / "powerinfer" / "notes.txt").unlink()
-    assert engine.uninstall(tmp_path) is True
+    assert install.uninstall(tmp_path) is True
     assert list(tmp_path.iterdir()) == []
 
 
@@ -214,20 +214,20 @@ def test_a_package_elsewhere_on_the_path_is_somebody_elses_too(tmp_path: Path, m
     folder = tmp_path / "packages"
     folder.mkdir()
     with pytest.raises(InputError, match=r"editable.powerinfer\.py: another package named powerinfer"):
-        engine.install(folder)
-    assert engine.install(folder, force=True) is True
-    assert engine.uninstall(folder) is True
+        install.install(folder)
+    assert install.install(folder, force=True) is True
+    assert install.uninstall(folder) is True
     assert module.exists()
 
 
 def test_an_environment_that_cannot_be_written_says_so(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        engine.install(tmp_path / "missing")
+        install.install(tmp_path / "missing")
 
 
 def test_the_engines_own_call_reaches_hotsplit_after_install(run: Run, environment: Path) -> None:
     where = packages_of(environment) / "powerinfer"
-    call = f"{engine.ENGINE_COMMAND} -m powerinfer --help"
+    call = f"{install.ENGINE_COMMAND} -m powerinfer --help"
     assert "No module named powerinfer" in run(shell=call).stderr
     installed = hotsplit(run, "install")
     assert (installed.returncode, installed.stdout, installed.stderr) == (0, f"installed: {where}\n", "")
@@ -242,7 +242,7 @@ def test_the_engines_own_call_reaches_hotsplit_after_install(run: Run, environme
 
 def test_the_real_helpers_call_is_taken_over_only_by_force_and_given_back(run: Run, environment: Path) -> None:
     where = package(packages_of(environment))
-    call = f"{engine.ENGINE_COMMAND} -m powerinfer"
+    call = f"{install.ENGINE_COMMAND} -m powerinfer"
     refused = hotsplit(run, "install")
     assert refused.returncode == 2
     assert refused.stderr.startswith(f"hotsplit: error: {where}: another package named powerinfer; it stays")
@@ -290,7 +290,7 @@ def test_status_says_what_the_engines_call_runs(run: Run, environment: Path, tmp
 
 
 def test_a_drop_in_whose_hotsplit_is_gone_says_so_in_one_line(tmp_path: Path) -> None:
-    engine.install(tmp_path)
+    install.install(tmp_path)
     done = subprocess.run(
         [sys.executable, "-S", "-m", "powerinfer"],
         cwd=tmp_path,
@@ -317,11 +317,11 @@ def test_what_lies_in_the_working_directory_does_not_break_the_engines_call(
     file = tmp_path / stranger
     file.parent.mkdir(exist_ok=True)
     file.write_text("raise SystemExit('a stranger')\n")
-    helped = run(shell=f"{engine.ENGINE_COMMAND} -m powerinfer --help")
+    helped = run(shell=f"{install.ENGINE_COMMAND} -m powerinfer --help")
     assert (helped.returncode, helped.stderr) == (0, "")
     assert helped.stdout.startswith("usage: python3 -m powerinfer")
     failing = run(
-        shell=f"{engine.ENGINE_COMMAND} -m powerinfer --activation missing --output x.gguf.generated.gpuidx "
+        shell=f"{install.ENGINE_COMMAND} -m powerinfer --activation missing --output x.gguf.generated.gpuidx "
         "--layer 2 --vram-capacity 1000"
     )
     assert (failing.returncode, failing.stderr.splitlines()[0]) == (
@@ -336,11 +336,11 @@ def test_another_exporter_in_the_environment_is_named(run: Run, environment: Pat
     other.mkdir()
     (other / "__init__.py").write_text("")
     try:
-        done = run(shell=f"{engine.ENGINE_COMMAND} -m powerinfer --help")
+        done = run(shell=f"{install.ENGINE_COMMAND} -m powerinfer --help")
     finally:
         shutil.rmtree(other)
     assert (done.returncode, done.stderr) == (
         1,
-        f"hotsplit: error: No module named 'exporter.drop_in'; Python finds {other}: if it is not Hotsplit's, "
+        f"hotsplit: error: No module named 'exporter.powerinfer.drop_in'; Python finds {other}: if it is not Hotsplit's, "
         "remove it\n",
     )

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exporter import engine
-from exporter.engine_python import EnginePython, Helper, ask_engine_python, unsafe_characters
+from exporter.powerinfer import install
+from exporter.powerinfer.engine_python import EnginePython, Helper, ask_engine_python, unsafe_characters
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="the interpreters are shell scripts")
 
@@ -70,7 +70,7 @@ def test_no_package(place: Place) -> None:
 
 
 def test_the_drop_in_and_all_that_it_needs(place: Place) -> None:
-    engine.install(place.packages)
+    install.install(place.packages)
     place.modules(**dict.fromkeys(_NEEDED, ""))
     found = ask_engine_python()
     assert found == EnginePython(
@@ -80,7 +80,7 @@ def test_the_drop_in_and_all_that_it_needs(place: Place) -> None:
 
 @pytest.mark.parametrize("missing", _NEEDED)
 def test_the_drop_in_without_something_that_it_needs(place: Place, missing: str) -> None:
-    engine.install(place.packages)
+    install.install(place.packages)
     place.modules(**dict.fromkeys(set(_NEEDED) - {missing}, ""))
     found = ask_engine_python()
     assert found.helper is Helper.OURS
@@ -89,7 +89,7 @@ def test_the_drop_in_without_something_that_it_needs(place: Place, missing: str)
 
 def test_the_drop_in_in_this_environment(place: Place) -> None:
     place.python(f'exec "{sys.executable}" "$@"')
-    engine.install(place.packages)
+    install.install(place.packages)
     found = ask_engine_python()
     assert (found.helper, found.fault) == (Helper.OURS, None)
     assert found.location == place.packages / "powerinfer" / "__init__.py"

@@ -56,11 +56,11 @@ def partial_files(folder: Path) -> list[str]:
 
 KILLED_AT_A_LINE = """
 import os, signal, sys
-import exporter.export, exporter.existing, exporter.commands.export, gguf, planner.engines.powerinfer.geometry, planner.model_files.header
+import exporter.powerinfer.export, exporter.powerinfer.overwrite, exporter.commands.export, gguf, planner.engines.powerinfer.geometry, planner.model_files.header
 from exporter.__main__ import main
 
 plan, output, most = sys.argv[1], sys.argv[2], int(sys.argv[3])
-WRITING = ("planner/base/files.py", "exporter/pwri.py", "gguf/gguf_writer.py")
+WRITING = ("planner/base/files.py", "exporter/powerinfer/index_writer.py", "gguf/gguf_writer.py")
 
 def run(last):
     lines = 0
@@ -255,15 +255,15 @@ def test_ctrl_c_while_libraries_load(model: Path, plan: Path, imports: int) -> N
 INTERRUPTED_WHILE_WRITING = """
 import os, signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)
-import exporter.pwri
-original = exporter.pwri._write_data
+import exporter.powerinfer.index_writer
+original = exporter.powerinfer.index_writer._write_data
 def write(file, numbers):
     write.calls += 1
     if write.calls == 5:
         os.kill(os.getpid(), signal.SIGINT)
     original(file, numbers)
 write.calls = 0
-exporter.pwri._write_data = write
+exporter.powerinfer.index_writer._write_data = write
 from exporter.__main__ import main
 sys.exit(main())
 """

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from exporter.export import export_plan
-from exporter.verify import verify_index
+from exporter.powerinfer.export import export_plan
+from exporter.powerinfer.verify import verify_index
 from planner.activations import folder as statistics_module
 from planner.activations import hotness as hotness_module
 from planner.activations.folder import read_statistics

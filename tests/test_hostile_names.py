@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from exporter.index_format import MARK_ACTIVATIONS, MARK_MODEL, IndexedLayer, Magic
-from exporter.pwri import write_index
+from exporter.powerinfer.index_format import MARK_ACTIVATIONS, MARK_MODEL, IndexedLayer, Magic
+from exporter.powerinfer.index_writer import write_index
 from tests import model_files
 from tests.commands import hotsplit
 

@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from exporter.commands import convert, diff, inspect, verify
-from exporter.index_format import MARK_MODEL, IndexedLayer
-from exporter.pwri import write_index
+from exporter.powerinfer.index_format import MARK_MODEL, IndexedLayer
+from exporter.powerinfer.index_writer import write_index
 from planner.cli.run import build_parser, run_command
 from planner.plan import Plan, write_plan
 from tests.commands import hotsplit, rows_of

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from exporter.existing import INDEX
-from exporter.index_file import MOST_NEURONS, IndexFile
-from exporter.index_format import MARK_MODEL, IndexedLayer
-from exporter.pwri import _header, write_index
+from exporter.powerinfer.index_file import MOST_NEURONS, IndexFile
+from exporter.powerinfer.index_format import MARK_MODEL, IndexedLayer
+from exporter.powerinfer.index_writer import _header, write_index
+from exporter.powerinfer.overwrite import INDEX
 from planner.base.errors import FaultsError, InputError
 from planner.base.outputs import objection_to_replacing
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from exporter.index_file import IndexFile
+from exporter.powerinfer.index_file import IndexFile
 from exporter.profile.text import survey
 from planner.activations.layer_summaries import read_figures
 from planner.activations.torch_file import read_vector

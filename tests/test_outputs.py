@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from exporter.existing import INDEX
+from exporter.powerinfer.overwrite import INDEX
 from planner.base import outputs
 from planner.base.errors import InputError
 from planner.base.files import write_whole

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exporter.index_format import MARK_ACTIVATIONS, MARK_MODEL, IndexedLayer, Magic
-from exporter.pwri import add_layer, gpu_idx, write_index
+from exporter.powerinfer.index_format import MARK_ACTIVATIONS, MARK_MODEL, IndexedLayer, Magic
+from exporter.powerinfer.index_writer import add_layer, gpu_idx, write_index
 
 # A file that the engine's own helper wrote for ReLU-LLaMA-7B (`llama-7b-relu.powerinfer.gguf.generated.gpuidx`):
 # 32 layers × 11008 neurons, all of them selected, split.vram_capacity 17449795584.

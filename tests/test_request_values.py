@@ -5,7 +5,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import pytest
 
-from exporter.doctor_case import Case
+from exporter.powerinfer.doctor_case import Case
 from exporter.profile.run import ProfileOptions
 from planner.base.errors import InputError
 from planner.base.request_values import as_bytes, as_count, as_gpu, as_path

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exporter.index_format import MARK_ACTIVATIONS, MARK_MODEL, IndexedLayer
-from exporter.pwri import write_index
-from exporter.verify import MOST_FAULTS, tie_note, verify_index
+from exporter.powerinfer.index_format import MARK_ACTIVATIONS, MARK_MODEL, IndexedLayer
+from exporter.powerinfer.index_writer import write_index
+from exporter.powerinfer.verify import MOST_FAULTS, tie_note, verify_index
 from planner.activations.folder import Statistics, fingerprint_of
 from planner.engines.powerinfer.geometry import Geometry
 from planner.plan import Plan, PlannedActivations, PlannedModel

@@ -36,7 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
         InputError: the index is not sound, the output has another ending, or is there and stays without `--force`.
         OSError: a file cannot be read or written.
     """
-    from exporter.convert import convert
+    from exporter.powerinfer.convert import convert
 
     convert(arguments.file, arguments.output, force=arguments.force)
     common.say(f"wrote {arguments.output}")

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from planner.commands import common
 
 if TYPE_CHECKING:
-    from exporter.compare import LayerDifference
-    from exporter.index_file import IndexFile
+    from exporter.powerinfer.compare import LayerDifference
+    from exporter.powerinfer.index_file import IndexFile
 
 _EXAMPLE = """\
 examples:
@@ -46,8 +46,8 @@ def run(arguments: argparse.Namespace) -> int:
         InputError: a file is not an index.
         OSError: a file cannot be read.
     """
-    from exporter.compare import compare
-    from exporter.index_file import IndexFile
+    from exporter.powerinfer.compare import compare
+    from exporter.powerinfer.index_file import IndexFile
 
     with IndexFile(arguments.a) as a, IndexFile(arguments.b) as b:
         layers = compare(a, b)
@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _totals(layers: list[LayerDifference]) -> dict[str, Any]:
-    from exporter.compare import jaccard
+    from exporter.powerinfer.compare import jaccard
 
     counts = {name: sum(getattr(layer, name) for layer in layers) for name in ("only_a", "only_b", "both")}
     return {**counts, "jaccard": jaccard(**counts)}

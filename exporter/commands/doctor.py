@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from planner.commands import common, placement
 
 if TYPE_CHECKING:
-    from exporter.doctor import Finding
+    from exporter.powerinfer.doctor import Finding
 
 _EXAMPLE = """\
 examples:
@@ -47,8 +47,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(arguments: argparse.Namespace) -> int:
     """Prints every finding; returns 1 when one of them is a problem."""
-    from exporter.doctor import Status, examine
-    from exporter.doctor_case import Case
+    from exporter.powerinfer.doctor import Status, examine
+    from exporter.powerinfer.doctor_case import Case
 
     placement.settle_model(arguments)
     findings = examine(

@@ -11,8 +11,8 @@ from planner.commands import common
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from exporter.engine import Status
-    from exporter.engine_python import EnginePython
+    from exporter.powerinfer.engine_python import EnginePython
+    from exporter.powerinfer.install import Status
 
 EPILOG = """\
 example:
@@ -54,36 +54,36 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run_install(arguments: argparse.Namespace) -> int:
     """Installs the drop-in and says when the engine's call will not reach it."""
-    from exporter import engine
+    from exporter.powerinfer import install
 
-    folder = engine.environment()
-    changed = engine.install(folder, force=arguments.force)
-    _say(f"{'installed' if changed else 'already installed'}: {_shown(folder / engine.PACKAGE)}")
-    if (obstacle := _obstacle(engine.status(folder))[1]) is not None:
+    folder = install.environment()
+    changed = install.install(folder, force=arguments.force)
+    _say(f"{'installed' if changed else 'already installed'}: {_shown(folder / install.PACKAGE)}")
+    if (obstacle := _obstacle(install.status(folder))[1]) is not None:
         common.note(obstacle)
     return 0
 
 
 def run_uninstall(_arguments: argparse.Namespace) -> int:
     """Removes the drop-in."""
-    from exporter import engine
+    from exporter.powerinfer import install
 
-    folder = engine.environment()
-    kept = engine.status(folder).kept_aside
-    if not engine.uninstall(folder):
-        _say(f"not installed: {_shown(folder / engine.PACKAGE)}")
+    folder = install.environment()
+    kept = install.status(folder).kept_aside
+    if not install.uninstall(folder):
+        _say(f"not installed: {_shown(folder / install.PACKAGE)}")
     elif kept is not None:
-        _say(f"removed, and the package from before put back: {_shown(folder / engine.PACKAGE)}")
+        _say(f"removed, and the package from before put back: {_shown(folder / install.PACKAGE)}")
     else:
-        _say(f"removed: {_shown(folder / engine.PACKAGE)}")
+        _say(f"removed: {_shown(folder / install.PACKAGE)}")
     return 0
 
 
 def run_status(arguments: argparse.Namespace) -> int:
     """Says what the engine's call would run."""
-    from exporter import engine
+    from exporter.powerinfer import install
 
-    here = engine.status(engine.environment())
+    here = install.status(install.environment())
     called, obstacle = _obstacle(here)
     if arguments.json:
         common.print_json(
@@ -118,8 +118,8 @@ def _obstacle(here: Status) -> tuple[EnginePython, str | None]:
     """Returns what the engine's call meets, and in one line why it does not run this drop-in; None when it does."""
     import sys
 
-    from exporter.engine import ENGINE_COMMAND
-    from exporter.engine_python import Helper, ask_engine_python
+    from exporter.powerinfer.engine_python import Helper, ask_engine_python
+    from exporter.powerinfer.install import ENGINE_COMMAND
 
     called = ask_engine_python()
     activate = f"activate the environment of {sys.executable} before the engine starts"

@@ -69,7 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
     output = arguments.output or _beside(model)
     keep_inputs(output, model, arguments.plan, arguments.config)
     # Only now, so that bad input is told before torch has loaded.
-    from exporter.export import export_plan
+    from exporter.powerinfer.export import export_plan
 
     export_plan(
         plan,

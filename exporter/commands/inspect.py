@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from planner.commands import common
 
 if TYPE_CHECKING:
-    from exporter.index_file import IndexFile
+    from exporter.powerinfer.index_file import IndexFile
 
 _EXAMPLE = """\
 examples:
@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         InputError: not an index, or one whose tensors cannot be found.
     """
-    from exporter.index_file import IndexFile
+    from exporter.powerinfer.index_file import IndexFile
 
     with IndexFile(arguments.file) as index:
         if arguments.json:

@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
         InputError: model, statistics or plan cannot be used.
         OSError: a file cannot be read.
     """
-    from exporter.verify import tie_note, verify_index
+    from exporter.powerinfer.verify import tie_note, verify_index
     from planner.activations.folder import read_statistics
     from planner.plan import read_plan
 

@@ -26,7 +26,7 @@ from planner.base.text import listed
 
 # What is kept of a folder's counts: all of those of any model without experts, and of 31 million neurons.
 MOST_KEPT_BYTES = 256 << 20
-# Beyond any layer; an index of wider ones could not be read back (`exporter.index_file`).
+# Beyond any layer; an index of wider ones could not be read back (`exporter.powerinfer.index_file`).
 MOST_NEURONS = 1 << 24
 # A line each; nobody reads more of them.
 _MOST_STRANGERS = 8

@@ -1,6 +1,6 @@
 """Everything that makes the engine offload nothing, or compute something else, looked at in one go.
 
-Each check is one small function in `CHECKS`; what several of them need is read once, by `exporter.doctor_case.Case`.
+Each check is one small function in `CHECKS`; what several of them need is read once, by `exporter.powerinfer.doctor_case.Case`.
 Line numbers are of `llama.cpp` at PowerInfer d3ebd7c unless another file is named.
 """
 
@@ -11,8 +11,8 @@ import os
 import shlex
 from collections.abc import Callable, Iterator
 
-from exporter.doctor_case import Case
-from exporter.engine_python import Helper, unsafe_characters
+from exporter.powerinfer.doctor_case import Case
+from exporter.powerinfer.engine_python import Helper, unsafe_characters
 from planner.base.record import Record
 from planner.base.text import listed
 from planner.base.units import format_bytes

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from exporter.index_file import IndexFile
-from exporter.index_format import ARCHITECTURE, MARKS
-from exporter.verify import verify_index
+from exporter.powerinfer.index_file import IndexFile
+from exporter.powerinfer.index_format import ARCHITECTURE, MARKS
+from exporter.powerinfer.verify import verify_index
 from planner.base.errors import InputError
 from planner.base.outputs import Kind
 
@@ -21,7 +21,7 @@ _LEAST_HEADER_BYTES = 128
 def _objection(path: Path) -> str | None:
     """Returns why somebody may want to keep the file `path`; None when an index may replace it.
 
-    A sound index stays that does not say Hotsplit wrote it. (What says so is a mark, `exporter.index_format.MARKS`,
+    A sound index stays that does not say Hotsplit wrote it. (What says so is a mark, `exporter.powerinfer.index_format.MARKS`,
     which the index of a plan that knows its model or statistics carries.) A broken index is of no use to anybody: the
     engine refuses it or worse. A file that is no index, such as the model itself, stays unless its name ends in
     `.gpuidx`.

@@ -10,8 +10,8 @@ from types import MappingProxyType
 
 import numpy as np
 
-from exporter.index_file import IndexFile
-from exporter.verify import verify_index
+from exporter.powerinfer.index_file import IndexFile
+from exporter.powerinfer.verify import verify_index
 from planner.base.errors import FaultsError, InputError
 from planner.base.files import staged
 from planner.base.outputs import INDEX_COPY, NUMPY_MASKS, TORCH_MASKS, Kind, check_output
@@ -50,7 +50,7 @@ def convert(index: Path, output: Path, *, force: bool = False) -> None:
 
 def write_gguf(source: IndexFile, output: Path) -> None:
     """Writes the index with GGUF's magic and type number, keys and marks kept."""
-    from exporter.pwri import write_index
+    from exporter.powerinfer.index_writer import write_index
 
     buckets = (source.gpu_bucket(position) for position in range(len(source.layers)))
     write_index(output, source.layers, buckets, source.vram_capacity_bytes, marks=source.marks, magic="GGUF")

@@ -12,7 +12,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from exporter.engine import ENGINE_COMMAND, is_drop_in
+from exporter.powerinfer.install import ENGINE_COMMAND, is_drop_in
 from planner.base.record import Record
 
 LIMIT_S = 120.0

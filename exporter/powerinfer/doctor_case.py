@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from exporter.engine_python import EnginePython, ask_engine_python
+from exporter.powerinfer.engine_python import EnginePython, ask_engine_python
 from planner.base.errors import HotsplitError
 from planner.base.record import Record
 from planner.base.request_values import as_path
@@ -27,8 +27,8 @@ from planner.engines.powerinfer.defaults import (
 from planner.engines.powerinfer.kernel_limits import Q4_0_NEURON_STEP, neuron_step
 
 if TYPE_CHECKING:
-    from exporter.index_file import IndexFile
-    from exporter.index_format import IndexedLayer
+    from exporter.powerinfer.index_file import IndexFile
+    from exporter.powerinfer.index_format import IndexedLayer
     from planner.activations.folder import Statistics
     from planner.engines.powerinfer.account import Account
     from planner.engines.powerinfer.geometry import Geometry
@@ -156,8 +156,8 @@ class Case:
         return _fact(self._read_index)
 
     def _read_index(self) -> Index:
-        from exporter.index_file import IndexFile
-        from exporter.verify import verify_index
+        from exporter.powerinfer.index_file import IndexFile
+        from exporter.powerinfer.verify import verify_index
 
         # Not against the model: an index of upstream's, which stores more than it needs, is one the engine can use.
         faults = verify_index(self.index_path)
@@ -286,7 +286,7 @@ class Case:
 
     def _index_is_guarded(self) -> bool:
         """Whether export leaves the existing index alone unless told."""
-        from exporter.existing import INDEX
+        from exporter.powerinfer.overwrite import INDEX
         from planner.base.outputs import objection_to_replacing
 
         try:
@@ -347,7 +347,7 @@ def _disagreements(case: Case, index: IndexFile) -> list[str]:
 
 def _staleness(case: Case, index: IndexFile) -> list[str]:
     """Returns what the model or the statistics beside an index say that the index does not, one line each."""
-    from exporter.index_format import MARK_ACTIVATIONS, MARK_MODEL
+    from exporter.powerinfer.index_format import MARK_ACTIVATIONS, MARK_MODEL
 
     model, statistics = case.geometry.value, case.statistics.value
     if model is not None and index.marks.get(MARK_MODEL, model.fingerprint) != model.fingerprint:

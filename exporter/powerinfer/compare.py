@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from exporter.index_file import IndexFile
+from exporter.powerinfer.index_file import IndexFile
 from planner.base.record import Record
 
 
@@ -45,7 +45,7 @@ def jaccard(only_a: int, only_b: int, both: int) -> float:
 def compare(a: IndexFile, b: IndexFile) -> list[LayerDifference]:
     """Returns every layer that either index has: A's in order, then those that only B has.
 
-    A layer counts by its buckets; that they agree with the masks is for `exporter.verify` to say.
+    A layer counts by its buckets; that they agree with the masks is for `exporter.powerinfer.verify` to say.
     """
     positions_b = {layer.label: position for position, layer in enumerate(b.layers)}
     differences = []

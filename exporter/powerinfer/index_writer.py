@@ -1,4 +1,4 @@
-"""Writes the GPU index format, byte for byte as `exporter.index_format` describes it.
+"""Writes the GPU index format, byte for byte as `exporter.powerinfer.index_format` describes it.
 
 The container is written here and not through the `gguf` package: its import takes longer than everything else that an
 export does besides loading torch (docs/performance.md), and its type numbers are not the engine's. The tests hold the
@@ -14,7 +14,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from exporter.index_format import (
+from exporter.powerinfer.index_format import (
     ALIGNMENT,
     ARCHITECTURE,
     KEY_ARCHITECTURE,

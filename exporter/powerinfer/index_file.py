@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from exporter.index_format import (
+from exporter.powerinfer.index_format import (
     ALIGNMENT,
     ARCHITECTURE,
     KEY_ARCHITECTURE,
@@ -49,7 +49,7 @@ _NAME = re.compile(r"blk\.(?P<label>[0-9]{1,9}(?:\.[0-9]{1,9})?)\.gpu_(?P<kind>i
 
 
 class IndexFile:
-    """An open index whose layout is sound; its numbers are not checked yet (that is `exporter.verify`).
+    """An open index whose layout is sound; its numbers are not checked yet (that is `exporter.powerinfer.verify`).
 
     Attributes:
         path: the file.

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exporter.agreement import disagreements
-from exporter.index_file import IndexFile
-from exporter.index_format import MARK_ACTIVATIONS, MARK_MODEL, IndexedLayer
+from exporter.powerinfer.index_file import IndexFile
+from exporter.powerinfer.index_format import MARK_ACTIVATIONS, MARK_MODEL, IndexedLayer
+from exporter.powerinfer.plan_checks import disagreements
 from planner.base.errors import FaultsError, InputError
 from planner.engines.powerinfer.expert_layers import per_entry
 
@@ -171,7 +171,7 @@ def _model_faults(index: IndexFile, geometry: Geometry, plan: Plan | None) -> It
             f"split.vram_capacity: found {capacity_bytes}, too small: the selected neurons take {needed_bytes} bytes, "
             "so the engine would load the index into memory that is not there"
         )
-    # A plan written by hand may ask the engine to have more to spare (`exporter.agreement`).
+    # A plan written by hand may ask the engine to have more to spare (`exporter.powerinfer.plan_checks`).
     elif capacity_bytes > needed_bytes and (plan is None or plan.vram_required_bytes != capacity_bytes):
         yield (
             f"split.vram_capacity: found {capacity_bytes}, too large: the selected neurons take {needed_bytes} bytes, "

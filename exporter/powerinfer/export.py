@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from exporter.agreement import disagreements
-from exporter.existing import INDEX
-from exporter.index_format import MARK_ACTIVATIONS, MARK_MODEL, IndexedLayer
-from exporter.pwri import add_layer, fill_index
+from exporter.powerinfer.index_format import MARK_ACTIVATIONS, MARK_MODEL, IndexedLayer
+from exporter.powerinfer.index_writer import add_layer, fill_index
+from exporter.powerinfer.overwrite import INDEX
+from exporter.powerinfer.plan_checks import disagreements
 from exporter.select import Selector, select_hottest
 from planner.activations.folder import Statistics, read_statistics
 from planner.base.errors import FaultsError, InputError
@@ -104,7 +104,7 @@ def export_plan(
     """Writes the index of a plan.
 
     The file says which model and statistics it was made from when the plan does: then it carries the marks (see
-    `exporter.index_format`). A plan of only a solved list and its bytes gives the format as it stands, byte for byte.
+    `exporter.powerinfer.index_format`). A plan of only a solved list and its bytes gives the format as it stands, byte for byte.
 
     Args:
         plan: how many neurons of each layer, and their bytes.

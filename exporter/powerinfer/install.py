@@ -1,7 +1,7 @@
 """The drop-in: a package named `powerinfer` in an environment, so that the engine's own call reaches Hotsplit.
 
 The engine runs `python3 -m powerinfer …` in a shell (`llama.cpp` 3120-3137 at PowerInfer d3ebd7c; `python` on Windows).
-What is installed are two small files that lead to `exporter.drop_in`, and a `.pth` file of one line beside them. A
+What is installed are two small files that lead to `exporter.powerinfer.drop_in`, and a `.pth` file of one line beside them. A
 package of that name which Hotsplit did not install is left alone unless told, and then kept aside and put back by
 `uninstall`.
 """
@@ -39,7 +39,7 @@ if __name__ == "__main__" and sys.path and sys.path[0] in ("", os.getcwd()):
     del sys.path[0]
 
 try:
-    from exporter.drop_in import main
+    from exporter.powerinfer.drop_in import main
 except ImportError as error:
     others = [*getattr(sys.modules.get("exporter"), "__path__", ())]
     if others:

@@ -175,7 +175,7 @@ def run(arguments: argparse.Namespace) -> int:
         )
     plan = _plan(arguments, space, statistics, solution)
 
-    from exporter.export import export_plan
+    from exporter.powerinfer.export import export_plan
 
     export_plan(
         plan,
