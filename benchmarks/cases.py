@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from exporter.demo import write_demo
+from exporter.demo.folder import write_demo
 from exporter.powerinfer.export import export_plan
 from planner.activations.folder import Statistics
 from planner.activations.hotness import Hotness

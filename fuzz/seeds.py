@@ -31,8 +31,8 @@ overrides: {again: {hosts: *host, quantisations: Q4_0}}
 
 def models() -> Iterator[bytes]:
     """Yields headers of models of every architecture, with the tensor data they announce (zeros, a few kilobytes)."""
-    from exporter.model_file import write_header_only
-    from exporter.vocabulary import byte_pairs
+    from exporter.demo.model_file import write_header_only
+    from exporter.demo.vocabulary import byte_pairs
 
     for architecture in ("llama", "falcon", "opt"):
         dimensions = Dimensions(

@@ -14,7 +14,7 @@ import torch
 from gguf import GGUFReader
 
 from exporter.commands import demo as demo_command
-from exporter.demo import demo_shapes, write_demo
+from exporter.demo.folder import demo_shapes, write_demo
 from planner.activations.folder import read_statistics
 from planner.activations.from_summaries import catalogue_statistics
 from planner.base.errors import InputError
@@ -209,7 +209,7 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_hole_that_takes_space_is_noted(capsys: pytest.CaptureFixture[str]) -> None:
-    from exporter.demo import DemoFolder
+    from exporter.demo.folder import DemoFolder
 
     full = DemoFolder(Path("m"), Path("a"), 14 << 30, 14 << 30, 32, "relullama-7b", 10)
     demo_command._note_disk(full)

@@ -74,7 +74,7 @@ def _run(folder: Path, environment: dict[str, str], *arguments: str) -> subproce
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from exporter.demo import write_demo
+    from exporter.demo.folder import write_demo
 
     folder = tmp_path_factory.mktemp("demo")
     write_demo(folder)

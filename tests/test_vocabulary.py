@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exporter.vocabulary import byte_pairs, sentencepiece
+from exporter.demo.vocabulary import byte_pairs, sentencepiece
 
 SIZES = st.integers(259, 3000) | st.sampled_from([32_000, 50_272, 65_024])
 

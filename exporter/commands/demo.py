@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from planner.commands import common
 
 if TYPE_CHECKING:
-    from exporter.demo import DemoFolder
+    from exporter.demo.folder import DemoFolder
 
 _EXAMPLE = """\
 examples:
@@ -68,7 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.progress import Progress
 
-    from exporter.demo import write_demo
+    from exporter.demo.folder import write_demo
 
     with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
         task = bar.add_task("activation files", total=None)

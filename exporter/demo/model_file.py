@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from gguf import GGMLQuantizationType, GGUFWriter
 
-from exporter.vocabulary import Vocabulary
+from exporter.demo.vocabulary import Vocabulary
 from planner.base.files import staged
 from planner.model_files.header import TensorInfo
 

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from exporter.model_file import write_header_only
-from exporter.vocabulary import stand_in
+from exporter.demo.model_file import write_header_only
+from exporter.demo.vocabulary import stand_in
 from planner.base.errors import InputError
 from planner.base.files import write_whole
 from planner.base.record import Record
