@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from exporter.profile.agreement import hottest_overlap, rank_correlation, text_factor
 from exporter.profile.run import ProfileOptions, profile
+from exporter.profile.split_half import hottest_overlap, rank_correlation, text_factor
 from planner.activations.folder import read_statistics
 
 CONTEXT = 128

@@ -161,7 +161,7 @@ def _agreement(progress: Progress) -> str:
 
 
 def _print_report(report: ProfileReport, output: Path) -> None:
-    from exporter.profile.agreement import HOTTEST_SHARES
+    from exporter.profile.split_half import HOTTEST_SHARES
     from planner.report.tables import number, print_table, table
 
     values: dict[str, Any] = report.values

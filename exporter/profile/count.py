@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from exporter.profile.agreement import Agreement, compare_halves
 from exporter.profile.checkpoint import Checkpoint
 from exporter.profile.model import OpenModel, told
+from exporter.profile.split_half import Agreement, compare_halves
 from exporter.profile.text import Position, Window
 from planner.base.errors import InputError
 from planner.base.record import Record

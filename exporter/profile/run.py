@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from exporter.profile.agreement import HOTTEST_SHARES, Agreement
 from exporter.profile.checkpoint import CHECKPOINT_NAME, Checkpoint, load_checkpoint, save_checkpoint
 from exporter.profile.count import Tally, batches, counting, empty_tally, tally_of
 from exporter.profile.folder import REPORT_NAME, statistics_in, write_statistics
@@ -23,6 +22,7 @@ from exporter.profile.model import (
     offline,
     open_model,
 )
+from exporter.profile.split_half import HOTTEST_SHARES, Agreement
 from exporter.profile.text import TextFile, survey, windows
 from planner.base.errors import InputError
 from planner.base.outputs import PROFILE_CHECKPOINT, PROFILE_REPORT, check_output

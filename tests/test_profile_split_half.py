@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.profile.agreement import (
+from exporter.profile.split_half import (
     Agreement,
     Counts,
     LayerAgreement,
