@@ -6,15 +6,16 @@ what is promised here is what the engine does. Everything is an `int` of bytes; 
 
 from __future__ import annotations
 
-import enum
+from typing import Any
 
 from planner.base.errors import InputError
-from planner.base.record import Record
+from planner.engines.account import Account, BillLine, Budget, EngineState, ReserveItem
+from planner.engines.engine import ReserveOptions
 from planner.engines.powerinfer.architectures import DENSE_LEVELS, Level
-from planner.engines.powerinfer.budget import ENGINE_MARGIN_BYTES, Budget
+from planner.engines.powerinfer.budget import ENGINE_MARGIN_BYTES
 from planner.engines.powerinfer.defaults import DEFAULT_BATCH, DEFAULT_CONTEXT, DEFAULT_KV_TYPE
 from planner.engines.powerinfer.geometry import DenseTensor, Geometry
-from planner.engines.powerinfer.uncharged import Reserve, ReserveItem, ReserveOptions
+from planner.engines.powerinfer.uncharged import Reserve
 
 KV_TYPE_BYTES = {"f16": 2, "f32": 4}
 
@@ -25,137 +26,29 @@ _LEVEL_LABELS = {
     Level.OUTPUT: "Output",
 }
 
-
-class EnginePath(enum.Enum):
-    """What the engine will do with the model."""
-
-    ALL_ON_GPU = "all_on_gpu"
-    SPLIT = "split"
-    DENSE_ONLY = "dense_only"
-    DENSE_INCOMPLETE = "dense_incomplete"
-
-    @property
-    def words(self) -> str:
-        """The path in a sentence for people."""
-        return {
-            EnginePath.ALL_ON_GPU: "everything on the GPU",
-            EnginePath.SPLIT: "hot neurons on the GPU, the rest on the host",
-            EnginePath.DENSE_ONLY: "the dense part on the GPU, every neuron on the host",
-            EnginePath.DENSE_INCOMPLETE: "a piece of the dense part on the GPU, every neuron on the host",
-        }[self]
+_STATE_WORDS = {
+    EngineState.ALL_ON_GPU: "everything on the GPU",
+    EngineState.SPLIT: "hot neurons on the GPU, the rest on the host",
+    EngineState.DENSE_ONLY: "the dense part on the GPU, every neuron on the host",
+    EngineState.DENSE_INCOMPLETE: "a piece of the dense part on the GPU, every neuron on the host",
+}
 
 
-class BillLine(Record):
-    """One line of the bill.
+class PowerInferAccount(Account):
+    """The account with what only PowerInfer has: a KV cache in two halves, of which one may stay on the host.
 
     Attributes:
-        kind: `start`, `minus` or `equals`.
-        label: for people.
-        n_bytes: of this line; what a `minus` line takes is positive.
-        left_bytes: what is left after it.
-        basis: what the figure rests on.
-    """
-
-    kind: str
-    label: str
-    n_bytes: int
-    left_bytes: int
-    basis: str
-
-
-class Account(Record):
-    """What becomes of the budget.
-
-    `ffn_bytes == budget_bytes - dense_bytes - kv_cache_bytes - reserve_bytes`, always, and none is negative.
-
-    Attributes:
-        path: what the engine will do.
-        budget: where the budget comes from.
-        budget_bytes: the engine's B.
-        dense_bytes: charged for the dense part; all of it unless `path` is DENSE_INCOMPLETE.
-        kv_cache_bytes: charged for the halves of the KV cache that are on the GPU.
-        reserve_bytes: kept back for what the engine takes uncharged, less what is free beyond the budget. Where the
-            engine gives neurons nothing, it is all that is left.
-        ffn_bytes: what neurons may take; the engine's own V is this plus `reserve_bytes`.
-        missing_bytes: budget missing until the dense part is whole; 0 when it is.
-        dense_total_bytes, ffn_total_bytes: of the whole model.
         kv_half_bytes: what one half of the KV cache is charged.
         v_on_gpu, k_on_gpu: where the halves of the KV cache are; False is host memory.
-        uncharged_bytes: what the engine is expected to take beyond the budget, the sum of `reserve`.
-        reserve: the uncharged part item by item.
-        context: the engine's `-c`, 0 for the model's own.
-        kv_type: `f16` or `f32`.
-        lines: the bill, from the device's total (where one is known) to the last FFN byte.
     """
 
-    path: EnginePath
-    budget: Budget
-    budget_bytes: int
-    dense_bytes: int
-    kv_cache_bytes: int
-    reserve_bytes: int
-    ffn_bytes: int
-    missing_bytes: int
-    dense_total_bytes: int
-    ffn_total_bytes: int
-    kv_half_bytes: int
-    v_on_gpu: bool
-    k_on_gpu: bool
-    uncharged_bytes: int
-    reserve: tuple[ReserveItem, ...]
-    context: int
-    kv_type: str
-    lines: tuple[BillLine, ...]
+    kv_half_bytes: int = 0
+    v_on_gpu: bool = True
+    k_on_gpu: bool = True
 
-    @property
-    def projected_bytes(self) -> int:
-        """What the engine is expected to have in use: its charges, what it does not charge, and CUDA's context."""
-        neurons_bytes = min(self.ffn_bytes, self.ffn_total_bytes)
-        charged_bytes = self.dense_bytes + self.kv_cache_bytes + neurons_bytes
-        return self.budget.context_bytes + charged_bytes + self.uncharged_bytes
-
-    def to_dict(self) -> dict[str, object]:
-        """Returns the account as JSON values, the bill included."""
-        budget = self.budget
-        return {
-            "path": self.path.value,
-            "kv_cache": {"v_on_gpu": self.v_on_gpu, "k_on_gpu": self.k_on_gpu, "half_bytes": self.kv_half_bytes},
-            "context": self.context,
-            "kv_type": self.kv_type,
-            "budget": {
-                "source": budget.source,
-                "gpu_uuid": budget.gpu_uuid,
-                "gpu_name": budget.gpu_name,
-                "total_bytes": budget.total_bytes,
-                "free_bytes": budget.free_bytes,
-                "context_bytes": budget.context_bytes,
-                "wraps": budget.wraps,
-            },
-            "budget_bytes": self.budget_bytes,
-            "dense_bytes": self.dense_bytes,
-            "kv_cache_bytes": self.kv_cache_bytes,
-            "reserve_bytes": self.reserve_bytes,
-            "ffn_bytes": self.ffn_bytes,
-            "missing_bytes": self.missing_bytes,
-            "dense_total_bytes": self.dense_total_bytes,
-            "ffn_total_bytes": self.ffn_total_bytes,
-            "uncharged_bytes": self.uncharged_bytes,
-            "projected_bytes": self.projected_bytes,
-            "reserve": [
-                {"key": item.key, "label": item.label, "bytes": item.n_bytes, "basis": item.basis}
-                for item in self.reserve
-            ],
-            "bill": [
-                {
-                    "kind": line.kind,
-                    "label": line.label,
-                    "bytes": line.n_bytes,
-                    "left_bytes": line.left_bytes,
-                    "basis": line.basis,
-                }
-                for line in self.lines
-            ],
-        }
+    def engine_section(self) -> dict[str, Any]:
+        """Returns where the halves of the KV cache are."""
+        return {"kv_cache": {"v_on_gpu": self.v_on_gpu, "k_on_gpu": self.k_on_gpu, "half_bytes": self.kv_half_bytes}}
 
 
 def account_for(
@@ -166,7 +59,7 @@ def account_for(
     kv_type: str = DEFAULT_KV_TYPE,
     batch: int = DEFAULT_BATCH,
     reserve_options: ReserveOptions | None = None,
-) -> Account:
+) -> PowerInferAccount:
     """Returns what the engine will do with `geometry` when it starts from `budget`.
 
     Args:
@@ -204,17 +97,20 @@ def account_for(
     room_bytes = left_bytes if dense_whole else 0
     ffn_bytes = _ffn_bytes(geometry, reserve, room_bytes, slack_bytes)
     items = reserve.items(ffn_bytes)
-    return Account(
-        path=_path(geometry, ffn_bytes) if dense_whole else EnginePath.DENSE_INCOMPLETE,
+    state = _state(geometry, ffn_bytes) if dense_whole else EngineState.DENSE_INCOMPLETE
+    return PowerInferAccount(
+        state=state,
+        state_words=_STATE_WORDS[state],
         budget=budget,
         budget_bytes=budget.budget_bytes,
         dense_bytes=dense_bytes,
         kv_cache_bytes=kv_cache_bytes,
         reserve_bytes=left_bytes - ffn_bytes,
-        ffn_bytes=ffn_bytes,
+        units_bytes=ffn_bytes,
         missing_bytes=max(0, geometry.dense_bytes - budget.budget_bytes),
         dense_total_bytes=geometry.dense_bytes,
-        ffn_total_bytes=geometry.ffn_bytes,
+        units_total_bytes=geometry.ffn_bytes,
+        kv_total_bytes=2 * half_bytes,
         kv_half_bytes=half_bytes,
         v_on_gpu=halves >= 1,
         k_on_gpu=halves >= 2,
@@ -233,6 +129,7 @@ def account_for(
             items=items,
             ffn_bytes=ffn_bytes,
         ),
+        turning_points=tuple(geometry.dense_bytes + count * half_bytes for count in (0, 1, 2)),
     )
 
 
@@ -261,11 +158,11 @@ def _kv_halves(placed: tuple[DenseTensor, ...], half_bytes: int, left_bytes: int
     return 2 if left_bytes >= 2 * half_bytes else int(left_bytes >= half_bytes)
 
 
-def _path(geometry: Geometry, ffn_bytes: int) -> EnginePath:
+def _state(geometry: Geometry, ffn_bytes: int) -> EngineState:
     """Returns what becomes of the neurons when they get `ffn_bytes`."""
     if ffn_bytes >= geometry.ffn_bytes:
-        return EnginePath.ALL_ON_GPU
-    return EnginePath.SPLIT if ffn_bytes >= min(geometry.neuron_bytes) else EnginePath.DENSE_ONLY
+        return EngineState.ALL_ON_GPU
+    return EngineState.SPLIT if ffn_bytes >= min(geometry.neuron_bytes) else EngineState.DENSE_ONLY
 
 
 def _place_dense(dense: tuple[DenseTensor, ...], budget_bytes: int) -> tuple[DenseTensor, ...]:

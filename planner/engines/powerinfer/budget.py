@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from planner.base.record import Record
 from planner.base.units import MIB
+from planner.engines.account import Budget
 
 # "leave 256 MB as a safety margin" (196-197).
 ENGINE_MARGIN_BYTES = 256 * MIB
@@ -13,44 +13,6 @@ ENGINE_MARGIN_BYTES = 256 * MIB
 # engine refuse the index; a card of which nobody has published one may take more.
 DEFAULT_CONTEXT_BYTES = 612 * MIB
 DEFAULT_CONTEXT_BASIS = "largest figure published, of an RTX PRO 6000"
-
-
-class Budget(Record):
-    """What the engine may charge, and where that figure comes from.
-
-    Attributes:
-        source: `nvml` (the engine's automatic budget, predicted from what NVML says is free) or `option`
-            (`--vram-budget`).
-        budget_bytes: the engine's B.
-        total_bytes, free_bytes: of the GPU, where one is known.
-        context_bytes: what CUDA's context and cuBLAS take of `free_bytes` before the engine measures.
-        context_basis: where that figure comes from, in words.
-        gpu_uuid, gpu_name: of the GPU, where one is known.
-        memory_basis: where `total_bytes` and `free_bytes` come from, in words.
-        wraps: less than 256 MiB would be free: the engine's unsigned subtraction wraps around and it takes the GPU for
-            boundless. `budget_bytes` is then 0.
-    """
-
-    source: str
-    budget_bytes: int
-    total_bytes: int | None = None
-    free_bytes: int | None = None
-    context_bytes: int = DEFAULT_CONTEXT_BYTES
-    context_basis: str = DEFAULT_CONTEXT_BASIS
-    gpu_uuid: str | None = None
-    gpu_name: str | None = None
-    wraps: bool = False
-    memory_basis: str = "NVML"
-
-    @property
-    def slack_bytes(self) -> int | None:
-        """Free bytes of the GPU that the engine will not charge, negative when it may charge more than there are.
-
-        None when no GPU is known. The automatic budget leaves 256 MiB.
-        """
-        if self.free_bytes is None:
-            return None
-        return self.free_bytes - self.context_bytes - self.budget_bytes
 
 
 def automatic_budget(

@@ -14,11 +14,13 @@ from planner.activations.hotness import Floats, Hotness, Ints
 from planner.base.errors import InputError
 from planner.base.record import Record, set_fields
 from planner.base.request_values import as_bytes, as_count
-from planner.engines.powerinfer.account import Account, EnginePath, account_for, kv_half_bytes
-from planner.engines.powerinfer.budget import DEFAULT_CONTEXT_BYTES, ENGINE_MARGIN_BYTES, Budget
+from planner.engines.account import Budget, EngineState
+from planner.engines.engine import ReserveOptions
+from planner.engines.powerinfer.account import PowerInferAccount, account_for, kv_half_bytes
+from planner.engines.powerinfer.budget import DEFAULT_CONTEXT_BYTES, ENGINE_MARGIN_BYTES
 from planner.engines.powerinfer.defaults import DEFAULT_BATCH, DEFAULT_KV_TYPE
 from planner.engines.powerinfer.geometry import Geometry
-from planner.engines.powerinfer.uncharged import Reserve, ReserveOptions
+from planner.engines.powerinfer.uncharged import Reserve
 from planner.placement.problem import Problem, SolverOptions
 from planner.placement.solve import solve
 
@@ -60,7 +62,7 @@ class Settings(Record):
             context_bytes=as_bytes(self.context_bytes, "context_bytes"),
         )
 
-    def account(self, geometry: Geometry, budget: Budget, *, context: int | None = None) -> Account:
+    def account(self, geometry: Geometry, budget: Budget, *, context: int | None = None) -> PowerInferAccount:
         """Returns the account of `budget` under these settings, at another context if one is given."""
         return account_for(
             geometry,
@@ -162,7 +164,7 @@ def largest_context(geometry: Geometry, settings: Settings, budget: Budget) -> i
 
     def fits(context: int) -> bool:
         account = settings.account(geometry, budget, context=context)
-        if account.path is EnginePath.DENSE_INCOMPLETE or not (account.v_on_gpu and account.k_on_gpu):
+        if account.state is EngineState.DENSE_INCOMPLETE or not (account.v_on_gpu and account.k_on_gpu):
             return False
         slack_bytes = budget.slack_bytes or 0
         return account.reserve_bytes + max(0, slack_bytes) >= account.uncharged_bytes

@@ -29,6 +29,7 @@ from planner.engines.powerinfer.architectures import (
     shared_lengths,
 )
 from planner.engines.powerinfer.dimensions import Dimensions, tensors_of
+from planner.engines.powerinfer.kernel_limits import engine_granularity
 from planner.engines.powerinfer.supported_models import MIXTURE, advice, refused_architecture
 from planner.model_files.ggml_types import NAMED_TYPES_OF_MAGIC
 from planner.model_files.header import ArraySummary, Header, TensorInfo, part_of
@@ -124,6 +125,26 @@ class Geometry(Record, dict=True):
     def n_embd_gqa(self) -> int:
         """Numbers a token leaves in each half of a layer's KV cache (`n_embd_gqa()`, `llama.cpp` 1302-1304)."""
         return n_embd_gqa(self.n_embd, self.n_head, self.n_head_kv, self.source)
+
+    @property
+    def n_units(self) -> tuple[int, ...]:
+        """Neurons of each layer: the units that this engine places."""
+        return self.n_ff
+
+    @property
+    def unit_bytes(self) -> tuple[int, ...]:
+        """Bytes of one neuron of each layer."""
+        return self.neuron_bytes
+
+    @property
+    def step(self) -> int:
+        """The number of neurons in which a layer must come for the engine's kernels to compute all of them."""
+        return engine_granularity(self)
+
+    @property
+    def host_read_bytes(self) -> int:
+        """Bytes that stay on the host and are read for every token: an embedding that is the output, too."""
+        return self.embedding_bytes if ARCHITECTURES[self.architecture].reuses_embedding else 0
 
     @functools.cached_property
     def dense_bytes(self) -> int:

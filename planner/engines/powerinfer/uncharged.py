@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from planner.base.errors import InputError
-from planner.base.record import Record, field
+from planner.base.record import Record
 from planner.base.units import MIB
+from planner.engines.account import ReserveItem
+from planner.engines.engine import ReserveOptions
 from planner.engines.powerinfer.geometry import Geometry
 from planner.engines.powerinfer.prompt_pool import ROW_PADDING, PromptPool, prompt_pool
 from planner.engines.powerinfer.scratch import Scratch
@@ -39,45 +41,15 @@ _LABELS = {
 ITEMS = tuple(_LABELS)
 
 
-class ReserveItem(Record):
-    """One item of the uncharged part.
+def check_reserve(options: ReserveOptions) -> None:
+    """Refuses items that this engine does not have.
 
-    Attributes:
-        key: one of `ITEMS`, or `stated` when the user gave the whole.
-        label: for people.
-        n_bytes: never negative.
-        basis: what the figure rests on.
+    Raises:
+        InputError: an unknown item; the message lists the known ones.
     """
-
-    key: str
-    label: str
-    n_bytes: int
-    basis: str
-
-
-class ReserveOptions(Record):
-    """What replaces computed items.
-
-    Attributes:
-        overrides: bytes by item key (`ITEMS`).
-        total_bytes: when given, the whole reserve, whatever the items say.
-    """
-
-    overrides: Mapping[str, int] = field(default_factory=dict)
-    total_bytes: int | None = None
-
-    def __post_init__(self) -> None:
-        for key, n_bytes in self.overrides.items():
-            if key not in ITEMS:
-                raise InputError(f"reserve item {key!r} is not known; known are {', '.join(ITEMS)}")
-            if n_bytes < 0:
-                raise InputError(f"reserve item {key!r} is {n_bytes} bytes; expected 0 or more")
-        if self.overrides and self.total_bytes is not None:
-            raise InputError(
-                f"the reserve is given as a whole and by {next(iter(self.overrides))!r}; expected the whole or items"
-            )
-        if self.total_bytes is not None and self.total_bytes < 0:
-            raise InputError(f"the reserve is {self.total_bytes} bytes; expected 0 or more")
+    for key in options.overrides:
+        if key not in ITEMS:
+            raise InputError(f"reserve item {key!r} is not known; known are {', '.join(ITEMS)}")
 
 
 class Reserve:
@@ -106,6 +78,7 @@ class Reserve:
     ) -> None:
         self._geometry = geometry
         self._options = options or ReserveOptions()
+        check_reserve(self._options)
         self._context = context or geometry.context_train or 0
         self._tokens = min(self._context, batch)
         self._layers = sorted(set(zip(geometry.n_ff, geometry.neuron_bytes, strict=True)))

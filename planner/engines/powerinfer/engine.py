@@ -1,0 +1,146 @@
+"""PowerInfer behind the interface of all engines: it places FFN neurons, from files that it calls `*.powerinfer.gguf`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from planner.engines.account import Account, Budget, EngineState
+from planner.engines.engine import EngineModel, ReserveOptions, Settings
+from planner.engines.powerinfer import budget as budgets
+from planner.engines.powerinfer.account import KV_TYPE_BYTES, PowerInferAccount, account_for
+from planner.engines.powerinfer.defaults import ACTIVATIONS_FOLDER, DEFAULT_BATCH, DEFAULT_CONTEXT, DEFAULT_KV_TYPE
+from planner.engines.powerinfer.expert_layers import with_experts
+from planner.engines.powerinfer.geometry import Geometry, geometry_from_dimensions, geometry_from_header
+from planner.engines.powerinfer.kernel_limits import unknown_ffn_types
+from planner.engines.powerinfer.uncharged import ITEMS, check_reserve
+from planner.model_files.header import read_header
+
+if TYPE_CHECKING:
+    from planner.activations.folder import Statistics
+    from planner.catalogue.entries import ModelEntry
+
+
+class PowerInfer:
+    """See `planner.engines.engine.Engine`; models are `Geometry`, accounts `PowerInferAccount`."""
+
+    name = "powerinfer"
+    about = "PowerInfer: hot FFN neurons of ReLU models"
+    unit = "neuron"
+    units = "neurons"
+    kv_types: Sequence[str] = tuple(KV_TYPE_BYTES)
+    reserve_items: Sequence[str] = ITEMS
+    defaults = Settings(context=DEFAULT_CONTEXT, kv_type=DEFAULT_KV_TYPE, batch=DEFAULT_BATCH)
+
+    def read_model(self, path: Path) -> Geometry:
+        """Returns the geometry of a model file (`planner.engines.powerinfer.geometry`)."""
+        return geometry_from_header(read_header(path))
+
+    def declared_model(self, entry: ModelEntry, quantisation: str, *, source: str) -> Geometry:
+        """Returns the geometry of a catalogue entry's dimensions."""
+        from planner.catalogue.models import dimensions_of
+
+        return geometry_from_dimensions(dimensions_of(entry, quantisation), source=source)
+
+    def statistics_beside(self, model: Path) -> Path:
+        """Returns `activation/` beside the model, where the engine looks (`llama.cpp` 3101-3106)."""
+        return model.parent / ACTIVATIONS_FOLDER
+
+    def read_statistics(self, folder: Path, model: EngineModel | None) -> Statistics:
+        """Returns the counts of a folder of `activation_<L>.pt`."""
+        from planner.activations.folder import read_statistics
+
+        if model is None:
+            return read_statistics(folder)
+        return read_statistics(folder, n_layer=model.n_layer, n_ff=model.n_units)
+
+    def with_groups(self, model: EngineModel, labels: Sequence[str], n_units: tuple[int, ...]) -> Geometry:
+        """Returns the geometry with one FFN for each expert of each layer, where the statistics know experts."""
+        return with_experts(_geometry(model), labels, n_units)
+
+    def automatic_budget(
+        self,
+        free_bytes: int,
+        *,
+        total_bytes: int | None = None,
+        context_bytes: int | None = None,
+        gpu_uuid: str | None = None,
+        gpu_name: str | None = None,
+    ) -> Budget:
+        """Returns free memory less CUDA's context and 256 MiB."""
+        context_bytes, basis = _cuda_context(context_bytes)
+        return budgets.automatic_budget(
+            free_bytes,
+            total_bytes=total_bytes,
+            context_bytes=context_bytes,
+            context_basis=basis,
+            gpu_uuid=gpu_uuid,
+            gpu_name=gpu_name,
+        )
+
+    def stated_budget(
+        self,
+        budget_bytes: int,
+        *,
+        free_bytes: int | None = None,
+        total_bytes: int | None = None,
+        context_bytes: int | None = None,
+        gpu_uuid: str | None = None,
+        gpu_name: str | None = None,
+    ) -> Budget:
+        """Returns the budget of `--vram-budget`."""
+        context_bytes, basis = _cuda_context(context_bytes)
+        return budgets.stated_budget(
+            budget_bytes,
+            free_bytes=free_bytes,
+            total_bytes=total_bytes,
+            context_bytes=context_bytes,
+            context_basis=basis,
+            gpu_uuid=gpu_uuid,
+            gpu_name=gpu_name,
+        )
+
+    def account(self, model: EngineModel, budget: Budget, settings: Settings) -> PowerInferAccount:
+        """Returns the engine's account (`planner.engines.powerinfer.account`)."""
+        return account_for(
+            _geometry(model),
+            budget,
+            context=DEFAULT_CONTEXT if settings.context is None else settings.context,
+            kv_type=settings.kv_type or DEFAULT_KV_TYPE,
+            batch=DEFAULT_BATCH if settings.batch is None else settings.batch,
+            reserve_options=settings.reserve,
+        )
+
+    def check_reserve(self, options: ReserveOptions) -> None:
+        """Refuses reserve items that this engine does not have."""
+        check_reserve(options)
+
+    def model_notes(self, model: EngineModel) -> list[str]:
+        """Returns why the engine would not run this model, or not sparse."""
+        unknown = unknown_ffn_types(_geometry(model))
+        return [*model.objections, *([unknown] if unknown else [])]
+
+    def account_notes(self, account: Account) -> list[str]:
+        """Returns where the KV cache stays, and whether there is anything to split."""
+        notes = []
+        if isinstance(account, PowerInferAccount) and account.kv_half_bytes and not account.k_on_gpu:
+            kept = "its K half stays" if account.v_on_gpu else "it stays"
+            notes.append(f"the KV cache does not fit: {kept} in host memory; lower --context to change that")
+        if account.state is EngineState.ALL_ON_GPU:
+            notes.append("the whole model fits this budget, so a split into hot and cold neurons brings nothing")
+        return notes
+
+
+def _geometry(model: EngineModel) -> Geometry:
+    assert isinstance(model, Geometry), f"{type(model).__name__} is another engine's model"
+    return model
+
+
+def _cuda_context(context_bytes: int | None) -> tuple[int, str]:
+    if context_bytes is None:
+        return budgets.DEFAULT_CONTEXT_BYTES, budgets.DEFAULT_CONTEXT_BASIS
+    return context_bytes, "stated"
+
+
+ENGINE = PowerInfer()
