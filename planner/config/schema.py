@@ -65,6 +65,10 @@ class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return None
 
 
+class OpenTable(Table, forbid_unknown_fields=False):
+    """A mapping that other programs may add keys to: those that are not declared are ignored."""
+
+
 def written_as(parse: Callable[[Any], Any], schema: dict[str, Any]) -> Limits:
     """Returns the mark of a type whose values stand in files in another form, as in `Annotated[int, written_as(...)]`.
 
@@ -282,7 +286,7 @@ class _Reader:
         for key in self._text_keys(mapping, path):
             if key in _AMERICAN.values() and key not in written and _BRITISH[key] in names:
                 self.faults.append(((*path, key), f"both {_BRITISH[key]} and {key}", "one of them"))
-            elif key not in written:
+            elif key not in written and schema.__struct_config__.forbid_unknown_fields:
                 self.faults.append(
                     ((*path, key), f"the key {shown(key)}", f"one of {', '.join(names)}{closest(key, names)}")
                 )
