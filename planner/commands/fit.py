@@ -9,7 +9,7 @@ from planner.commands import common, placement
 
 if TYPE_CHECKING:
     from planner.activations.folder import Statistics
-    from planner.engines.powerinfer.account import Account
+    from planner.engines.account import Account
     from planner.engines.powerinfer.fit import Demand, Settings
     from planner.engines.powerinfer.geometry import Geometry
 
@@ -48,6 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
         OSError: a file cannot be read.
     """
     from planner.base.record import replace
+    from planner.engines.powerinfer.engine import ENGINE
     from planner.engines.powerinfer.expert_layers import with_experts
     from planner.engines.powerinfer.fit import Settings, largest_context
     from planner.engines.powerinfer.geometry import geometry_from_header
@@ -56,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     placement.settle_model(arguments)
     geometry = geometry_from_header(read_header(arguments.model))
-    for line in about_model(geometry):
+    for line in about_model(ENGINE, geometry):
         common.note(line)
     settings = Settings(
         context=arguments.context,
@@ -80,17 +81,18 @@ def run(arguments: argparse.Namespace) -> int:
         common.print_json(_as_json(geometry, settings, demands, account, context))
     else:
         _print(geometry, settings, demands, account, context)
-    placement.check_can_split(geometry)
+    placement.check_can_split(ENGINE, geometry)
     return 0
 
 
 def _budget(arguments: argparse.Namespace) -> Any:
     """Returns the budget there is, or None with a note when no GPU was named and none can be asked."""
+    from planner.engines.powerinfer.engine import ENGINE
     from planner.hardware.vram import BindingError, NoGpuError
     from planner.planning import find_budget
 
     try:
-        budget, notes = find_budget(arguments.gpu, arguments.vram_budget, arguments.cuda_context)
+        budget, notes = find_budget(ENGINE, arguments.gpu, arguments.vram_budget, arguments.cuda_context)
     except NoGpuError as error:
         if arguments.gpu is not None or isinstance(error, BindingError):
             raise
@@ -215,13 +217,13 @@ def _print(
 def _here(geometry: Geometry, account: Account, context: int | None) -> list[str]:
     from planner.base.text import printable
     from planner.base.units import format_bytes
-    from planner.engines.powerinfer.account import EnginePath
+    from planner.engines.account import EngineState
     from planner.engines.powerinfer.supported_models import condition
     from planner.report.bill import sentences
 
     name = printable(account.budget.gpu_name or "--vram-budget")
     lines = [f"here ({name}, budget {format_bytes(account.budget_bytes)}):", *sentences(account, condition(geometry))]
-    if account.path is EnginePath.ALL_ON_GPU:
+    if account.state is EngineState.ALL_ON_GPU:
         lines.append(
             "The model fits whole: splitting hot from cold neurons brings nothing here, and any engine that runs it "
             "wholly on the GPU will do."

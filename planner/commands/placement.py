@@ -12,8 +12,7 @@ from planner.engines.powerinfer.defaults import DEFAULT_BATCH, DEFAULT_CONTEXT, 
 from planner.placement.objectives import DEFAULT, OBJECTIVES
 
 if TYPE_CHECKING:
-    from planner.engines.powerinfer.geometry import Geometry
-    from planner.engines.powerinfer.uncharged import ReserveOptions
+    from planner.engines.engine import Engine, EngineModel, ReserveOptions
     from planner.planning import Planning, PlanRequest
 
 # Everything that says what to plan, by its name among the arguments, as it is when nobody gives it.
@@ -192,7 +191,7 @@ def reserve_part(text: str) -> tuple[str | None, int]:
         InputError: an item or a size that is not known.
     """
     from planner.base.units import parse_size
-    from planner.engines.powerinfer.uncharged import ReserveOptions
+    from planner.engines.engine import ReserveOptions
 
     item, equals, size = text.rpartition("=")
     if not equals:
@@ -208,7 +207,7 @@ def reserve_from(arguments: argparse.Namespace) -> ReserveOptions:
     Raises:
         InputError: the same item twice, or items beside the whole.
     """
-    from planner.engines.powerinfer.uncharged import ReserveOptions
+    from planner.engines.engine import ReserveOptions
 
     parts: list[tuple[str | None, int]] = arguments.reserve or []
     whole = [n_bytes for item, n_bytes in parts if item is None]
@@ -246,7 +245,7 @@ def request_from(arguments: argparse.Namespace) -> PlanRequest:
 def _fields_from(arguments: argparse.Namespace) -> dict[str, Any]:
     """Returns the fields of a request, all but the model, as the options say."""
     from planner.placement.problem import SolverOptions
-    from planner.planning import ThresholdRule
+    from planner.placement.threshold import ThresholdRule
 
     return {
         "activations": arguments.activations,
@@ -294,13 +293,11 @@ def note_all(planning: Planning) -> None:
         common.note(line)
 
 
-def check_can_split(geometry: Geometry) -> None:
+def check_can_split(engine: Engine, model: EngineModel) -> None:
     """Makes a no of an answer about a file that the engine does not split; for after the answer is shown.
 
     Raises:
-        NoAnswerError: the engine puts no neuron of this file on the GPU; the message says why and what to do.
+        NoAnswerError: the engine places no units of this file; the message says why and what to do.
     """
-    from planner.engines.powerinfer.supported_models import why_not_split
-
-    if (why := why_not_split(geometry)) is not None:
+    if (why := engine.why_not_split(model)) is not None:
         raise NoAnswerError(why)

@@ -48,8 +48,8 @@ def run(arguments: argparse.Namespace) -> int:
         InputError: a file is not what it must be, or options contradict each other.
         OSError: a file cannot be read or written.
     """
-    from planner.plan import write_plan
     from planner.planning import DensePartError, make_plan
+    from planner.plans.file import write_plan
 
     placement.settle_model(arguments)
     if arguments.output is not None:
@@ -71,18 +71,17 @@ def run(arguments: argparse.Namespace) -> int:
         from planner.report.placement import planning_as_dict
 
         common.print_json(planning_as_dict(planning))
-        placement.check_can_split(planning.geometry)
+        placement.check_can_split(planning.engine, planning.model)
         return 0
     from planner.report.placement import print_placement
 
     console = common.console()
     if arguments.explain:
-        from planner.engines.powerinfer.supported_models import condition
         from planner.report.bill import print_bill
 
-        print_bill(planning.account, console, condition=condition(planning.geometry))
+        print_bill(planning.account, console, condition=planning.engine.condition(planning.model))
     print_placement(planning, console)
     if arguments.output is not None:
         common.say(f"written to {arguments.output}")
-    placement.check_can_split(planning.geometry)
+    placement.check_can_split(planning.engine, planning.model)
     return 0

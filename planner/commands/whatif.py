@@ -113,17 +113,16 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _note_files(cells: Sequence[Cell]) -> None:
     """Says of model files what `plan` would say of them, once each."""
-    from planner.engines.powerinfer.geometry import geometry_from_header
-    from planner.engines.powerinfer.supported_models import can_split
-    from planner.model_files.header import read_header
+    from planner.engines.registry import engine_named
     from planner.planning import about_model
 
-    for file in dict.fromkeys(cell.model.file for cell in cells):
+    for name, file in dict.fromkeys((cell.engine, cell.model.file) for cell in cells):
         if file is not None:
-            geometry = geometry_from_header(read_header(file))
-            for line in about_model(geometry):
+            engine = engine_named(name)
+            model = engine.read_model(file)
+            for line in about_model(engine, model):
                 common.note(line)
-            if not can_split(geometry):
+            if engine.why_not_split(model) is not None:
                 common.note(f"{file}: its cells are those of the model after conversion, less its predictors")
 
 

@@ -168,6 +168,7 @@ class Engine(Protocol):
         context_bytes: int | None = None,
         gpu_uuid: str | None = None,
         gpu_name: str | None = None,
+        memory_basis: str = "NVML",
     ) -> Budget:
         """Returns the budget that the engine takes by itself on a GPU with `free_bytes` free.
 
@@ -184,6 +185,7 @@ class Engine(Protocol):
         context_bytes: int | None = None,
         gpu_uuid: str | None = None,
         gpu_name: str | None = None,
+        memory_basis: str = "NVML",
     ) -> Budget:
         """Returns the budget that the user states with the engine's own option."""
         ...
@@ -198,6 +200,14 @@ class Engine(Protocol):
 
     def model_notes(self, model: EngineModel) -> list[str]:
         """Returns why the engine would not run this model, or not split it, one line each."""
+        ...
+
+    def why_not_split(self, model: EngineModel) -> str | None:
+        """Returns why the engine would place no units of this file, and what to do about it; None when it would."""
+        ...
+
+    def condition(self, model: EngineModel) -> str:
+        """Returns under which condition the engine will do as its account says, such as `after conversion`."""
         ...
 
     def account_notes(self, account: Account) -> list[str]:

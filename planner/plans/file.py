@@ -111,4 +111,3 @@ def _group_as_dict(group: UnitGroup) -> dict[str, Any]:
     if group.ids is not None:
         said["ids"] = {device: list(ids) for device, ids in group.ids.items()}
     return said
-

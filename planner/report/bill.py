@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from planner.base.text import printable
 from planner.base.units import format_bytes
-from planner.engines.powerinfer.account import Account
+from planner.engines.account import Account
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -18,8 +18,8 @@ def print_bill(account: Account, console: Console, *, condition: str = "") -> No
     """Prints the bill as a table, then what the engine will do.
 
     Args:
-        account: see `planner.engines.powerinfer.account.account_for`.
-        condition: under which the engine will do so (`planner.engines.powerinfer.supported_models.condition`).
+        account: what an engine makes of a budget (`planner.engines.engine.Engine.account`).
+        condition: under which the engine will do so (`planner.engines.engine.Engine.condition`).
         console: such as `planner.commands.common.console()`.
     """
     from planner.report.tables import name, number, print_table, table, text
@@ -69,7 +69,7 @@ def sentences(account: Account, condition: str = "") -> tuple[str, ...]:
     """Returns what the engine will do, in sentences for people.
 
     Args:
-        account: see `planner.engines.powerinfer.account.account_for`.
+        account: what an engine makes of a budget (`planner.engines.engine.Engine.account`).
         condition: under which the engine will do so, such as `after conversion`; empty when there is none.
     """
     if account.budget.wraps:
@@ -79,13 +79,12 @@ def sentences(account: Account, condition: str = "") -> tuple[str, ...]:
             "memory. Free VRAM, or give --vram-budget.",
         )
     subject = f"{condition[0].upper()}{condition[1:]}, the engine" if condition else "The engine"
-    said = [f"{subject} will have {account.path.words}."]
+    said = [f"{subject} will have {account.state_words}."]
     if account.missing_bytes:
         said.append(
             f"The dense part needs {account.missing_bytes:,} bytes ({format_bytes(account.missing_bytes)}) more; until "
-            "it is whole the engine gives neurons nothing."
+            "it is complete the engine gives the rest nothing."
         )
-    if not (account.v_on_gpu and account.k_on_gpu) and account.context:
-        where = "K half of the KV cache stays" if account.v_on_gpu else "KV cache stays"
-        said.append(f"The {where} in host memory.")
+    if account.kv_host_bytes and account.context:
+        said.append(f"{'A part of the' if account.kv_cache_bytes else 'The'} KV cache stays in host memory.")
     return tuple(said)

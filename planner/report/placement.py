@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 from planner.base.record import as_builtins
 from planner.base.text import printable
 from planner.base.units import format_amount, format_bytes
-from planner.engines.powerinfer.supported_models import can_split, condition
 from planner.placement.problem import SolverStatus
+from planner.plans.file import plan_as_dict
 from planner.report.tables import number, print_table, table
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from planner.engines.powerinfer.budget import Budget
+    from planner.engines.account import Budget
     from planner.planning import Planning
 
 # A mixture of experts has thousands of rows; a person reads the ends, a program reads the JSON.
@@ -35,9 +35,9 @@ def planning_as_dict(planning: Planning) -> dict[str, Any]:
     """Returns the plan's document (a reader of plans takes it as it is) with the account, the layers and the why."""
     why = planning.solution.explanation
     return {
-        **planning.plan.to_dict(),
+        **plan_as_dict(planning.plan),
         "granularity": planning.granularity,
-        "can_split": can_split(planning.geometry),
+        "can_split": planning.engine.why_not_split(planning.model) is None,
         "account": planning.account.to_dict(),
         "layers": layers_as_dicts(planning),
         "why": None if why is None else as_builtins(why),
@@ -60,9 +60,9 @@ def layers_as_dicts(planning: Planning) -> list[dict[str, Any]]:
             planning.statistics.labels,
             planning.hotness.n_ff,
             planning.plan.solved_list,
-            planning.caught,
+            planning.covered,
             planning.hotness.totals.tolist(),
-            planning.neuron_bytes,
+            planning.model.unit_bytes,
             strict=True,
         )
     ]
@@ -103,18 +103,21 @@ def _layer_table(planning: Planning) -> Table:
 
 def _summary(planning: Planning) -> Iterator[tuple[str, str]]:
     plan, account, solution = planning.plan, planning.account, planning.solution
-    used = plan.vram_required_bytes / account.ffn_bytes if account.ffn_bytes else 0.0
+    used = plan.vram_required_bytes / account.units_bytes if account.units_bytes else 0.0
     groups = f" in groups of {planning.granularity}" if planning.granularity > 1 else ""
     yield "", ""
-    yield "model", f"{planning.request.model} ({planning.geometry.architecture}, {planning.geometry.n_layer} layers)"
+    yield "model", f"{planning.request.model} ({planning.model.architecture}, {planning.model.n_layer} layers)"
     yield "statistics", f"{planning.statistics.source} ({format_amount(planning.hotness.total)} activations)"
     yield (
         "budget",
         f"{format_bytes(account.budget_bytes)} ({_budget_source(account.budget)}): "
         f"dense {format_bytes(account.dense_bytes)}, KV cache {format_bytes(account.kv_cache_bytes)}, "
-        f"reserve {format_bytes(account.reserve_bytes)}, FFN {format_bytes(account.ffn_bytes)}",
+        f"reserve {format_bytes(account.reserve_bytes)}, FFN {format_bytes(account.units_bytes)}",
     )
-    yield "filled", f"{used:.2%} of the FFN's bytes ({format_bytes(account.ffn_bytes - plan.vram_required_bytes)} left)"
+    yield (
+        "filled",
+        f"{used:.2%} of the FFN's bytes ({format_bytes(account.units_bytes - plan.vram_required_bytes)} left)",
+    )
     yield (
         "proof",
         f"{solution.status.value}: no placement{groups} catches more than {format_amount(solution.upper_bound)} "
@@ -128,8 +131,8 @@ def _summary(planning: Planning) -> Iterator[tuple[str, str]]:
 
 
 def _engine_text(planning: Planning) -> str:
-    under = condition(planning.geometry)
-    return f"{under}: {planning.account.path.words}" if under else planning.account.path.words
+    under, words = planning.engine.condition(planning.model), planning.account.state_words
+    return f"{under}: {words}" if under else words
 
 
 def _cut_short(planning: Planning) -> str:

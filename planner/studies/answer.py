@@ -6,17 +6,17 @@ import enum
 from typing import Any
 
 from planner.base.record import Record
-from planner.engines.powerinfer.account import EnginePath
+from planner.engines.account import EngineState
 from planner.studies.speed import SpeedEstimate
 
 
 class CellPath(enum.Enum):
     """What the engine will do, or that it cannot; the values are what JSON says."""
 
-    ALL_ON_GPU = EnginePath.ALL_ON_GPU.value
-    SPLIT = EnginePath.SPLIT.value
-    DENSE_ONLY = EnginePath.DENSE_ONLY.value
-    DENSE_INCOMPLETE = EnginePath.DENSE_INCOMPLETE.value
+    ALL_ON_GPU = EngineState.ALL_ON_GPU.value
+    SPLIT = EngineState.SPLIT.value
+    DENSE_ONLY = EngineState.DENSE_ONLY.value
+    DENSE_INCOMPLETE = EngineState.DENSE_INCOMPLETE.value
     DOES_NOT_FIT = "does_not_fit"
 
     @property

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from planner.base.errors import InputError, NoAnswerError
 from planner.base.units import format_bytes
+from planner.engines.registry import engine_named
 from planner.placement.problem import SolverOptions
 from planner.planning import PlanRequest
-from planner.studies.evaluator import Workshop, budget_of, threshold_rule
+from planner.studies.evaluator import CellEvaluator, budget_of, threshold_rule
 from planner.studies.study import Study
 from planner.studies.sweep import ask_device
 
@@ -36,9 +37,9 @@ def cell_request(study: Study, name: str | None) -> PlanRequest:
             "which neurons are hot is not in figures"
         )
     device = ask_device([cell])
-    workshop = Workshop(study.catalogue, device)
-    gpu = workshop.gpu(cell)
-    placement = workshop.place(cell)
+    evaluator = CellEvaluator(study.catalogue, device)
+    gpu = evaluator.gpu(cell)
+    placement = evaluator.place(cell)
     if placement.host_left_bytes is not None and placement.host_left_bytes < 0:
         raise NoAnswerError(
             f"{study.path}: {cell.name}: the host is short of {format_bytes(-placement.host_left_bytes)} for what the "
@@ -55,7 +56,8 @@ def cell_request(study: Study, name: str | None) -> PlanRequest:
     return PlanRequest(
         model=model.file,
         activations=None if statistics is None or statistics.folder is None else model.folder / statistics.folder,
-        budget=None if own_device else budget_of(gpu),
+        budget=None if own_device else budget_of(engine_named(cell.engine), gpu),
+        engine=cell.engine,
         context=cell.context,
         kv_type=cell.kv_type,
         reserve=cell.reserve,

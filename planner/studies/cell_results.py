@@ -10,10 +10,8 @@ import numpy.typing as npt
 from planner.activations.hotness import Hotness
 from planner.base.record import Record
 from planner.base.units import format_bytes
-from planner.engines.powerinfer.account import Account, EnginePath
-from planner.engines.powerinfer.architectures import ARCHITECTURES
-from planner.engines.powerinfer.geometry import Geometry
-from planner.engines.powerinfer.kernel_limits import unknown_ffn_types
+from planner.engines.account import Account, EngineState
+from planner.engines.engine import Engine, EngineModel
 from planner.placement.objectives import OBJECTIVES
 from planner.placement.problem import Solution
 from planner.studies.answer import Answer, Bytes, Proof, TargetResult
@@ -25,23 +23,20 @@ class Placement(Record):
     """A solved cell before it becomes an answer; what inverse questions look at.
 
     Attributes:
-        neuron_bytes: of each entry of the statistics, layer or expert.
+        engine: whose placement it is.
+        model: the model as the engine places it, with one group for each entry of the statistics.
         solution: None when the host cannot hold what the GPU does not.
         host_left_bytes: host memory left for cold neurons; None when it is not limited.
-        dense_host_bytes: dense tensors that stay on the host.
-        kv_host_bytes: the part of the KV cache that stays on the host.
         pool_bytes: the available memory that GPU and host share; None where each has its own.
         pool_short_bytes: what is missing there for all that the engine needs on both sides.
     """
 
-    geometry: Geometry
+    engine: Engine
+    model: EngineModel
     account: Account
     hotness: Hotness
-    neuron_bytes: tuple[int, ...]
     solution: Solution | None
     host_left_bytes: int | None
-    dense_host_bytes: int
-    kv_host_bytes: int
     pool_bytes: int | None = None
     pool_short_bytes: int = 0
 
@@ -60,17 +55,15 @@ def speed_of(
         return None, None
     if gpu.bandwidth_bytes_per_s is None:
         return None, "no speed: the GPU's bandwidth is not known; give it in the study (gpus: bandwidth)"
-    geometry, account = placement.geometry, placement.account
-    reuses_embedding = ARCHITECTURES[geometry.architecture].reuses_embedding
-    embedding_bytes = geometry.embedding_bytes if reuses_embedding else 0
+    model, account = placement.model, placement.account
     work = Work(
-        n_embd=geometry.n_embd,
+        n_embd=model.n_embd,
         dense_gpu_bytes=account.dense_bytes,
-        dense_host_bytes=placement.dense_host_bytes + embedding_bytes,
+        dense_host_bytes=account.dense_host_bytes + model.host_read_bytes,
         kv_gpu_bytes=account.kv_cache_bytes,
-        kv_host_bytes=placement.kv_host_bytes,
-        ffn_bytes=[n_ff * size for n_ff, size in zip(placement.hotness.n_ff, placement.neuron_bytes, strict=True)],
-        hot_bytes=[count * size for count, size in zip(solution.solved_list, placement.neuron_bytes, strict=True)],
+        kv_host_bytes=account.kv_host_bytes,
+        ffn_bytes=[n_units * size for n_units, size in zip(model.n_units, model.unit_bytes, strict=True)],
+        hot_bytes=[count * size for count, size in zip(solution.solved_list, model.unit_bytes, strict=True)],
         hit_rates=layer_hit_rates(placement.hotness, solution.solved_list).tolist(),
         active_share=cell.model.active_share or cell.speed.active_share,
     )
@@ -82,23 +75,25 @@ def bytes_of(placement: Placement, solution: Solution | None) -> Bytes:
     """Returns what lies where, bytes of each kind."""
     account = placement.account
     hot_bytes = 0 if solution is None else solution.used_bytes
-    cold_bytes = account.ffn_total_bytes - hot_bytes
+    cold_bytes = account.units_total_bytes - hot_bytes
     charged_bytes = account.dense_bytes + account.kv_cache_bytes + hot_bytes
     missing_bytes = account.missing_bytes
     if placement.pool_short_bytes:
         missing_bytes = placement.pool_short_bytes
     elif solution is None and placement.host_left_bytes is not None:
-        missing_bytes = max(0, cold_bytes - min(account.ffn_bytes, account.ffn_total_bytes) - placement.host_left_bytes)
+        missing_bytes = max(
+            0, cold_bytes - min(account.units_bytes, account.units_total_bytes) - placement.host_left_bytes
+        )
     return Bytes(
         budget=account.budget_bytes,
         dense=account.dense_bytes,
         kv_cache=account.kv_cache_bytes,
         reserve=account.reserve_bytes,
-        ffn=account.ffn_bytes,
+        ffn=account.units_bytes,
         hot=hot_bytes,
         vram=account.budget.context_bytes + charged_bytes + account.uncharged_bytes,
         free=account.budget.free_bytes,
-        host=cold_bytes + placement.dense_host_bytes + placement.kv_host_bytes + placement.geometry.host_only_bytes,
+        host=cold_bytes + account.dense_host_bytes + account.kv_host_bytes + placement.model.host_only_bytes,
         missing=missing_bytes,
     )
 
@@ -118,7 +113,7 @@ def proof_of(cell: Cell, solution: Solution, hotness: Hotness) -> Proof:
 
 def notes_of(placement: Placement, solution: Solution | None, sizes: Bytes, why_no_speed: str | None) -> Iterator[str]:
     """Yields what a user should know of a cell, one line each."""
-    account = placement.account
+    account, units = placement.account, placement.engine.units
     if placement.pool_short_bytes:
         yield (
             f"GPU and host share {format_bytes(placement.pool_bytes or 0)} of memory, which is "
@@ -127,20 +122,19 @@ def notes_of(placement: Placement, solution: Solution | None, sizes: Bytes, why_
     elif solution is None:
         yield "the host cannot hold what the GPU does not"
     elif account.missing_bytes:
-        yield f"the dense part misses {format_bytes(account.missing_bytes)}, so the engine gives neurons nothing"
-    elif account.path is EnginePath.DENSE_ONLY:
-        yield "nothing is left for neurons"
-    if account.kv_half_bytes and not (account.v_on_gpu and account.k_on_gpu):
-        yield "half of the KV cache is in host memory" if account.v_on_gpu else "the KV cache is in host memory"
+        yield f"the dense part misses {format_bytes(account.missing_bytes)}, so the engine gives {units} nothing"
+    elif account.state is EngineState.DENSE_ONLY:
+        yield f"nothing is left for {units}"
+    if account.kv_host_bytes:
+        part = "part" if account.kv_cache_bytes else "all"
+        yield f"{part} of the KV cache is in host memory"
     if account.budget.wraps:
         yield "less than 256 MiB would be free: the engine's own subtraction wraps around; give --vram-budget"
     if sizes.short:
         yield f"the engine is expected to run out of VRAM: {format_bytes(sizes.short)} more in use than are free"
     if why_no_speed is not None:
         yield why_no_speed
-    yield from placement.geometry.objections
-    if unknown := unknown_ffn_types(placement.geometry):
-        yield unknown
+    yield from placement.engine.model_notes(placement.model)
 
 
 def target_results(cell: Cell, answer: Answer) -> Iterator[TargetResult]:

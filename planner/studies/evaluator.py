@@ -4,33 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from planner.activations.folder import Statistics, read_statistics
+from planner.activations.folder import Statistics
 from planner.activations.hotness import Hotness
 from planner.base.errors import InputError
 from planner.base.record import Record, replace
 from planner.base.units import GIB, format_bytes
 from planner.catalogue.entries import Catalogue
-from planner.catalogue.models import dimensions_of, published_statistics
-from planner.engines.powerinfer.account import EnginePath, account_for
-from planner.engines.powerinfer.budget import Budget, automatic_budget, stated_budget
-from planner.engines.powerinfer.defaults import ACTIVATIONS_FOLDER
-from planner.engines.powerinfer.expert_layers import with_experts
-from planner.engines.powerinfer.geometry import Geometry, geometry_from_dimensions, geometry_from_header
-from planner.engines.powerinfer.kernel_limits import engine_granularity
+from planner.catalogue.models import published_statistics
+from planner.engines.account import Budget, EngineState
+from planner.engines.engine import Engine, EngineModel, Settings
+from planner.engines.registry import engine_named
 from planner.hardware.host import HostMemory
 from planner.hardware.vram import Gpu, MemoryBasis
-from planner.model_files.header import read_header
 from planner.placement.objectives import OBJECTIVES
 from planner.placement.problem import Problem, Solution, SolverOptions, SolverStatus
 from planner.placement.solve import solve
-from planner.planning import ThresholdRule
+from planner.placement.threshold import ThresholdRule
 from planner.studies.answer import Answer, CellPath, NextGib
 from planner.studies.cell_results import Placement, bytes_of, notes_of, proof_of, speed_of, target_results
 from planner.studies.speed import SpeedEstimate
 from planner.studies.study import Cell, GpuCase, Model
 
 
-class Device(Record):
+class Machine(Record):
     """What this machine says, asked once for a whole study.
 
     Attributes:
@@ -42,56 +38,57 @@ class Device(Record):
     memory: HostMemory | None
 
 
-class Workshop:
+class CellEvaluator:
     """Answers cells and keeps what cells share: headers, sorted statistics, accounts, placements.
 
     Args:
         catalogue: what names refer to.
-        device: this machine, where cells name it.
+        machine: this machine, where cells name it.
     """
 
-    def __init__(self, catalogue: Catalogue, device: Device) -> None:
+    def __init__(self, catalogue: Catalogue, machine: Machine) -> None:
         self._catalogue = catalogue
-        self._device = device
-        self._geometries: dict[tuple[Model, str | None], Geometry] = {}
-        self._whole_geometries: dict[tuple[Model, str | None], Geometry] = {}
-        self._statistics: dict[tuple[Model, tuple[int, ...]], tuple[Statistics, Hotness]] = {}
+        self._machine = machine
+        self._models: dict[object, EngineModel] = {}
+        self._divided: dict[object, EngineModel] = {}
+        self._statistics: dict[object, tuple[Statistics, Hotness]] = {}
         self._placements: dict[object, Placement] = {}
         self._solutions: dict[object, Solution] = {}
         self._ranked: dict[object, Hotness] = {}
 
-    def geometry(self, cell: Cell) -> Geometry:
-        """Returns the geometry of the cell's model."""
-        key = (cell.model, cell.quantisation)
-        if key not in self._geometries:
-            self._geometries[key] = _read_geometry(cell.model, cell.quantisation)
-        return self._geometries[key]
+    def model(self, cell: Cell) -> EngineModel:
+        """Returns the cell's model as its engine sees it."""
+        key = (cell.engine, cell.model, cell.quantisation)
+        if key not in self._models:
+            self._models[key] = _read_model(engine_named(cell.engine), cell.model, cell.quantisation)
+        return self._models[key]
 
     def statistics(self, cell: Cell) -> tuple[Statistics, Hotness]:
         """Returns the cell's statistics and their sorted form."""
-        n_ff = self.geometry(cell).n_ff
-        key = (cell.model, n_ff)
+        model = self.model(cell)
+        key = (cell.engine, cell.model, model.n_units)
         if key not in self._statistics:
-            statistics = _read_statistics(cell.model, n_ff, self._catalogue)
+            statistics = _read_statistics(engine_named(cell.engine), cell.model, model, self._catalogue)
             self._statistics[key] = (statistics, Hotness.from_values(statistics.values))
         return self._statistics[key]
 
-    def whole_geometry(self, cell: Cell) -> Geometry:
-        """Returns the geometry with all experts that the cell's statistics know."""
-        key = (cell.model, cell.quantisation)
-        if key not in self._whole_geometries:
+    def divided_model(self, cell: Cell) -> EngineModel:
+        """Returns the cell's model with one group for each entry of its statistics."""
+        key = (cell.engine, cell.model, cell.quantisation)
+        if key not in self._divided:
             statistics, hotness = self.statistics(cell)
-            self._whole_geometries[key] = with_experts(self.geometry(cell), statistics.labels, hotness.n_ff)
-        return self._whole_geometries[key]
+            engine = engine_named(cell.engine)
+            self._divided[key] = engine.with_groups(self.model(cell), statistics.labels, hotness.n_ff)
+        return self._divided[key]
 
     def ranked(self, cell: Cell) -> Hotness:
         """Returns what the cell's objective makes of its statistics, sorted."""
         statistics, hotness = self.statistics(cell)
-        neuron_bytes = self.whole_geometry(cell).neuron_bytes
-        key = (id(hotness), neuron_bytes, cell.solver.objective)
+        unit_bytes = self.divided_model(cell).unit_bytes
+        key = (id(hotness), unit_bytes, cell.solver.objective)
         if key not in self._ranked:
             objective = OBJECTIVES[cell.solver.objective]
-            self._ranked[key] = objective.hotness(hotness, statistics.values, neuron_bytes)
+            self._ranked[key] = objective.hotness(hotness, statistics.values, unit_bytes)
         return self._ranked[key]
 
     def place(self, cell: Cell) -> Placement:
@@ -100,6 +97,7 @@ class Workshop:
         rates = (gpu.bandwidth_bytes_per_s, cell.host.bandwidth_bytes_per_s) if cell.solver.sync_us is not None else ()
         size = (gpu.vram_bytes, gpu.free_bytes, gpu.budget_bytes, gpu.context_bytes)
         key = (
+            cell.engine,
             cell.model,
             cell.quantisation,
             size,
@@ -139,7 +137,7 @@ class Workshop:
             solver=cell.solver.label(),
             vram_bytes=gpu.vram_bytes if gpu.vram_bytes is not None else gpu.free_bytes,
             price=gpu.price,
-            path=CellPath.DOES_NOT_FIT if solution is None else CellPath(placement.account.path.value),
+            path=CellPath.DOES_NOT_FIT if solution is None else CellPath(placement.account.state.value),
             bytes=sizes,
             n_ff=placement.hotness.n_ff,
             solved_list=() if solution is None else solution.solved_list,
@@ -155,7 +153,7 @@ class Workshop:
 
     def gpu(self, cell: Cell) -> GpuCase:
         """Returns the GPU with what this machine says about it, where the study names this machine."""
-        case, found = cell.gpu, self._device.gpu
+        case, found = cell.gpu, self._machine.gpu
         if case.choice.device is None or found is None:
             return case
         same = next((entry for entry in self._catalogue.gpus.values() if entry.title == found.name), None)
@@ -172,7 +170,7 @@ class Workshop:
 
     def _pool_bytes(self, cell: Cell) -> int | None:
         """Returns the one memory that this machine's GPU and host share, where the cell has both; None elsewhere."""
-        gpu, memory = self._device.gpu, self._device.memory
+        gpu, memory = self._machine.gpu, self._machine.memory
         if gpu is None or memory is None or cell.gpu.choice.device is None or not cell.host.this_machine:
             return None
         if gpu.basis is not MemoryBasis.HOST_MEMORY:
@@ -182,33 +180,30 @@ class Workshop:
     def _host_memory(self, cell: Cell) -> int | None:
         if self._pool_bytes(cell) is not None:
             return None
-        if cell.host.this_machine and self._device.memory is not None:
-            return self._device.memory.available_bytes or self._device.memory.total_bytes or None
+        if cell.host.this_machine and self._machine.memory is not None:
+            return self._machine.memory.available_bytes or self._machine.memory.total_bytes or None
         return cell.host.memory_bytes
 
     def _place(self, cell: Cell, gpu: GpuCase, host_memory_bytes: int | None, pool_bytes: int | None) -> Placement:
         _, hotness = self.statistics(cell)
-        geometry = self.whole_geometry(cell)
-        account = account_for(
-            geometry, budget_of(gpu), context=cell.context, kv_type=cell.kv_type, reserve_options=cell.reserve
-        )
-        dense_host_bytes = account.dense_total_bytes - account.dense_bytes
-        kv_host_bytes = 2 * account.kv_half_bytes - account.kv_cache_bytes
+        engine, model = engine_named(cell.engine), self.divided_model(cell)
+        settings = Settings(context=cell.context, kv_type=cell.kv_type, reserve=cell.reserve)
+        account = engine.account(model, budget_of(engine, gpu), settings)
         host_left_bytes = None
         if host_memory_bytes is not None:
-            host_left_bytes = host_memory_bytes - dense_host_bytes - kv_host_bytes - geometry.host_only_bytes
-        placement = Placement(
-            geometry, account, hotness, geometry.neuron_bytes, None, host_left_bytes, dense_host_bytes, kv_host_bytes
-        )
+            host_left_bytes = (
+                host_memory_bytes - account.dense_host_bytes - account.kv_host_bytes - model.host_only_bytes
+            )
+        placement = Placement(engine, model, account, hotness, None, host_left_bytes)
         if pool_bytes is not None:
             # A neuron takes the same bytes of one memory on either side, so where it is makes no difference.
             needed_bytes = (
                 account.budget.context_bytes
                 + account.uncharged_bytes
                 + account.dense_total_bytes
-                + 2 * account.kv_half_bytes
-                + account.ffn_total_bytes
-                + geometry.host_only_bytes
+                + account.kv_total_bytes
+                + account.units_total_bytes
+                + model.host_only_bytes
             )
             short_bytes = max(0, needed_bytes - pool_bytes)
             placement = replace(placement, pool_bytes=pool_bytes, pool_short_bytes=short_bytes)
@@ -216,7 +211,7 @@ class Workshop:
                 return placement
         if host_left_bytes is not None and host_left_bytes < 0:
             return placement
-        solution = self._solve(cell, gpu, placement, account.ffn_bytes)
+        solution = self._solve(cell, gpu, placement, account.units_bytes)
         if solution.status is SolverStatus.INFEASIBLE:
             return placement
         if not solution.solved_list:
@@ -224,12 +219,12 @@ class Workshop:
         return replace(placement, solution=solution)
 
     def _solve(self, cell: Cell, gpu: GpuCase, placement: Placement, ffn_bytes: int) -> Solution:
-        granularity = cell.solver.granularity or engine_granularity(placement.geometry)
-        thresholds = threshold_rule(cell, gpu).for_layers(placement.neuron_bytes, placement.hotness.n_ff)
+        granularity = cell.solver.granularity or placement.model.step
+        thresholds = threshold_rule(cell, gpu).for_layers(placement.model.unit_bytes, placement.hotness.n_ff)
         problem = Problem(
             hotness=self.ranked(cell),
-            neuron_bytes=placement.neuron_bytes,
-            ffn_bytes=min(ffn_bytes, placement.account.ffn_total_bytes),
+            neuron_bytes=placement.model.unit_bytes,
+            ffn_bytes=min(ffn_bytes, placement.account.units_total_bytes),
             host_bytes=placement.host_left_bytes,
             thresholds=thresholds,
             granularity=granularity,
@@ -259,11 +254,11 @@ class Workshop:
     ) -> NextGib | None:
         """Returns what one more GiB for neurons adds, by placing once more with it; None when that is not known."""
         account = placement.account
-        if account.path is EnginePath.DENSE_INCOMPLETE:
+        if account.state is EngineState.DENSE_INCOMPLETE:
             return None
-        if account.ffn_bytes >= account.ffn_total_bytes:
+        if account.units_bytes >= account.units_total_bytes:
             return NextGib(0.0, None if speed is None else 0.0)
-        more = self._solve(cell, gpu, placement, account.ffn_bytes + GIB)
+        more = self._solve(cell, gpu, placement, account.units_bytes + GIB)
         if not more.solved_list:
             return None
         faster, _ = speed_of(cell, gpu, placement, more)
@@ -273,7 +268,7 @@ class Workshop:
 
     def _basis(self, cell: Cell, gpu: GpuCase, placement: Placement) -> Iterator[tuple[str, str]]:
         statistics, _ = self.statistics(cell)
-        yield "model", placement.geometry.source
+        yield "model", placement.model.source
         yield "statistics", statistics.source
         yield "budget", _budget_basis(gpu, placement.account.budget)
         if placement.pool_bytes is not None:
@@ -287,39 +282,33 @@ class Workshop:
             yield "speed", f"bytes read for a token over {rates}; see docs/speed.md"
 
 
-def _read_geometry(model: Model, quantisation: str | None) -> Geometry:
+def _read_model(engine: Engine, model: Model, quantisation: str | None) -> EngineModel:
     if model.file is not None:
-        return geometry_from_header(read_header(model.file))
+        return engine.read_model(model.file)
     if model.entry is None:
         raise InputError(f"model {model.label!r}: found neither a file nor dimensions")
-    return geometry_from_dimensions(
-        dimensions_of(model.entry, quantisation or "F16"), source=f"{model.label}, declared"
-    )
+    return engine.declared_model(model.entry, quantisation or "F16", source=f"{model.label}, declared")
 
 
-def _read_statistics(model: Model, n_ff: tuple[int, ...], catalogue: Catalogue) -> Statistics:
-    choice = model.statistics
-    if choice is None:
-        if model.file is None:
+def _read_statistics(engine: Engine, choice: Model, model: EngineModel, catalogue: Catalogue) -> Statistics:
+    statistics = choice.statistics
+    if statistics is None:
+        if choice.file is None:
             raise InputError(
-                f"model {model.label!r}: found no statistics, expected a folder, a name or a hotness curve"
+                f"model {choice.label!r}: found no statistics, expected a folder, a name or a hotness curve"
             )
-        return read_statistics(model.file.parent / ACTIVATIONS_FOLDER, n_layer=len(n_ff), n_ff=n_ff)
-    if choice.folder is not None:
-        return read_statistics(model.folder / choice.folder, n_layer=len(n_ff), n_ff=n_ff)
-    return published_statistics(choice, catalogue, n_ff, source=f"model {model.label!r}")
+        return engine.read_statistics(engine.statistics_beside(choice.file), model)
+    if statistics.folder is not None:
+        return engine.read_statistics(choice.folder / statistics.folder, model)
+    return published_statistics(statistics, catalogue, model.n_units, source=f"model {choice.label!r}")
 
 
-def budget_of(gpu: GpuCase) -> Budget:
+def budget_of(engine: Engine, gpu: GpuCase) -> Budget:
     """Returns the budget that the engine would start from on a GPU of a study."""
     if gpu.budget_bytes is not None:
-        return stated_budget(gpu.budget_bytes)
+        return engine.stated_budget(gpu.budget_bytes)
     free_bytes = (gpu.free_bytes if gpu.free_bytes is not None else gpu.vram_bytes) or 0
-    if gpu.context_bytes is None:
-        return automatic_budget(free_bytes, total_bytes=gpu.vram_bytes)
-    return automatic_budget(
-        free_bytes, total_bytes=gpu.vram_bytes, context_bytes=gpu.context_bytes, context_basis="stated"
-    )
+    return engine.automatic_budget(free_bytes, total_bytes=gpu.vram_bytes, context_bytes=gpu.context_bytes)
 
 
 def _budget_basis(gpu: GpuCase, budget: Budget) -> str:

@@ -13,7 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 from planner.base.interrupt import deaf_children
 from planner.catalogue.entries import Catalogue
 from planner.studies.answer import Answer
-from planner.studies.evaluator import Device, Workshop
+from planner.studies.evaluator import CellEvaluator, Machine
 from planner.studies.study import Cell, Model
 
 # Cells that a process answers before it reports.
@@ -23,7 +23,7 @@ Progress = Callable[[int], None]
 
 
 def in_processes(
-    cells: Sequence[Cell], catalogue: Catalogue, device: Device, processes: int, progress: Progress | None
+    cells: Sequence[Cell], catalogue: Catalogue, device: Machine, processes: int, progress: Progress | None
 ) -> tuple[Answer, ...] | None:
     """Returns the answers, or None where this system cannot start processes."""
     chunks = list(_chunks(cells))
@@ -65,15 +65,15 @@ def _chunks(cells: Sequence[Cell]) -> Iterator[list[int]]:
             yield indices[begin : begin + _CHUNK]
 
 
-# The workshop of a process that was started for a sweep: what it has read and sorted serves all its chunks.
-_workshops: list[Workshop] = []
+# The evaluator of a process that was started for a sweep: what it has read and sorted serves all its chunks.
+_workshops: list[CellEvaluator] = []
 
 
-def _open_workshop(catalogue: Catalogue, device: Device) -> None:
+def _open_workshop(catalogue: Catalogue, device: Machine) -> None:
     # Ctrl-C reaches every process of a terminal; the one that was started by hand ends the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    _workshops.append(Workshop(catalogue, device))
+    _workshops.append(CellEvaluator(catalogue, device))
 
 
 def _end_with_parent() -> None:

@@ -12,7 +12,7 @@ from planner.base.record import Record, replace
 from planner.base.units import GIB, MIB, format_bytes
 from planner.engines.powerinfer.budget import DEFAULT_CONTEXT_BYTES, ENGINE_MARGIN_BYTES
 from planner.studies.answer import Answer, CellPath
-from planner.studies.evaluator import Workshop
+from planner.studies.evaluator import CellEvaluator
 from planner.studies.study import Cell, Study
 from planner.studies.study_file import Targets
 from planner.studies.sweep import ask_device
@@ -72,16 +72,18 @@ def ask(study: Study, answers: Sequence[Answer], questions: Sequence[str]) -> tu
             f"{study.path}: targets: found nothing in {aimless.scenario!r}, expected hit_rate, tokens_per_second or "
             "vram to ask what meets them"
         )
-    workshop = Workshop(study.catalogue, ask_device(study.cells))
+    evaluator = CellEvaluator(study.catalogue, ask_device(study.cells))
     about = _About(study.cells)
     replies: list[Reply] = []
     for question in questions:
         if question == "cheapest":
             replies.extend(_cheapest(study.cells, answers, about))
         elif question == "least-vram":
-            replies.extend(_least_vram(cell, workshop, about) for cell in _distinct(study.cells, _without_size))
+            replies.extend(_least_vram(cell, evaluator, about) for cell in _distinct(study.cells, _without_size))
         else:
-            replies.extend(_largest_context(cell, workshop, about) for cell in _distinct(study.cells, _without_context))
+            replies.extend(
+                _largest_context(cell, evaluator, about) for cell in _distinct(study.cells, _without_context)
+            )
     return tuple(replies)
 
 
@@ -128,7 +130,7 @@ def _without_gpu(cell: Cell) -> object:
     return (cell.scenario, cell.model, cell.quantisation, cell.host, cell.context, cell.solver)
 
 
-def _least_vram(cell: Cell, workshop: Workshop, about_cell: _About) -> Reply:
+def _least_vram(cell: Cell, evaluator: CellEvaluator, about_cell: _About) -> Reply:
     """Searches between the sizes at which the engine changes what it places; in between, more is never worse.
 
     When a half of the KV cache starts to fit, the engine takes it from the neurons (`llama.cpp` 3392-3420), so a little
@@ -136,17 +138,17 @@ def _least_vram(cell: Cell, workshop: Workshop, about_cell: _About) -> Reply:
     single step, or none.
     """
     about = about_cell(cell, _speed_words(cell), f"context {cell.context}")
-    account = workshop.place(cell).account
+    account = evaluator.place(cell).account
     fixed_bytes = ENGINE_MARGIN_BYTES + (cell.gpu.context_bytes or DEFAULT_CONTEXT_BYTES)
     dense_bytes = account.dense_total_bytes + fixed_bytes
-    most_bytes = dense_bytes + 2 * account.kv_half_bytes + account.ffn_total_bytes + 16 * GIB
-    stops = [0, dense_bytes, dense_bytes + account.kv_half_bytes, dense_bytes + 2 * account.kv_half_bytes, most_bytes]
+    most_bytes = dense_bytes + account.kv_total_bytes + account.units_total_bytes + 16 * GIB
+    stops = [0, *(fixed_bytes + n_bytes for n_bytes in account.turning_points), most_bytes]
 
     @functools.cache
     def tried(size_bytes: int) -> Answer:
         gpu = replace(cell.gpu, vram_bytes=size_bytes, free_bytes=None, budget_bytes=None)
         targets = replace(cell.targets, vram=None)
-        return workshop.answer(replace(cell, gpu=gpu, targets=targets, name=f"{about}: {format_bytes(size_bytes)}"))
+        return evaluator.answer(replace(cell, gpu=gpu, targets=targets, name=f"{about}: {format_bytes(size_bytes)}"))
 
     def all_on_gpu(steps: int) -> bool:
         return tried(steps * _STEP_BYTES).path is CellPath.ALL_ON_GPU
@@ -182,17 +184,17 @@ def _least(low: int, high: int, holds: Callable[[int], bool]) -> int | None:
     return high
 
 
-def _largest_context(cell: Cell, workshop: Workshop, about_cell: _About) -> Reply:
+def _largest_context(cell: Cell, evaluator: CellEvaluator, about_cell: _About) -> Reply:
     """Searches contexts whose KV cache is wholly on the GPU: there, a longer one is never better."""
     about = about_cell(cell, cell.gpu.label, cell.host.label)
-    trained = workshop.geometry(cell).context_train
+    trained = evaluator.model(cell).context_train
 
     def good(context: int) -> Answer | None:
         tried = replace(cell, context=context, name=f"{about}: context {context}")
-        account = workshop.place(tried).account
-        if not (account.v_on_gpu and account.k_on_gpu):
+        account = evaluator.place(tried).account
+        if account.kv_host_bytes:
             return None
-        answer = workshop.answer(tried)
+        answer = evaluator.answer(tried)
         return answer if answer.meets else None
 
     low, high = 0, min(_MOST_CONTEXT, trained or _MOST_CONTEXT)

@@ -15,7 +15,7 @@ from planner.engines.powerinfer.account import account_for
 from planner.engines.powerinfer.budget import automatic_budget
 from planner.engines.powerinfer.geometry import geometry_from_dimensions
 from planner.studies.answer import Answer
-from planner.studies.evaluator import Device, Workshop
+from planner.studies.evaluator import CellEvaluator, Machine
 from planner.studies.speed import Bandwidths, SpeedParameters, Work, estimate
 from planner.studies.study import study_of
 
@@ -61,8 +61,8 @@ def compare(parameters: SpeedParameters | None = None) -> tuple[Comparison, ...]
     parameters = parameters or SpeedParameters()
     catalogue = load_catalogue()
     figures = check(_PublishedFile, read_yaml(SHIPPED / "published.yaml")).published
-    workshop = Workshop(catalogue, Device(None, None))
-    return tuple(Comparison(figure, _predicted(figure, workshop, catalogue, parameters)) for figure in figures)
+    evaluator = CellEvaluator(catalogue, Machine(None, None))
+    return tuple(Comparison(figure, _predicted(figure, evaluator, catalogue, parameters)) for figure in figures)
 
 
 def as_markdown(comparisons: Sequence[Comparison]) -> str:
@@ -80,10 +80,10 @@ def as_markdown(comparisons: Sequence[Comparison]) -> str:
     return "\n".join(rows)
 
 
-def _predicted(figure: Published, workshop: Workshop, catalogue: Catalogue, parameters: SpeedParameters) -> float:
+def _predicted(figure: Published, evaluator: CellEvaluator, catalogue: Catalogue, parameters: SpeedParameters) -> float:
     if figure.how == "llama.cpp":
         return _layer_wise(catalogue.models[figure.models[0]], figure, catalogue, parameters)
-    answers = _answers(figure, workshop, catalogue, parameters)
+    answers = _answers(figure, evaluator, catalogue, parameters)
     rates = [answer.tokens_per_s or 0.0 for answer in answers]
     if figure.how == "hit_rate":
         return answers[0].hit_rate or 0.0
@@ -92,7 +92,9 @@ def _predicted(figure: Published, workshop: Workshop, catalogue: Catalogue, para
     return averages.fmean(rates) if figure.how == "average" else max(rates)
 
 
-def _answers(figure: Published, workshop: Workshop, catalogue: Catalogue, parameters: SpeedParameters) -> list[Answer]:
+def _answers(
+    figure: Published, evaluator: CellEvaluator, catalogue: Catalogue, parameters: SpeedParameters
+) -> list[Answer]:
     study = study_of(
         {
             "models": list(figure.models),
@@ -109,7 +111,7 @@ def _answers(figure: Published, workshop: Workshop, catalogue: Catalogue, parame
         },
         catalogue,
     )
-    return [workshop.answer(cell) for cell in study.cells]
+    return [evaluator.answer(cell) for cell in study.cells]
 
 
 def _layer_wise(entry: ModelEntry, figure: Published, catalogue: Catalogue, parameters: SpeedParameters) -> float:

@@ -28,7 +28,7 @@ from planner.catalogue.entries import (
 from planner.config.faults import shown
 from planner.config.schema import check, key_in, told
 from planner.config.yaml_file import Document, read_yaml
-from planner.engines.powerinfer.uncharged import ReserveOptions
+from planner.engines.engine import ReserveOptions
 from planner.model_files.model_folder import model_in
 from planner.studies.speed import SpeedParameters
 from planner.studies.study_file import (
@@ -97,6 +97,7 @@ class Cell(Record):
 
     name: str
     scenario: str
+    engine: str
     model: Model
     quantisation: str | None
     gpu: GpuCase
@@ -258,6 +259,7 @@ def _cells_of(scenario: str, study: StudyFile, catalogue: Catalogue, folder: Pat
             yield Cell(
                 name=" / ".join(printable(part) for part in parts),
                 scenario=scenario,
+                engine=study.engine,
                 model=model,
                 quantisation=quantisation,
                 gpu=gpu,

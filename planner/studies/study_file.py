@@ -31,9 +31,10 @@ from planner.config.schema import (
     written_as,
 )
 from planner.config.yaml_file import Document, KeyPath
+from planner.engines.engine import ReserveOptions
 from planner.engines.powerinfer.defaults import DEFAULT_CONTEXT, DEFAULT_KV_TYPE
 from planner.engines.powerinfer.quantisation import QUANTISATIONS
-from planner.engines.powerinfer.uncharged import ReserveOptions
+from planner.engines.registry import DEFAULT_ENGINE, ENGINES
 from planner.placement.objectives import DEFAULT, OBJECTIVES, RELATIVE_GAP
 from planner.studies.speed import SpeedParameters
 
@@ -47,6 +48,15 @@ _ShareOrZero = Annotated[float, Limits(ge=0, le=1)]
 _Group = Annotated[int, Limits(ge=1, le=1 << 20)]
 _Neurons = Annotated[int, Limits(ge=0, le=1 << 31)]
 _Context = Annotated[int, Limits(ge=1, le=1 << 24)]
+
+
+def _engine(value: object) -> str:
+    if value not in ENGINES:
+        raise ExpectedError(f"one of {', '.join(ENGINES)}")
+    return str(value)
+
+
+EngineName = Annotated[str, written_as(_engine, {"type": "string"})]
 
 
 class ModelChoice(Table):
@@ -230,6 +240,7 @@ class ReserveChoice(Table):
 class Override(Table):
     """Keys of a study that replace those of the base."""
 
+    engine: Annotated[EngineName | None, about("the engine that places the units")] = None
     models: OneOrMore[ModelChoice] | None = None
     gpus: OneOrMore[GpuChoice] | None = None
     hosts: OneOrMore[HostChoice] | None = None
@@ -248,6 +259,7 @@ class StudyFile(Override, kw_only=True):
     title: Annotated[str, Limits(max_length=200), about("what the study is about")] = ""
     description: Annotated[str, Limits(max_length=4000), about("more about it")] = ""
     catalogue: Annotated[_Text | None, about("a directory with your own catalogue")] = None
+    engine: Annotated[EngineName, about("the engine that places the units")] = DEFAULT_ENGINE
     models: Annotated[
         OneOrMore[ModelChoice], about("at least one model: a file, a catalogue name or declared dimensions")
     ]

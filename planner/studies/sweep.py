@@ -11,7 +11,7 @@ from planner.catalogue.entries import Catalogue
 from planner.hardware.host import host_memory
 from planner.hardware.vram import choose_gpu
 from planner.studies.answer import Answer
-from planner.studies.evaluator import Device, Workshop
+from planner.studies.evaluator import CellEvaluator, Machine
 from planner.studies.study import Cell
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _PARALLEL_FROM = 500
 
 
-def ask_device(cells: Sequence[Cell]) -> Device:
+def ask_device(cells: Sequence[Cell]) -> Machine:
     """Asks NVML and the host, if any cell wants to know.
 
     Raises:
@@ -38,7 +38,7 @@ def ask_device(cells: Sequence[Cell]) -> Device:
                 f"gpu 'this machine': {error}; in a study that is gpus: {{budget: 8GiB, bandwidth: 936 GB/s}}"
             ) from None
     memory = host_memory() if any(cell.host.this_machine for cell in cells) else None
-    return Device(gpu, memory)
+    return Machine(gpu, memory)
 
 
 def paying_processes(cells: int) -> int:
@@ -76,10 +76,10 @@ def sweep(
         answers = in_processes(cells, catalogue, device, processes, progress)
         if answers is not None:
             return answers
-    workshop = Workshop(catalogue, device)
+    evaluator = CellEvaluator(catalogue, device)
     answers_here = []
     for cell in cells:
-        answers_here.append(workshop.answer(cell))
+        answers_here.append(evaluator.answer(cell))
         if progress is not None:
             progress(1)
     return tuple(answers_here)

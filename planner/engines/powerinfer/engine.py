@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from planner.engines.account import Account, Budget, EngineState
 from planner.engines.engine import EngineModel, ReserveOptions, Settings
 from planner.engines.powerinfer import budget as budgets
+from planner.engines.powerinfer import supported_models
 from planner.engines.powerinfer.account import KV_TYPE_BYTES, PowerInferAccount, account_for
 from planner.engines.powerinfer.defaults import ACTIVATIONS_FOLDER, DEFAULT_BATCH, DEFAULT_CONTEXT, DEFAULT_KV_TYPE
 from planner.engines.powerinfer.expert_layers import with_experts
@@ -67,6 +68,7 @@ class PowerInfer:
         context_bytes: int | None = None,
         gpu_uuid: str | None = None,
         gpu_name: str | None = None,
+        memory_basis: str = "NVML",
     ) -> Budget:
         """Returns free memory less CUDA's context and 256 MiB."""
         context_bytes, basis = _cuda_context(context_bytes)
@@ -77,6 +79,7 @@ class PowerInfer:
             context_basis=basis,
             gpu_uuid=gpu_uuid,
             gpu_name=gpu_name,
+            memory_basis=memory_basis,
         )
 
     def stated_budget(
@@ -88,6 +91,7 @@ class PowerInfer:
         context_bytes: int | None = None,
         gpu_uuid: str | None = None,
         gpu_name: str | None = None,
+        memory_basis: str = "NVML",
     ) -> Budget:
         """Returns the budget of `--vram-budget`."""
         context_bytes, basis = _cuda_context(context_bytes)
@@ -99,6 +103,7 @@ class PowerInfer:
             context_basis=basis,
             gpu_uuid=gpu_uuid,
             gpu_name=gpu_name,
+            memory_basis=memory_basis,
         )
 
     def account(self, model: EngineModel, budget: Budget, settings: Settings) -> PowerInferAccount:
@@ -120,6 +125,14 @@ class PowerInfer:
         """Returns why the engine would not run this model, or not sparse."""
         unknown = unknown_ffn_types(_geometry(model))
         return [*model.objections, *([unknown] if unknown else [])]
+
+    def why_not_split(self, model: EngineModel) -> str | None:
+        """Returns why the engine puts no neuron of this file on the GPU."""
+        return supported_models.why_not_split(_geometry(model))
+
+    def condition(self, model: EngineModel) -> str:
+        """Returns under which condition the engine will do as its account says."""
+        return supported_models.condition(_geometry(model))
 
     def account_notes(self, account: Account) -> list[str]:
         """Returns where the KV cache stays, and whether there is anything to split."""
