@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from planner.base.errors import InputError
 from planner.base.outputs import keep_inputs
 from planner.base.units import format_bytes
 from planner.commands import common, placement
-from planner.engines.powerinfer.defaults import ACTIVATIONS_FOLDER, INDEX_SUFFIX
+from planner.engines.powerinfer.defaults import INDEX_SUFFIX
 
 if TYPE_CHECKING:
+    from exporter.engines import Writer
     from planner.activations.folder import Statistics
-    from planner.engines.powerinfer.geometry import Geometry
-    from planner.plan import Plan
+    from planner.engines.engine import EngineModel
+    from planner.plans.plan import Plan
 
 _EXAMPLES = """\
 examples:
@@ -65,46 +66,57 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(arguments: argparse.Namespace) -> int:
     """Writes the index and says what is in it."""
     placement.settle_model(arguments)
-    plan, statistics, geometry, model = _gather(arguments)
-    output = arguments.output or _beside(model)
+    source = _gather(arguments)
+    writer, plan, model = source.writer, source.plan, source.path
+    output = arguments.output or _beside(writer, model)
     keep_inputs(output, model, arguments.plan, arguments.config)
-    # Only now, so that bad input is told before torch has loaded.
-    from exporter.powerinfer.export import export_plan
-
-    export_plan(
+    # The writer loads its libraries only now, so that bad input is refused before torch has loaded.
+    writer.write(
         plan,
-        statistics,
+        source.statistics,
         output,
-        geometry=geometry,
+        model=source.model,
         device=arguments.device,
         force=arguments.force,
         note=common.note,
         where=str(arguments.plan or "plan"),
     )
-    _report(plan, output, as_json=arguments.json)
+    _report(writer, plan, output, as_json=arguments.json)
     return 0
 
 
-def _gather(arguments: argparse.Namespace) -> tuple[Plan, Statistics, Geometry | None, Path | None]:
+class _Source(NamedTuple):
+    """What is exported, and what it was made from as far as that is at hand."""
+
+    writer: Writer
+    plan: Plan
+    statistics: Statistics
+    model: EngineModel | None
+    path: Path | None
+
+
+def _gather(arguments: argparse.Namespace) -> _Source:
     """Returns the plan, the statistics it selects from, and the model where one is known."""
     if arguments.plan is not None:
         return _from_plan(arguments)
     if arguments.model is None and arguments.config is None:
         raise InputError("nothing to export: name a model (--model), a plan (--plan) or a study (--config)")
+    from exporter.engines import writer_named
     from planner.planning import make_plan
 
     planning = make_plan(placement.request_from(arguments))
     placement.note_all(planning)
-    _check_engine_takes(planning.geometry, force=arguments.force)
-    return planning.plan, planning.statistics, planning.geometry, planning.request.model
+    writer = writer_named(planning.request.engine)
+    _check_engine_takes(writer, planning.model, force=arguments.force)
+    return _Source(writer, planning.plan, planning.statistics, planning.model, planning.request.model)
 
 
-def _from_plan(arguments: argparse.Namespace) -> tuple[Plan, Statistics, Geometry | None, Path | None]:
+def _from_plan(arguments: argparse.Namespace) -> _Source:
     """Reads a plan and what it was made from, as far as that is at hand."""
-    from planner.activations.folder import read_statistics, remarks
-    from planner.engines.powerinfer.geometry import geometry_from_header
-    from planner.model_files.header import read_header
-    from planner.plan import read_plan
+    from exporter.engines import writer_named
+    from planner.activations.folder import remarks
+    from planner.engines.registry import DEFAULT_ENGINE, engine_named
+    from planner.plans.file import read_plan
 
     if arguments.config is not None:
         raise InputError("--plan and --config: both say what to export; give one of them")
@@ -116,59 +128,59 @@ def _from_plan(arguments: argparse.Namespace) -> tuple[Plan, Statistics, Geometr
             f"--plan: the plan says how many neurons, so leave away {', '.join(beside)}, or make the plan with it"
         )
     plan = read_plan(arguments.plan)
-    model = arguments.model or (Path(plan.model.path) if plan.model else None)
-    geometry = None
-    if model is not None and (arguments.model is not None or model.exists()):
-        geometry = geometry_from_header(read_header(model))
-        _check_engine_takes(geometry, force=arguments.force)
-    elif model is not None:
-        common.note(f"{model}: the plan's model is not here, so the plan is not checked against it")
-    folder = arguments.activations or (Path(plan.activations.path) if plan.activations else None)
-    if folder is None and model is not None:
-        folder = model.parent / ACTIVATIONS_FOLDER
+    name = plan.engine.name if plan.engine else DEFAULT_ENGINE
+    engine, writer = engine_named(name), writer_named(name)
+    path = arguments.model or (Path(plan.model.path) if plan.model else None)
+    model = None
+    if path is not None and (arguments.model is not None or path.exists()):
+        model = engine.read_model(path)
+        _check_engine_takes(writer, model, force=arguments.force)
+    elif path is not None:
+        common.note(f"{path}: the plan's model is not here, so the plan is not checked against it")
+    folder = arguments.activations or (Path(plan.statistics[0].path) if plan.statistics else None)
+    if folder is None and path is not None:
+        folder = engine.statistics_beside(path)
     if folder is None:
         raise InputError(f"{arguments.plan}: names no statistics; say where they are with --activations DIR")
-    statistics = read_statistics(folder)
+    statistics = engine.read_statistics(folder, None)
     for line in remarks(statistics):
         common.note(line)
-    return plan, statistics, geometry, model
+    return _Source(writer, plan, statistics, model, path)
 
 
-def _check_engine_takes(geometry: Geometry, *, force: bool) -> None:
+def _check_engine_takes(writer: Writer, model: EngineModel, *, force: bool) -> None:
     """Stops before an index is written that no engine can use.
 
     Raises:
-        InputError: the model is not one of PowerInfer's, and `force` is off.
+        InputError: the model is not one that the engine uses such a file with, and `force` is off.
     """
-    if geometry.is_powerinfer and geometry.has_predictors:
+    line = writer.check_model(model)
+    if line is None:
         return
-    lacks = "is an ordinary GGUF file" if not geometry.is_powerinfer else "has no predictors (blk.L.fc1, blk.L.fc2)"
-    line = (
-        f"{geometry.source}: {lacks}; the engine uses an index only with a PowerInfer model (*.powerinfer.gguf), "
-        "so convert it first with PowerInfer's own converter"
-    )
     if not force:
         raise InputError(f"{line}, or export all the same with --force")
     common.note(line)
 
 
-def _beside(model: Path | None) -> Path:
-    """Returns the name under which the engine looks for the index of `model` (`llama.cpp` 3090)."""
+def _beside(writer: Writer, model: Path | None) -> Path:
+    """Returns the name under which the engine looks for its file of `model`."""
     if model is None:
         raise InputError("the plan names no model, so say where the index goes with --output FILE")
     if not model.exists():
         raise InputError(f"{model}: the plan's model is not here, so say where the index goes with --output FILE")
-    return model.with_name(model.name + INDEX_SUFFIX)
+    return writer.output_beside(model)
 
 
-def _report(plan: Plan, output: Path, *, as_json: bool) -> None:
+def _report(writer: Writer, plan: Plan, output: Path, *, as_json: bool) -> None:
     """Says what was written."""
     size_bytes = output.stat().st_size
     if as_json:
-        common.print_json({"output": str(output), "size_bytes": size_bytes, "plan": plan.to_dict()})
+        from planner.plans.file import plan_as_dict
+
+        common.print_json({"output": str(output), "size_bytes": size_bytes, "plan": plan_as_dict(plan)})
         return
     caught = f", {plan.hit_rate:.1%} of all activations" if plan.hit_rate is not None else ""
     common.say(
-        f"{output}: {sum(plan.solved_list):,} hot neurons in {len(plan.solved_list)} layers{caught}, "
+        f"{output}: {sum(plan.solved_list):,} hot {plan.units.kind} in {len(plan.solved_list)} layers{caught}, "
         f"{format_bytes(plan.vram_required_bytes)} of VRAM ({format_bytes(size_bytes)} on disk)"
     )

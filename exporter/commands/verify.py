@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from planner.commands import common, placement
-
-if TYPE_CHECKING:
-    from planner.engines.powerinfer.geometry import Geometry
 
 _EXAMPLE = """\
 examples:
@@ -50,21 +46,23 @@ def run(arguments: argparse.Namespace) -> int:
         InputError: model, statistics or plan cannot be used.
         OSError: a file cannot be read.
     """
-    from exporter.powerinfer.verify import tie_note, verify_index
-    from planner.activations.folder import read_statistics
-    from planner.plan import read_plan
+    from exporter.engines import writer_of
+    from planner.engines.registry import engine_named
+    from planner.plans.file import read_plan
 
     placement.settle_model(arguments)
-    statistics = read_statistics(arguments.activations) if arguments.activations else None
     given = [name for name in ("model", "activations", "plan") if getattr(arguments, name) is not None]
-    faults = verify_index(
+    plan = read_plan(arguments.plan) if arguments.plan else None
+    writer = writer_of(arguments.file, plan)
+    engine = engine_named(writer.name)
+    statistics = engine.read_statistics(arguments.activations, None) if arguments.activations else None
+    faults = writer.verify(
         arguments.file,
-        geometry=_geometry(arguments.model) if arguments.model else None,
+        model=engine.read_model(arguments.model) if arguments.model else None,
         statistics=statistics,
-        plan=read_plan(arguments.plan) if arguments.plan else None,
+        plan=plan,
     )
-    tied = None if faults or statistics is None else tie_note(arguments.file, statistics)
-    notes = [] if tied is None else [tied]
+    notes = [] if faults else writer.notes(arguments.file, statistics)
     if arguments.json:
         common.print_json(
             {
@@ -84,10 +82,3 @@ def run(arguments: argparse.Namespace) -> int:
         against = f"; agrees with {', '.join(given)}" if given else ""
         common.say(f"{arguments.file}: sound{against}")
     return 1 if faults else 0
-
-
-def _geometry(model: Path) -> Geometry:
-    from planner.engines.powerinfer.geometry import geometry_from_header
-    from planner.model_files.header import read_header
-
-    return geometry_from_header(read_header(model))

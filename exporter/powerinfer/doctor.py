@@ -164,7 +164,7 @@ def check_kernels(case: Case) -> Iterator[Finding]:
 
 def check_space(case: Case) -> Iterator[Finding]:
     """Room for the dense part, without which the FFN gets nothing at all (3062, 3385), and for neurons."""
-    from planner.engines.powerinfer.account import EnginePath
+    from planner.engines.account import EngineState
 
     account = case.account.value
     if not case.can_split:
@@ -202,7 +202,7 @@ def check_space(case: Case) -> Iterator[Finding]:
             f"{format_bytes(account.dense_total_bytes)}",
         )
         return
-    if account.path is EnginePath.DENSE_INCOMPLETE:
+    if account.state is EngineState.DENSE_INCOMPLETE:
         yield Finding(
             "space",
             Status.PROBLEM,
@@ -219,7 +219,7 @@ def check_space(case: Case) -> Iterator[Finding]:
             f"({format_bytes(2 * account.kv_half_bytes)}) stays in host memory, which is slow",
             f"use a smaller context (-c), or {less}",
         )
-    if account.path is EnginePath.DENSE_ONLY:
+    if account.state is EngineState.DENSE_ONLY:
         yield Finding(
             "space",
             Status.PROBLEM,
@@ -229,22 +229,22 @@ def check_space(case: Case) -> Iterator[Finding]:
             less,
         )
     else:
-        for_neurons_bytes = min(account.ffn_bytes, account.ffn_total_bytes)
+        for_neurons_bytes = min(account.units_bytes, account.units_total_bytes)
         yield Finding(
             "space",
             Status.OK,
             f"{shown}; dense part {format_bytes(account.dense_bytes)}, KV cache "
             f"{format_bytes(account.kv_cache_bytes)}, for neurons {format_bytes(for_neurons_bytes)} of "
-            f"{format_bytes(account.ffn_total_bytes)}",
+            f"{format_bytes(account.units_total_bytes)}",
         )
 
 
 def check_gain(case: Case) -> Iterator[Finding]:
     """A model that is larger than the GPU: where everything fits, splitting it brings nothing."""
-    from planner.engines.powerinfer.account import EnginePath
+    from planner.engines.account import EngineState
 
     account = case.account.value
-    if case.can_split and account is not None and account.path is EnginePath.ALL_ON_GPU:
+    if case.can_split and account is not None and account.state is EngineState.ALL_ON_GPU:
         yield Finding(
             "gain",
             Status.WARNING,

@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from exporter.powerinfer.index_file import IndexFile
     from exporter.powerinfer.index_format import IndexedLayer
     from planner.activations.folder import Statistics
-    from planner.engines.powerinfer.account import Account
+    from planner.engines.engine import ReserveOptions
+    from planner.engines.powerinfer.account import PowerInferAccount
     from planner.engines.powerinfer.geometry import Geometry
-    from planner.engines.powerinfer.uncharged import ReserveOptions
     from planner.hardware.vram import Gpu
 
 T = TypeVar("T")
@@ -184,7 +184,7 @@ class Case:
         )
 
     @cached_property
-    def account(self) -> Fact[Account]:
+    def account(self) -> Fact[PowerInferAccount]:
         """What becomes of the budget: of `--vram-budget`, or of what the GPU has free."""
         from planner.engines.powerinfer.account import account_for
         from planner.engines.powerinfer.budget import DEFAULT_CONTEXT_BYTES, automatic_budget, stated_budget
@@ -221,12 +221,12 @@ class Case:
 
         The reserve is Hotsplit's caution, not the engine's, and does not count here.
         """
-        from planner.engines.powerinfer.account import EnginePath
+        from planner.engines.account import EngineState
 
         account = self.account.value
         if account is None:
             return None
-        return 0 if account.path is EnginePath.DENSE_INCOMPLETE else account.ffn_bytes + account.reserve_bytes
+        return 0 if account.state is EngineState.DENSE_INCOMPLETE else account.units_bytes + account.reserve_bytes
 
     @cached_property
     def profile_command(self) -> str:
@@ -239,7 +239,7 @@ class Case:
     @property
     def in_the_way_of_export(self) -> list[str]:
         """The checks whose problems would make `export_command` fail, or write an index without a neuron."""
-        from planner.engines.powerinfer.account import EnginePath
+        from planner.engines.account import EngineState
 
         account, statistics = self.account.value, self.statistics.value
         checks = []
@@ -250,7 +250,7 @@ class Case:
         elif (
             account is None
             or account.budget.wraps
-            or account.path in {EnginePath.DENSE_INCOMPLETE, EnginePath.DENSE_ONLY}
+            or account.state in {EngineState.DENSE_INCOMPLETE, EngineState.DENSE_ONLY}
         ):
             checks.append("space")
         if not self.activation_folder.is_dir() or not os.access(self.index_path.parent, os.W_OK):

@@ -14,7 +14,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from planner.base.errors import InputError, NoAnswerError
 from planner.base.quiet import answer_stream
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from planner.activations.folder import Statistics
     from planner.engines.powerinfer.geometry import Geometry
     from planner.placement.problem import Problem, Solution
-    from planner.plan import Plan
+    from planner.plans.plan import Plan
 
 RESERVE_VARIABLE = "HOTSPLIT_RESERVE"
 
@@ -259,6 +259,7 @@ def _model_beside(output: Path) -> Geometry | None:
         return None
     from planner.engines.powerinfer.geometry import geometry_from_header
     from planner.model_files.header import read_header
+    from planner.engines.powerinfer.engine import ENGINE
     from planner.planning import about_model
 
     try:
@@ -282,24 +283,24 @@ def _reserve_bytes() -> int:
 
 def _plan(arguments: argparse.Namespace, space: _Space, statistics: Statistics, solution: Solution) -> Plan:
     """Returns the plan: exact bytes where the model is known, else the engine's whole capacity, as upstream stores."""
-    from planner.plan import Plan, PlannedActivations, PlannedModel
+    from planner.plans.plan import Plan, PlannedModel, PlannedStatistics
 
-    activations = PlannedActivations(str(arguments.activation), statistics.fingerprint)
+    counts = solution.solved_list
+    sections: dict[str, Any] = {
+        "labels": statistics.labels,
+        "statistics": (PlannedStatistics(path=str(arguments.activation), fingerprint=statistics.fingerprint),),
+    }
     geometry = space.geometry
     if geometry is None:
-        return Plan(solution.solved_list, arguments.vram_capacity, activations=activations)
-    model = PlannedModel(
-        path=geometry.source,
-        architecture=geometry.architecture,
-        fingerprint=geometry.fingerprint,
-        n_layer=geometry.n_layer,
-        n_ff=geometry.n_ff,
-        neuron_bytes=geometry.neuron_bytes,
+        return Plan.of_solved_list(counts, arguments.vram_capacity, **sections)
+    return Plan.of_solved_list(
+        counts,
+        sum(k * n_bytes for k, n_bytes in zip(counts, geometry.neuron_bytes, strict=True)),
+        n_units=geometry.n_ff,
+        unit_bytes=geometry.neuron_bytes,
+        model=PlannedModel(path=geometry.source, architecture=geometry.architecture, fingerprint=geometry.fingerprint),
+        **sections,
     )
-    vram_required_bytes = sum(
-        k * n_bytes for k, n_bytes in zip(solution.solved_list, geometry.neuron_bytes, strict=True)
-    )
-    return Plan(solution.solved_list, vram_required_bytes, model=model, activations=activations)
 
 
 def _report(arguments: argparse.Namespace, space: _Space, problem: Problem, solution: Solution, plan: Plan) -> None:

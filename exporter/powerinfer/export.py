@@ -19,7 +19,7 @@ from exporter.select import Selector, select_hottest
 from planner.activations.folder import Statistics, read_statistics
 from planner.base.errors import FaultsError, InputError
 from planner.base.outputs import replacing
-from planner.plan import Plan
+from planner.plans.plan import Plan
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -86,7 +86,13 @@ def export_split(
     counts = tuple(_whole(count, f"solved_list[{layer}]") for layer, count in enumerate(solved_list))
     vram_required_bytes = _whole(vram_capacity, "vram_capacity")
     statistics = read_statistics(Path(activations_path))
-    plan = Plan(_of_experts(counts, statistics), vram_required_bytes)
+    spread = _of_experts(counts, statistics)
+    if len(spread) != len(statistics.labels):
+        raise InputError(
+            f"export_split: solved_list: found {len(spread)} layers, but {statistics.source} has "
+            f"{len(statistics.labels)}"
+        )
+    plan = Plan.of_solved_list(spread, vram_required_bytes, labels=statistics.labels)
     export_plan(plan, statistics, Path(output_path), force=True, where="export_split")
 
 
@@ -169,8 +175,8 @@ def _marks(plan: Plan) -> dict[str, str]:
     marks = {}
     if plan.model is not None:
         marks[MARK_MODEL] = plan.model.fingerprint
-    if plan.activations is not None:
-        marks[MARK_ACTIVATIONS] = plan.activations.fingerprint
+    if plan.statistics:
+        marks[MARK_ACTIVATIONS] = plan.statistics[0].fingerprint
     return marks
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from planner.base.parallel import in_shares
 from planner.engines.powerinfer.expert_layers import per_entry
 from planner.placement.objectives import OBJECTIVES, Values
-from planner.plan import Plan
+from planner.plans.plan import Plan
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -40,33 +40,32 @@ def disagreements(
     if not lines and statistics is not None:
         lines = [*_with_statistics(plan, statistics)] or [*_of_the_catch(plan, statistics)]
     if not lines and geometry is not None:
-        labels = statistics.labels if statistics is not None else plan.model.labels if plan.model is not None else ()
+        labels = statistics.labels if statistics is not None else plan.labels
         lines = [*_with_model(plan, geometry, labels)]
     return [f"{where}: {line}" for line in lines]
 
 
 def _with_statistics(plan: Plan, statistics: Statistics) -> Iterator[str]:
     source = statistics.source
-    if plan.activations is not None and plan.activations.fingerprint != statistics.fingerprint:
+    planned = plan.statistics[0] if plan.statistics else None
+    if planned is not None and planned.fingerprint != statistics.fingerprint:
         yield (
-            f"activations.fingerprint: found {plan.activations.fingerprint}, but {source} has "
+            f"statistics[0].fingerprint: found {planned.fingerprint}, but {source} has "
             f"{statistics.fingerprint}; the statistics changed or are another model's, make the plan again"
         )
         return
     if len(plan.solved_list) != len(statistics.labels):
-        yield f"solved_list: found {len(plan.solved_list)} layers, but {source} has {len(statistics.labels)}"
+        yield f"units.groups: found {len(plan.groups)}, but {source} has {len(statistics.labels)} layers"
         return
-    if plan.model is not None and plan.model.labels and plan.model.labels != statistics.labels:
-        yield _first_difference("model.labels", plan.model.labels, statistics.labels, source)
+    if plan.labels != statistics.labels:
+        yield _first_difference("label", plan.labels, statistics.labels, source)
         return
-    for layer, (hot_neurons, label, n_ff) in enumerate(
-        zip(plan.solved_list, statistics.labels, statistics.n_ff, strict=True)
-    ):
-        there = f"layer {label} of {source} has {n_ff}"
-        if plan.model is not None and plan.model.n_ff[layer] != n_ff:
-            yield f"model.n_ff[{layer}]: found {plan.model.n_ff[layer]}, but {there}"
-        elif hot_neurons > n_ff:
-            yield f"solved_list[{layer}]: found {hot_neurons} hot neurons, but {there}"
+    for number, (group, n_ff) in enumerate(zip(plan.groups, statistics.n_ff, strict=True)):
+        there = f"layer {group.label} of {source} has {n_ff}"
+        if group.units is not None and group.units != n_ff:
+            yield f"units.groups[{number}].units: found {group.units}, but {there}"
+        elif group.placed > n_ff:
+            yield f"units.groups[{number}].placed: found {group.placed} hot neurons, but {there}"
 
 
 def _of_the_catch(plan: Plan, statistics: Statistics) -> Iterator[str]:
@@ -79,8 +78,9 @@ def _of_the_catch(plan: Plan, statistics: Statistics) -> Iterator[str]:
     if maximised is not None and maximised not in OBJECTIVES:
         yield f"solver.maximises: found {maximised[:80]!r}, expected one of {', '.join(OBJECTIVES)}"
         return
-    if maximised is not None and plan.model is not None:
-        impacts = OBJECTIVES[maximised].impacts(statistics.values, plan.model.neuron_bytes)
+    sizes = [group.unit_bytes for group in plan.groups if group.unit_bytes is not None]
+    if maximised is not None and len(sizes) == len(plan.groups):
+        impacts = OBJECTIVES[maximised].impacts(statistics.values, sizes)
         caught, _ = _caught(plan.solved_list, impacts, statistics.n_ff)
     if plan.solver is not None and not math.isclose(plan.solver.objective, caught, rel_tol=_OBJECTIVE_TOLERANCE):
         objective = plan.solver.objective
@@ -116,20 +116,22 @@ def _with_model(plan: Plan, geometry: Geometry, labels: Sequence[str]) -> Iterat
     if plan.model is not None and plan.model.architecture != geometry.architecture:
         yield f"model.architecture: found {plan.model.architecture!r}, but the model is {geometry.architecture!r}"
     n_ff, neuron_bytes = per_entry(geometry.n_ff, labels), per_entry(geometry.neuron_bytes, labels)
-    if len(plan.solved_list) != len(n_ff):
-        yield f"solved_list: found {len(plan.solved_list)} layers, but the model has {len(n_ff)}"
+    if len(plan.groups) != len(n_ff):
+        yield f"units.groups: found {len(plan.groups)}, but the model has {len(n_ff)} layers"
         return
-    if plan.model is not None:
-        for name, planned, actual in (
-            ("model.n_ff", plan.model.n_ff, n_ff),
-            ("model.neuron_bytes", plan.model.neuron_bytes, neuron_bytes),
-        ):
-            if planned != actual:
-                yield _first_difference(name, planned, actual, "the model")
-        return
-    for layer, (hot_neurons, neurons) in enumerate(zip(plan.solved_list, n_ff, strict=True)):
-        if hot_neurons > neurons:
-            yield f"solved_list[{layer}]: found {hot_neurons} hot neurons, but that layer of the model has {neurons}"
+    for name, planned, actual in (
+        ("units", [group.units for group in plan.groups], n_ff),
+        ("unit_bytes", [group.unit_bytes for group in plan.groups], neuron_bytes),
+    ):
+        if None not in planned and tuple(planned) != actual:
+            yield _first_difference(name, tuple(planned), actual, "the model")
+            return
+    for number, (group, neurons) in enumerate(zip(plan.groups, n_ff, strict=True)):
+        if group.placed > neurons:
+            yield (
+                f"units.groups[{number}].placed: found {group.placed} hot neurons, "
+                f"but that layer of the model has {neurons}"
+            )
     needed_bytes = sum(k * b for k, b in zip(plan.solved_list, neuron_bytes, strict=True))
     # A plan written by hand may ask the engine to have more to spare, never less than the neurons take.
     if plan.vram_required_bytes < needed_bytes:
@@ -142,5 +144,5 @@ def _with_model(plan: Plan, geometry: Geometry, labels: Sequence[str]) -> Iterat
 def _first_difference(name: str, planned: tuple[object, ...], actual: tuple[object, ...], source: str) -> str:
     for layer, (ours, theirs) in enumerate(zip_longest(planned, actual)):
         if ours != theirs:
-            return f"{name}[{layer}]: found {ours}, but {source} has {theirs}"
+            return f"units.groups[{layer}].{name}: found {ours}, but {source} has {theirs}"
     raise AssertionError("called without a difference")

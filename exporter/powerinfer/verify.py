@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from planner.activations.folder import Statistics
     from planner.engines.powerinfer.geometry import Geometry
-    from planner.plan import Plan
+    from planner.plans.plan import Plan
 
 MOST_FAULTS = 100
 
@@ -137,7 +137,7 @@ def _mark_faults(
     index: IndexFile, geometry: Geometry | None, statistics: Statistics | None, plan: Plan | None
 ) -> Iterator[str]:
     planned_model = plan.model if plan is not None else None
-    planned_activations = plan.activations if plan is not None else None
+    planned_activations = plan.statistics[0] if plan is not None and plan.statistics else None
     for key, whose, named in (
         (MARK_MODEL, "the model", geometry),
         (MARK_MODEL, "the plan", planned_model),
