@@ -1,4 +1,4 @@
-"""`planner.base.cgroup` on trees laid as the kernel lays them; the arithmetic of every case is written out beside it."""
+"""`planner.base.cgroup` on trees like the kernel's; the arithmetic of every case is written out beside it."""
 
 from __future__ import annotations
 

@@ -56,7 +56,8 @@ def partial_files(folder: Path) -> list[str]:
 
 KILLED_AT_A_LINE = """
 import os, signal, sys
-import exporter.powerinfer.export, exporter.powerinfer.overwrite, exporter.commands.export, gguf, planner.engines.powerinfer.geometry, planner.model_files.header
+import exporter.commands.export, exporter.powerinfer.export, exporter.powerinfer.overwrite
+import gguf, planner.engines.powerinfer.geometry, planner.model_files.header
 from exporter.__main__ import main
 
 plan, output, most = sys.argv[1], sys.argv[2], int(sys.argv[3])

@@ -341,6 +341,6 @@ def test_another_exporter_in_the_environment_is_named(run: Run, environment: Pat
         shutil.rmtree(other)
     assert (done.returncode, done.stderr) == (
         1,
-        f"hotsplit: error: No module named 'exporter.powerinfer.drop_in'; Python finds {other}: if it is not Hotsplit's, "
-        "remove it\n",
+        f"hotsplit: error: No module named 'exporter.powerinfer.drop_in'; Python finds {other}: if it is not "
+        "Hotsplit's, remove it\n",
     )

@@ -165,8 +165,8 @@ def run_calmly(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.skipif(sys.platform == "win32", reason="C's own buffer is reached in another way there")
 def test_the_engine_s_own_call_prints_its_two_lines_alone(folder: Path, tmp_path: Path) -> None:
     done = run_noisily(
-        folder, tmp_path, "-m", "exporter.powerinfer.drop_in", "--activation", "activation", "--layer", "6", "--neuron", "128",
-        "--capacity", "300", "--vram-capacity", "100000", "--output", "m.gguf.generated.gpuidx",
+        folder, tmp_path, "-m", "exporter.powerinfer.drop_in", "--activation", "activation", "--layer", "6",
+        "--neuron", "128", "--capacity", "300", "--vram-capacity", "100000", "--output", "m.gguf.generated.gpuidx",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert [line.partition(":")[0] for line in done.stdout.splitlines()] == ["hotsplit", "hotsplit"]

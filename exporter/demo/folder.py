@@ -1,8 +1,8 @@
 """A model folder to try things on: real shapes and real statistics, without the download.
 
 The model file has a real one's length and header, and a hole where the weights would be; the activation files are
-written by `torch.save` from published per-layer figures (`planner.activations.from_summaries`), hot neurons scattered as in real files.
-Everything is determined by shape, quantisation and seed, to the byte.
+written by `torch.save` from published per-layer figures (`planner.activations.from_summaries`), hot neurons scattered
+as in real files. Everything is determined by shape, quantisation and seed, to the byte.
 """
 
 from __future__ import annotations
@@ -83,7 +83,8 @@ def write_demo(
     Args:
         folder: made when it does not exist; must be empty unless `force`.
         shape: a model of the catalogue, such as `relu-llama-70b`.
-        quantisation: as in `planner.engines.powerinfer.quantisation`; of the quantised files the engine computes Q4_0 best.
+        quantisation: as in `planner.engines.powerinfer.quantisation`; of the quantised files the engine computes Q4_0
+            best.
         seed: where the hot neurons lie, 0 to 2^32 - 1.
         force: write over a former demo; files that are not written again stay.
         progress: called with (layers written, layers) after each activation file.

@@ -1,7 +1,8 @@
 """Everything that makes the engine offload nothing, or compute something else, looked at in one go.
 
-Each check is one small function in `CHECKS`; what several of them need is read once, by `exporter.powerinfer.doctor_case.Case`.
-Line numbers are of `llama.cpp` at PowerInfer d3ebd7c unless another file is named.
+Each check is one small function in `CHECKS`; what several of them need is read once, by
+`exporter.powerinfer.doctor_case.Case`. Line numbers are of `llama.cpp` at PowerInfer d3ebd7c unless another file is
+named.
 """
 
 from __future__ import annotations

@@ -257,9 +257,9 @@ def _model_beside(output: Path) -> Geometry | None:
     model = output.with_name(output.name[: -len(INDEX_SUFFIX)]) if output.name != INDEX_SUFFIX else None
     if model is None or not model.is_file():
         return None
+    from planner.engines.powerinfer.engine import ENGINE
     from planner.engines.powerinfer.geometry import geometry_from_header
     from planner.model_files.header import read_header
-    from planner.engines.powerinfer.engine import ENGINE
     from planner.planning import about_model
 
     try:
@@ -267,7 +267,7 @@ def _model_beside(output: Path) -> Geometry | None:
     except InputError as error:
         common.note(f"{error}; going by --capacity instead")
         return None
-    for line in about_model(geometry):
+    for line in about_model(ENGINE, geometry):
         common.note(line)
     return geometry
 

@@ -110,7 +110,8 @@ def export_plan(
     """Writes the index of a plan.
 
     The file says which model and statistics it was made from when the plan does: then it carries the marks (see
-    `exporter.powerinfer.index_format`). A plan of only a solved list and its bytes gives the format as it stands, byte for byte.
+    `exporter.powerinfer.index_format`). A plan of only a solved list and its bytes gives the format as it stands, byte
+    for byte.
 
     Args:
         plan: how many neurons of each layer, and their bytes.

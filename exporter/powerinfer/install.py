@@ -1,9 +1,9 @@
 """The drop-in: a package named `powerinfer` in an environment, so that the engine's own call reaches Hotsplit.
 
 The engine runs `python3 -m powerinfer …` in a shell (`llama.cpp` 3120-3137 at PowerInfer d3ebd7c; `python` on Windows).
-What is installed are two small files that lead to `exporter.powerinfer.drop_in`, and a `.pth` file of one line beside them. A
-package of that name which Hotsplit did not install is left alone unless told, and then kept aside and put back by
-`uninstall`.
+What is installed are two small files that lead to `exporter.powerinfer.drop_in`, and a `.pth` file of one line beside
+them. A package of that name which Hotsplit did not install is left alone unless told, and then kept aside and put back
+by `uninstall`.
 """
 
 from __future__ import annotations

@@ -21,10 +21,10 @@ _LEAST_HEADER_BYTES = 128
 def _objection(path: Path) -> str | None:
     """Returns why somebody may want to keep the file `path`; None when an index may replace it.
 
-    A sound index stays that does not say Hotsplit wrote it. (What says so is a mark, `exporter.powerinfer.index_format.MARKS`,
-    which the index of a plan that knows its model or statistics carries.) A broken index is of no use to anybody: the
-    engine refuses it or worse. A file that is no index, such as the model itself, stays unless its name ends in
-    `.gpuidx`.
+    A sound index stays that does not say Hotsplit wrote it. (What says so is a mark,
+    `exporter.powerinfer.index_format.MARKS`, which the index of a plan that knows its model or statistics carries.) A
+    broken index is of no use to anybody: the engine refuses it or worse. A file that is no index, such as the model
+    itself, stays unless its name ends in `.gpuidx`.
 
     Raises:
         OSError: the file cannot be read.

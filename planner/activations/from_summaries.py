@@ -1,7 +1,7 @@
 """Activation counts of which published figures are true: a curve through what is known, with the spread that is known.
 
-The figures of a layer (`planner.activations.layer_summaries`) say where its hotness curve goes through; two numbers of the curve are free
-(`_best_weights`) and chosen so that standard deviation and Gini coefficient come out as measured.
+The figures of a layer (`planner.activations.layer_summaries`) say where its hotness curve goes through; two numbers of
+the curve are free (`_best_weights`) and chosen so that standard deviation and Gini coefficient come out as measured.
 """
 
 from __future__ import annotations

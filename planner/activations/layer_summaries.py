@@ -1,7 +1,8 @@
 """Published figures of each layer's activations: what is shipped, what a file of them may say, and other shapes.
 
 A measured layer is described by maximum, mean, standard deviation, Gini coefficient, and how many neurons make 80, 90
-and 95 % of the activations (`planner/catalogue/data/statistics/*.csv`). `planner.activations.from_summaries` makes counts of them.
+and 95 % of the activations (`planner/catalogue/data/statistics/*.csv`). `planner.activations.from_summaries` makes
+counts of them.
 """
 
 from __future__ import annotations

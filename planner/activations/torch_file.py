@@ -2,9 +2,10 @@
 
 A `.pt` file is a zip archive of stored entries, `<name>/data.pkl` (a pickle that says how to rebuild the tensor) and
 `<name>/data/<key>` (its bytes), or, before PyTorch 1.6, a row of pickles followed by the bytes. A pickle is a program,
-and files come from strangers: here it is never run. `planner.activations.torch_pickle` reads it into an inert term, and `_describe`
-accepts exactly the terms that PyTorch's own `torch._utils._rebuild_tensor*` would turn into a dense tensor. Sizes are
-compared with the bytes that are there before anything is read, so time and memory stay in proportion to the file.
+and files come from strangers: here it is never run. `planner.activations.torch_pickle` reads it into an inert term, and
+`_describe` accepts exactly the terms that PyTorch's own `torch._utils._rebuild_tensor*` would turn into a dense tensor.
+Sizes are compared with the bytes that are there before anything is read, so time and memory stay in proportion to the
+file.
 
 Source: PyTorch 2.13, `torch/serialization.py` (`_save`, `_legacy_save`), `torch/_utils.py`, `torch/_tensor.py`.
 """

@@ -1,7 +1,8 @@
 """A pickle read as an inert term: names stay names, calls stay records of calls, and nothing in it ever runs.
 
 A pickle is a program, and files come from strangers. `PickleTerm` knows the opcodes of protocols 2 to 5 that
-`torch.save` uses to describe a tensor and plain values beside it; what the term means is `planner.activations.torch_file`'s to say.
+`torch.save` uses to describe a tensor and plain values beside it; what the term means is
+`planner.activations.torch_file`'s to say.
 
 Source: PyTorch 2.13, `torch/serialization.py` (`_save`, `_legacy_save`), `torch/_weights_only_unpickler.py`; the
 opcodes are those of `pickletools`.

@@ -1,7 +1,7 @@
 """The catalogue: models, GPUs and hosts by their published figures, each with its source; users add a directory.
 
-The shipped files stand in `planner/catalogue/data/`. A user's directory holds any of `models.yaml`, `gpus.yaml`, `hosts.yaml`
-and `statistics/`; its entries come on top and replace shipped ones of the same name.
+The shipped files stand in `planner/catalogue/data/`. A user's directory holds any of `models.yaml`, `gpus.yaml`,
+`hosts.yaml` and `statistics/`; its entries come on top and replace shipped ones of the same name.
 """
 
 from __future__ import annotations

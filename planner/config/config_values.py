@@ -1,7 +1,7 @@
 """The values of configuration files that are written in a form of their own: sizes, ranges of sizes, bandwidths.
 
-Each is a type for the fields of a `planner.config.schema.Table`. Files hold what people write (`8GiB`, `936 GB/s`), programs
-get integers: bytes, and bytes a second.
+Each is a type for the fields of a `planner.config.schema.Table`. Files hold what people write (`8GiB`, `936 GB/s`),
+programs get integers: bytes, and bytes a second.
 """
 
 from __future__ import annotations

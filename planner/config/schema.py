@@ -1,7 +1,7 @@
 """What configuration files may say, checked in one pass: every fault with its key path, its line and what was expected.
 
-Files are declared as tables (`planner.studies.study_file`, `planner.catalogue.entries`). msgspec holds each value against its type and
-limits; the walk from table to table is here, because msgspec alone ends at the first fault.
+Files are declared as tables (`planner.studies.study_file`, `planner.catalogue.entries`). msgspec holds each value
+against its type and limits; the walk from table to table is here, because msgspec alone ends at the first fault.
 """
 
 from __future__ import annotations

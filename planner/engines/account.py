@@ -15,7 +15,8 @@ class Budget(Record):
     """What the engine may charge, and where that figure comes from.
 
     Attributes:
-        source: `nvml` (the engine's own choice, predicted from what NVML says is free) or `option` (stated by the user).
+        source: `nvml` (the engine's own choice, predicted from what NVML says is free) or `option` (stated by the
+            user).
         budget_bytes: what the engine may charge.
         context_bytes: what CUDA's context takes of `free_bytes` before the engine measures.
         context_basis: where that figure comes from, in words.

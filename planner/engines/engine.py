@@ -64,46 +64,67 @@ class EngineModel(Protocol):
     """A model, from a file's header or from declared dimensions, as an engine will place it.
 
     Groups are layers, or the experts of all layers; every list has one entry per group. Sizes are bytes.
-
-    Attributes:
-        source: the file, or where the dimensions come from; for messages.
-        architecture: as the file calls it.
-        fingerprint: `sha256:…` of the header or the dimensions.
-        n_layer: layers of the model.
-        n_units: units of each group.
-        unit_bytes: bytes of one unit of each group.
-        step: the number of units in which a group must come for the engine to compute all of them.
-        context_train: the context that the model was made for; None when the file does not say.
-        host_only_bytes: bytes that never leave the host.
-        host_read_bytes: of those, what is read for every token.
-        n_embd: width of a hidden state, which crosses the bus when a layer is split.
-        objections: why the engine would refuse to load or to split this model; empty when it would not.
     """
 
     @property
-    def source(self) -> str: ...
+    def source(self) -> str:
+        """The file, or where the dimensions come from; for messages."""
+        ...
+
     @property
-    def architecture(self) -> str: ...
+    def architecture(self) -> str:
+        """As the file calls it."""
+        ...
+
     @property
-    def fingerprint(self) -> str: ...
+    def fingerprint(self) -> str:
+        """`sha256:…` of the header or the dimensions."""
+        ...
+
     @property
-    def n_layer(self) -> int: ...
+    def n_layer(self) -> int:
+        """Layers of the model."""
+        ...
+
     @property
-    def n_units(self) -> tuple[int, ...]: ...
+    def n_units(self) -> tuple[int, ...]:
+        """Units of each group."""
+        ...
+
     @property
-    def unit_bytes(self) -> tuple[int, ...]: ...
+    def unit_bytes(self) -> tuple[int, ...]:
+        """Bytes of one unit of each group."""
+        ...
+
     @property
-    def step(self) -> int: ...
+    def step(self) -> int:
+        """The number of units in which a group must come for the engine to compute all of them."""
+        ...
+
     @property
-    def context_train(self) -> int | None: ...
+    def context_train(self) -> int | None:
+        """The context that the model was made for; None when the file does not say."""
+        ...
+
     @property
-    def host_only_bytes(self) -> int: ...
+    def host_only_bytes(self) -> int:
+        """Bytes that never leave the host."""
+        ...
+
     @property
-    def host_read_bytes(self) -> int: ...
+    def host_read_bytes(self) -> int:
+        """Of those, what is read for every token."""
+        ...
+
     @property
-    def n_embd(self) -> int: ...
+    def n_embd(self) -> int:
+        """Width of a hidden state, which crosses the bus when a layer is split."""
+        ...
+
     @property
-    def objections(self) -> tuple[str, ...]: ...
+    def objections(self) -> tuple[str, ...]:
+        """Why the engine would refuse to load or to split this model; empty when it would not."""
+        ...
 
 
 class Engine(Protocol):

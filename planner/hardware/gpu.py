@@ -1,4 +1,4 @@
-"""A GPU as it is found now: what every module that asks about one is told. Data only; `planner.hardware.vram` reads it."""
+"""A GPU as it is found now, as all modules see it. Data only; `planner.hardware.vram` reads it."""
 
 from __future__ import annotations
 

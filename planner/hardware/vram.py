@@ -1,8 +1,8 @@
 """What NVML says about the GPUs, and which of them the engine would use.
 
-The library is started and shut down again while a question is asked, and only then (`planner.hardware.nvml`). GPUs are told
-apart by NVML's own numbers: a UUID may be missing, garbage (WSL) or the same twice. NVML's order, CUDA's order and the
-order in `CUDA_VISIBLE_DEVICES` are three different things (`planner.hardware.cuda_order`).
+The library is started and shut down again while a question is asked, and only then (`planner.hardware.nvml`). GPUs are
+told apart by NVML's own numbers: a UUID may be missing, garbage (WSL) or the same twice. NVML's order, CUDA's order and
+the order in `CUDA_VISIBLE_DEVICES` are three different things (`planner.hardware.cuda_order`).
 
 Source: NVIDIA's NVML API reference (`nvml.h`).
 """

@@ -8,9 +8,11 @@ bytes. `planner.plans.file` reads and writes the file, `planner.plans.version_1`
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, TypeAlias
 
+from planner.base.record import field
 from planner.config.schema import Limits, OpenTable
 
 Natural: TypeAlias = Annotated[int, Limits(ge=0, le=(1 << 63) - 1)]
@@ -88,7 +90,7 @@ class PlannedEngine(OpenTable):
     """
 
     name: str
-    settings: dict[str, str] = {}
+    settings: dict[str, str] = field(default_factory=dict)
 
 
 class PlannedBudget(OpenTable):
@@ -242,7 +244,7 @@ def _of_group(number: int, group: UnitGroup) -> Iterator[str]:
     if group.units is not None and group.placed > group.units:
         yield f"{where}.placed: found {group.placed}, but the group has {group.units}"
     elif group.placed % group.step and group.placed != group.units:
-        yield f"{where}.placed: found {group.placed}, expected a multiple of its step, {group.step}, or all of its units"
+        yield f"{where}.placed: found {group.placed}, expected a multiple of step, {group.step}, or all of its units"
     if group.ids is None:
         return
     named = [unit for ids in group.ids.values() for unit in ids]
@@ -254,7 +256,7 @@ def _of_group(number: int, group: UnitGroup) -> Iterator[str]:
     if group.units is not None and named and max(named) >= group.units:
         yield f"{where}.ids: found unit {max(named)}, expected 0 to {group.units - 1}"
     for device, ids in group.ids.items():
-        if any(later <= earlier for earlier, later in zip(ids, ids[1:], strict=False)):
+        if any(later <= earlier for earlier, later in itertools.pairwise(ids)):
             yield f"{where}.ids.{device}: expected ascending numbers"
 
 

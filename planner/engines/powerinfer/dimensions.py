@@ -35,7 +35,8 @@ class Dimensions(Record):
         n_ff: neurons of a layer, or of each layer.
         n_head_kv: heads of keys and values; None means `n_head` (no grouped-query attention).
         context_train: the context that `-c 0` means; the engine's own figure for OPT is 2050 whatever is declared.
-        quantisation: `F32`, `F16`, or a type that the engine's `quantize` makes; see `planner.engines.powerinfer.quantisation`.
+        quantisation: `F32`, `F16`, or a type that the engine's `quantize` makes; see
+            `planner.engines.powerinfer.quantisation`.
         predictor_rank: width of the predictors between `fc1` and `fc2`, one for all layers or one each; None when the
             model has no predictors.
         attn_norm_2: whether layers have a second attention norm (Falcon-40B, not 7B).

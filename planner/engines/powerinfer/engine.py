@@ -1,4 +1,4 @@
-"""PowerInfer behind the interface of all engines: it places FFN neurons, from files that it calls `*.powerinfer.gguf`."""
+"""PowerInfer behind the interface of all engines: it places FFN neurons of files that it calls `*.powerinfer.gguf`."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """What fits, asked backwards: the least VRAM for an aim, and the largest context for a budget.
 
-Every answer is an inversion of `planner.engines.powerinfer.account` or of the placement program, checked with the thing it inverts.
+Every answer is an inversion of `planner.engines.powerinfer.account` or of the placement program, checked with the thing
+it inverts.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What a model weighs, tensor by tensor, as the engine will allocate it: from a header or from declared dimensions.
 
-The tensors of each architecture and their order are in `planner.engines.powerinfer.architectures`; this module matches them against the
-tensors that are there, checks shapes as the engine does (`create_tensor`, `llama.cpp` 2076-2108 at commit d3ebd7c), and
-adds up bytes, each tensor by its own type. One neuron of a layer is one row of each FFN matrix.
+The tensors of each architecture and their order are in `planner.engines.powerinfer.architectures`; this module matches
+them against the tensors that are there, checks shapes as the engine does (`create_tensor`, `llama.cpp` 2076-2108 at
+commit d3ebd7c), and adds up bytes, each tensor by its own type. One neuron of a layer is one row of each FFN matrix.
 """
 
 from __future__ import annotations
