@@ -170,6 +170,7 @@ def make_plan(request: PlanRequest) -> Planning:
         thresholds=request.threshold.for_layers(divided.unit_bytes, hotness.n_ff),
         granularity=granularity,
         unit=objective.unit,
+        placed=(engine.unit, engine.units),
     )
     solution = solve(problem, request.solver)
     _check_answered(solution)

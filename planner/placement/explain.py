@@ -42,6 +42,7 @@ def explain(
         proof=proof,
         solver=solver,
         text=_words(
+            problem,
             binding,
             f"{share * 100:.2f} percentage points of all {problem.unit}",
             switched_off,
@@ -96,6 +97,7 @@ def _binding(problem: Problem, curves: Curves, neurons: Ints, switched_off: tupl
 
 
 def _words(
+    problem: Problem,
     binding: str,
     share: str,
     switched_off: tuple[int, ...],
@@ -105,9 +107,10 @@ def _words(
     solver: str | None,
     confirmed: bool,
 ) -> str:
-    thresholds = "every layer that may be split is hot as a whole" if any_hot else "no layer has that many neurons"
+    unit, units = problem.placed
+    thresholds = "every layer that may be split is hot as a whole" if any_hot else f"no layer has that many {units}"
     words = {
-        "nothing": "nothing binds: every neuron fits in VRAM",
+        "nothing": f"nothing binds: every {unit} fits in VRAM",
         "threshold": f"thresholds bind: {thresholds}",
         "vram": f"VRAM binds: 1 GiB more would add about {share}",
         "vram and host": f"VRAM and host memory bind: 1 GiB more VRAM would add about {share}",
@@ -128,7 +131,8 @@ def host_too_small(problem: Problem) -> Infeasibility:
         constraint="host",
         short_bytes=short_bytes,
         text=(
-            f"host memory is {_size(short_bytes)} short: the neurons of all layers are {_size(problem.total_bytes)}, "
+            f"host memory is {_size(short_bytes)} short: the {problem.placed[1]} of all layers are "
+            f"{_size(problem.total_bytes)}, "
             f"of which VRAM takes {_size(problem.ffn_bytes)} and the host {_size(problem.host_bytes or 0)}"
         ),
     )

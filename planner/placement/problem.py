@@ -64,6 +64,7 @@ class Problem(Record, eq=False):
             thresholds. A layer whose C_l is more than its n_ff stays off.
         granularity: hot neurons come in multiples of this, or are all n_ff of the layer.
         unit: what the impacts in `hotness` count, for people.
+        placed: what is placed, for people: the word for one, and for several.
 
     Raises:
         InputError: the lengths disagree or a number is out of range.
@@ -76,6 +77,7 @@ class Problem(Record, eq=False):
     thresholds: tuple[int, ...] | None = None
     granularity: int = 1
     unit: str = "activations"
+    placed: tuple[str, str] = ("neuron", "neurons")
 
     def __post_init__(self) -> None:
         layers = self.hotness.n_layer

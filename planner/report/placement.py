@@ -69,7 +69,7 @@ def layers_as_dicts(planning: Planning) -> list[dict[str, Any]]:
 
 
 def _layer_table(planning: Planning) -> Table:
-    headings = ("layer", "hot neurons", "of", "share of layer", "activations caught", "VRAM")
+    headings = ("layer", f"hot {planning.engine.units}", "of", "share of layer", "activations caught", "VRAM")
     shown = table(*map(number, headings))
     rows = layers_as_dicts(planning)
     hidden = len(rows) - 2 * _ROWS_AT_EACH_END if len(rows) > _MOST_ROWS else 0
@@ -150,10 +150,10 @@ def _budget_source(budget: Budget) -> str:
 
 def _granularity_text(planning: Planning) -> str:
     if planning.granularity == 1:
-        return "1 neuron"
+        return f"1 {planning.engine.unit}"
     if planning.request.granularity is not None:
-        return f"{planning.granularity} neurons, as asked"
+        return f"{planning.granularity} {planning.engine.units}, as asked"
     return (
-        f"{planning.granularity} neurons, the smallest that the engine's kernels compute wholly; "
-        "--granularity 1 for single neurons"
+        f"{planning.granularity} {planning.engine.units}, the smallest that the engine's kernels compute wholly; "
+        f"--granularity 1 for single {planning.engine.units}"
     )

@@ -228,6 +228,7 @@ class CellEvaluator:
             host_bytes=placement.host_left_bytes,
             thresholds=thresholds,
             granularity=granularity,
+            placed=(placement.engine.unit, placement.engine.units),
         )
         options = SolverOptions(
             solver=cell.solver.solver,
