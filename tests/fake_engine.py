@@ -14,12 +14,13 @@ from typing import Any
 
 import numpy as np
 
+from exporter.engines import Writer
 from planner.activations.folder import Statistics, fingerprint_of
 from planner.base.errors import FaultsError, InputError
 from planner.base.files import write_whole
 from planner.base.record import Record
 from planner.engines.account import Account, BillLine, Budget, EngineState
-from planner.engines.engine import EngineModel, ReserveOptions, Settings
+from planner.engines.engine import Engine, EngineModel, ReserveOptions, Settings
 from planner.plans.plan import Plan
 
 FRAME_BYTES_PER_CONTEXT = 10
@@ -125,6 +126,12 @@ class CabinetEngine:
     def model_notes(self, model: EngineModel) -> list[str]:
         return []
 
+    def why_not_split(self, model: EngineModel) -> str | None:
+        return None
+
+    def condition(self, model: EngineModel) -> str:
+        return ""
+
     def account_notes(self, account: Account) -> list[str]:
         return ["cabinets are heavy"]
 
@@ -178,9 +185,12 @@ class CabinetWriter:
             return [f"found {counts} drawers, but the plan has {plan.solved_list}"]
         return []
 
+    def notes(self, path: Path, statistics: Statistics | None) -> list[str]:
+        return []
+
     def next_steps(self, plan: Plan, output: Path) -> Sequence[str]:
         return (f"open-cabinet {output}",)
 
 
-ENGINE = CabinetEngine()
-WRITER = CabinetWriter()
+ENGINE: Engine = CabinetEngine()
+WRITER: Writer = CabinetWriter()

@@ -88,7 +88,7 @@ reserve: {{varnish: 0B}}
     )
     done = hotsplit(capsys, "whatif", study, "--json")
     assert done.exit_code == 0, done.err
-    (answer,) = json.loads(done.out)["answers"]
+    (answer,) = json.loads(done.out)["cells"]
     covered, counts = best_within(45)
     assert answer["solved_list"] == list(counts)
     assert answer["hit_rate"] == covered / sum(map(sum, DRAWERS))

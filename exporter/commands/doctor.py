@@ -49,6 +49,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Prints every finding; returns 1 when one of them is a problem."""
     from exporter.powerinfer.doctor import Status, examine
     from exporter.powerinfer.doctor_case import Case
+    from planner.engines.powerinfer.defaults import DEFAULT_BATCH, DEFAULT_CONTEXT, DEFAULT_KV_TYPE
+    from planner.engines.powerinfer.engine import ENGINE
 
     placement.settle_model(arguments)
     findings = examine(
@@ -56,11 +58,11 @@ def run(arguments: argparse.Namespace) -> int:
             arguments.model,
             gpu_selector=arguments.gpu,
             vram_budget_bytes=arguments.vram_budget,
-            context=arguments.context,
-            kv_type=arguments.kv_type,
-            batch=arguments.batch_size,
+            context=DEFAULT_CONTEXT if arguments.context is None else arguments.context,
+            kv_type=placement.kv_type_from(arguments, ENGINE) or DEFAULT_KV_TYPE,
+            batch=DEFAULT_BATCH if arguments.batch_size is None else arguments.batch_size,
             cuda_context_bytes=arguments.cuda_context,
-            reserve=placement.reserve_from(arguments),
+            reserve=placement.reserve_from(arguments, ENGINE),
         )
     )
     problems = sum(finding.status is Status.PROBLEM for finding in findings)

@@ -41,6 +41,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     source = parser.add_argument_group("what to export")
     placement.add_model_options(source, required=False)
+    placement.add_engine_option(source)
     placement.add_study_options(source)
     source.add_argument("--plan", type=Path, metavar="FILE", help="a plan made before, instead of planning now")
     source.add_argument(

@@ -48,6 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
         OSError: a file cannot be read.
     """
     from planner.base.record import replace
+    from planner.engines.powerinfer.defaults import DEFAULT_BATCH, DEFAULT_CONTEXT, DEFAULT_KV_TYPE
     from planner.engines.powerinfer.engine import ENGINE
     from planner.engines.powerinfer.expert_layers import with_experts
     from planner.engines.powerinfer.fit import Settings, largest_context
@@ -60,10 +61,10 @@ def run(arguments: argparse.Namespace) -> int:
     for line in about_model(ENGINE, geometry):
         common.note(line)
     settings = Settings(
-        context=arguments.context,
-        kv_type=arguments.kv_type,
-        batch=arguments.batch_size,
-        reserve_options=placement.reserve_from(arguments),
+        context=DEFAULT_CONTEXT if arguments.context is None else arguments.context,
+        kv_type=placement.kv_type_from(arguments, ENGINE) or DEFAULT_KV_TYPE,
+        batch=DEFAULT_BATCH if arguments.batch_size is None else arguments.batch_size,
+        reserve_options=placement.reserve_from(arguments, ENGINE),
     )
     if arguments.cuda_context is not None:
         settings = replace(settings, context_bytes=arguments.cuda_context)

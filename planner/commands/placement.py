@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from planner.base.errors import InputError, NoAnswerError
 from planner.commands import common
-from planner.engines.powerinfer.defaults import DEFAULT_BATCH, DEFAULT_CONTEXT, DEFAULT_KV_TYPE
+from planner.engines.registry import DEFAULT_ENGINE, ENGINES
 from planner.placement.objectives import DEFAULT, OBJECTIVES
 
 if TYPE_CHECKING:
@@ -19,9 +19,8 @@ if TYPE_CHECKING:
 _UNSAID: dict[str, object] = {
     **dict.fromkeys(("model", "activations", "gpu", "vram_budget", "reserve", "host_memory", "threshold")),
     **dict.fromkeys(("sync_time", "gpu_bandwidth", "host_bandwidth", "granularity", "time_limit", "cuda_context")),
-    "context": DEFAULT_CONTEXT,
-    "batch_size": DEFAULT_BATCH,
-    "kv_type": DEFAULT_KV_TYPE,
+    **dict.fromkeys(("context", "batch_size", "kv_type")),
+    "engine": DEFAULT_ENGINE,
     "solver": "highs",
     "objective": DEFAULT,
 }
@@ -42,6 +41,16 @@ def add_model_options(parser: argparse._ActionsContainer, *, required: bool) -> 
         type=Path,
         metavar="DIR",
         help="activation statistics, activation_<L>.pt (default: activation/ beside the model, as for the engine)",
+    )
+
+
+def add_engine_option(parser: argparse._ActionsContainer) -> None:
+    """Adds the option that names the engine."""
+    parser.add_argument(
+        "--engine",
+        choices=tuple(ENGINES),
+        default=_UNSAID["engine"],
+        help="the engine that places units of the model (default: %(default)s)",
     )
 
 
@@ -98,24 +107,21 @@ def add_budget_options(parser: argparse.ArgumentParser) -> None:
         "--context",
         "-c",
         type=common.natural_option,
-        default=_UNSAID["context"],
         metavar="N",
-        help="tokens of context whose KV cache is reserved, the engine's -c (default: %(default)s)",
+        help="tokens of context whose KV cache is reserved, the engine's -c (default: 512)",
     )
     common.add_other_spelling(group, "--ctx-size", "--context", type=common.natural_option, metavar="N")
     group.add_argument(
         "--kv-type",
-        choices=("f16", "f32"),
-        default=_UNSAID["kv_type"],
-        help="type of the KV cache (default: %(default)s)",
+        metavar="TYPE",
+        help="type of the KV cache: f16 or f32 (default: f16)",
     )
     group.add_argument(
         "--batch-size",
         "-b",
         type=common.natural_option,
-        default=_UNSAID["batch_size"],
         metavar="N",
-        help="most tokens of a prompt in one go, the engine's -b; scratch grows with it (default: %(default)s)",
+        help="most tokens of a prompt in one go, the engine's -b; scratch grows with it (default: 512)",
     )
     group.add_argument(
         "--reserve",
@@ -188,24 +194,19 @@ def reserve_part(text: str) -> tuple[str | None, int]:
     """Returns the item of the reserve that `ITEM=SIZE` names, None for all of it (`SIZE`), and its bytes.
 
     Raises:
-        InputError: an item or a size that is not known.
+        InputError: not a size.
     """
     from planner.base.units import parse_size
-    from planner.engines.engine import ReserveOptions
 
     item, equals, size = text.rpartition("=")
-    if not equals:
-        return None, parse_size(text)
-    part = item.strip(), parse_size(size)
-    ReserveOptions(overrides=dict([part]))
-    return part
+    return item.strip() if equals else None, parse_size(size)
 
 
-def reserve_from(arguments: argparse.Namespace) -> ReserveOptions:
+def reserve_from(arguments: argparse.Namespace, engine: Engine) -> ReserveOptions:
     """Returns what replaces computed items of the reserve.
 
     Raises:
-        InputError: the same item twice, or items beside the whole.
+        InputError: an item that the engine does not have, the same item twice, or items beside the whole.
     """
     from planner.engines.engine import ReserveOptions
 
@@ -218,7 +219,24 @@ def reserve_from(arguments: argparse.Namespace) -> ReserveOptions:
         items = [item for item, _ in parts]
         twice = next(item for item in items if items.count(item) > 1)
         raise InputError(f"--reserve: found {'the whole' if twice is None else repr(twice)} twice; give it once")
-    return ReserveOptions(overrides=overrides, total_bytes=whole[0] if whole else None)
+    options = ReserveOptions(overrides=overrides, total_bytes=whole[0] if whole else None)
+    try:
+        engine.check_reserve(options)
+    except InputError as error:
+        raise InputError(f"--reserve: {error}") from None
+    return options
+
+
+def kv_type_from(arguments: argparse.Namespace, engine: Engine) -> str | None:
+    """Returns the type of the KV cache, None for the engine's default.
+
+    Raises:
+        InputError: a type that the engine does not have.
+    """
+    kv_type: str | None = arguments.kv_type
+    if kv_type is not None and kv_type not in engine.kv_types:
+        raise InputError(f"--kv-type: found {kv_type[:80]!r}, expected one of {', '.join(engine.kv_types)}")
+    return kv_type
 
 
 def request_from(arguments: argparse.Namespace) -> PlanRequest:
@@ -244,18 +262,21 @@ def request_from(arguments: argparse.Namespace) -> PlanRequest:
 
 def _fields_from(arguments: argparse.Namespace) -> dict[str, Any]:
     """Returns the fields of a request, all but the model, as the options say."""
+    from planner.engines.registry import engine_named
     from planner.placement.problem import SolverOptions
     from planner.placement.threshold import ThresholdRule
 
+    engine = engine_named(arguments.engine)
     return {
+        "engine": arguments.engine,
         "activations": arguments.activations,
         "gpu": arguments.gpu,
         "vram_budget_bytes": arguments.vram_budget,
         "context": arguments.context,
-        "kv_type": arguments.kv_type,
+        "kv_type": kv_type_from(arguments, engine),
         "batch": arguments.batch_size,
         "cuda_context_bytes": arguments.cuda_context,
-        "reserve": reserve_from(arguments),
+        "reserve": reserve_from(arguments, engine),
         "host_bytes": arguments.host_memory,
         "threshold": ThresholdRule.from_options(
             neurons=arguments.threshold,

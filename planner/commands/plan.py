@@ -28,6 +28,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         epilog=_EXAMPLES,
     )
     placement.add_model_options(parser, required=False)
+    placement.add_engine_option(parser)
     placement.add_study_options(parser)
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the plan as JSON, for `hotsplit export`")
     common.add_force_option(parser)

@@ -11,7 +11,7 @@ import fnmatch
 import itertools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from planner.base.errors import FaultsError, InputError
 from planner.base.record import Record, replace
@@ -29,6 +29,7 @@ from planner.config.faults import shown
 from planner.config.schema import check, key_in, told
 from planner.config.yaml_file import Document, read_yaml
 from planner.engines.engine import ReserveOptions
+from planner.engines.registry import engine_named
 from planner.model_files.model_folder import model_in
 from planner.studies.speed import SpeedParameters
 from planner.studies.study_file import (
@@ -39,6 +40,7 @@ from planner.studies.study_file import (
     SpeedChoice,
     StudyFile,
     Targets,
+    reserve_options,
     unknown_names,
 )
 
@@ -104,7 +106,7 @@ class Cell(Record):
     host: HostCase
     context: int
     solver: SolverChoice
-    kv_type: Literal["f16", "f32"]
+    kv_type: str | None
     targets: Targets
     speed: SpeedParameters
     reserve: ReserveOptions
@@ -233,25 +235,30 @@ def _scenarios(file: StudyFile) -> Iterator[tuple[str, StudyFile]]:
 
 def _cell_count(study: StudyFile) -> int:
     sizes = sum(len(gpu.vram or gpu.free or gpu.budget or (0,)) for gpu in study.gpus)
-    axes = (study.models, study.hosts, study.contexts, study.quantisations, study.solvers)
+    axes = (study.models, study.hosts, _contexts(study), study.quantisations, study.solvers)
     count = sizes
     for axis in axes:
         count *= len(axis)
     return count
 
 
+def _contexts(study: StudyFile) -> tuple[int, ...]:
+    """Returns the contexts of a study, or the engine's default; 0 is the model's own."""
+    return study.contexts or (engine_named(study.engine).defaults.context or 0,)
+
+
 def _cells_of(scenario: str, study: StudyFile, catalogue: Catalogue, folder: Path) -> Iterator[Cell]:
     models = [_model(choice, catalogue, folder, study.speed) for choice in study.models]
     gpus = [case for choice in study.gpus for case in _gpu_cases(choice, catalogue)]
     hosts = [_host(choice, catalogue) for choice in study.hosts]
-    speed, reserve = study.speed.parameters(), study.reserve.options()
+    speed, reserve = study.speed.parameters(), reserve_options(study.reserve)
     for model in models:
         # A file is quantised already.
         quantisations: list[str | None] = (
             [None] if model.file is not None else [quantisation.upper() for quantisation in study.quantisations]
         )
         for quantisation, gpu, host, context, solver in itertools.product(
-            quantisations, gpus, hosts, study.contexts, study.solvers
+            quantisations, gpus, hosts, _contexts(study), study.solvers
         ):
             parts = [scenario, model.label, quantisation or "as in file", gpu.label, host.label, str(context)]
             if len(study.solvers) > 1:

@@ -17,7 +17,7 @@ from planner.catalogue.entries import (
     StatisticsChoice,
 )
 from planner.config.config_values import BytesPerSecond, SizeBytes, SizeOrZeroBytes, SizesBytes
-from planner.config.faults import MOST_FAULTS, fault_line, shown
+from planner.config.faults import MOST_FAULTS, fault_line, path_text, shown
 from planner.config.schema import (
     ExpectedError,
     Limits,
@@ -32,9 +32,8 @@ from planner.config.schema import (
 )
 from planner.config.yaml_file import Document, KeyPath
 from planner.engines.engine import ReserveOptions
-from planner.engines.powerinfer.defaults import DEFAULT_CONTEXT, DEFAULT_KV_TYPE
 from planner.engines.powerinfer.quantisation import QUANTISATIONS
-from planner.engines.registry import DEFAULT_ENGINE, ENGINES
+from planner.engines.registry import DEFAULT_ENGINE, ENGINES, engine_named
 from planner.placement.objectives import DEFAULT, OBJECTIVES, RELATIVE_GAP
 from planner.studies.speed import SpeedParameters
 
@@ -51,12 +50,12 @@ _Context = Annotated[int, Limits(ge=1, le=1 << 24)]
 
 
 def _engine(value: object) -> str:
-    if value not in ENGINES:
+    if not isinstance(value, str) or value not in ENGINES:
         raise ExpectedError(f"one of {', '.join(ENGINES)}")
-    return str(value)
+    return value
 
 
-EngineName = Annotated[str, written_as(_engine, {"type": "string"})]
+EngineName = Annotated[str, written_as(_engine, {"type": "string", "enum": list(ENGINES)})]
 
 
 class ModelChoice(Table):
@@ -214,27 +213,19 @@ class SpeedChoice(Table):
         return SpeedParameters(**values)
 
 
-class ReserveChoice(Table):
-    """What the engine takes without charging it to the budget, where it is not to be estimated (`planner.engines.powerinfer.uncharged`)."""
+_TOTAL = "total"
+Reserve = Annotated[
+    dict[str, SizeOrZeroBytes | None],
+    about("what the engine takes without charging it to the budget: `total`, or items of the engine"),
+]
+KvType = Annotated[_Label | None, about("type of the KV cache, one that the engine has; its default if not given")]
 
-    total: Annotated[SizeOrZeroBytes | None, about("all of it in one figure")] = None
-    buckets: Annotated[SizeOrZeroBytes | None, about("gpu_bucket of each layer")] = None
-    row_padding: Annotated[SizeOrZeroBytes | None, about("row padding")] = None
-    spare_rows: Annotated[SizeOrZeroBytes | None, about("spare rows of sliced matrices")] = None
-    scratch: Annotated[SizeOrZeroBytes | None, about("scratch of the compute graph")] = None
-    work_buffers: Annotated[SizeOrZeroBytes | None, about("work buffers while a prompt is read")] = None
-    granularity: Annotated[SizeOrZeroBytes | None, about("allocation granularity")] = None
-    uncharged_kv: Annotated[SizeOrZeroBytes | None, about("a KV cache that is not charged")] = None
 
-    def __post_init__(self) -> None:
-        if self.total is not None and len(told(self)) > 1:
-            raise ExpectedError("total or items of it, not both")
-
-    def options(self) -> ReserveOptions:
-        """Returns what replaces computed items."""
-        values = told(self)
-        total_bytes = values.pop("total", None)
-        return ReserveOptions(overrides=values, total_bytes=total_bytes)
+def reserve_options(reserve: Mapping[str, int | None]) -> ReserveOptions:
+    """Returns what replaces estimates of what the engine takes without charging it to the budget."""
+    given = {item: n_bytes for item, n_bytes in reserve.items() if n_bytes is not None}
+    total_bytes = given.pop(_TOTAL, None)
+    return ReserveOptions(overrides=given, total_bytes=total_bytes)
 
 
 class Override(Table):
@@ -247,10 +238,10 @@ class Override(Table):
     contexts: OneOrMore[_Context] | None = None
     quantisations: OneOrMore[str] | None = None
     solvers: OneOrMore[SolverChoice] | None = None
-    kv_type: Literal["f16", "f32"] | None = None
+    kv_type: KvType = None
     targets: Targets | None = None
     speed: SpeedChoice | None = None
-    reserve: ReserveChoice | None = None
+    reserve: Reserve | None = None
 
 
 class StudyFile(Override, kw_only=True):
@@ -265,18 +256,20 @@ class StudyFile(Override, kw_only=True):
     ]
     gpus: Annotated[OneOrMore[GpuChoice], about("at least one GPU: this machine, a catalogue name, or a declared one")]
     hosts: Annotated[OneOrMore[HostChoice], about("at least one host: a catalogue name, or a declared one")]
-    contexts: OneOrMore[_Context] = (DEFAULT_CONTEXT,)
+    contexts: Annotated[OneOrMore[_Context] | None, about("tokens of context; the engine's default if not given")] = (
+        None
+    )
     quantisations: OneOrMore[str] = ("F16",)
     solvers: OneOrMore[SolverChoice] = (SolverChoice(),)
-    kv_type: Literal["f16", "f32"] = DEFAULT_KV_TYPE
+    kv_type: KvType = None
     targets: Targets = Targets()
     speed: SpeedChoice = SpeedChoice()
-    reserve: ReserveChoice = ReserveChoice()
+    reserve: Reserve = field(default_factory=dict)
     overrides: Annotated[dict[str, Override], about("named variations of the base")] = field(default_factory=dict)
 
 
 def unknown_names(document: Document, catalogue: Catalogue, *, base: str) -> list[str]:
-    """Returns what the schema cannot see: names in no catalogue, unknown quantisations, overrides named as the base.
+    """Returns what the schema cannot see: names in no catalogue or engine, and overrides named as the base.
 
     Reads the document itself, entry by entry, so that entries are looked at although others are faulty.
     """
@@ -293,11 +286,14 @@ def unknown_names(document: Document, catalogue: Catalogue, *, base: str) -> lis
     ]
     left_out = 0
     for prefix, table in tables:
-        for place, found, expected in _unknown_in(table, catalogue) if isinstance(table, dict) else ():
+        if not isinstance(table, dict):
+            continue
+        unknown = [((*prefix, *place), found, say) for place, found, say in _unknown_in(table, catalogue)]
+        for place, found, say in [*unknown, *_unknown_to_engine(document.value, table, prefix)]:
             if len(faults) >= MOST_FAULTS:
                 left_out += 1
             else:
-                faults.append(fault_line(document, (*prefix, *place), found, expected()))
+                faults.append(fault_line(document, place, found, say()))
     return [*faults, f"{document.name}: and {left_out} more faults"] if left_out else faults
 
 
@@ -328,6 +324,42 @@ def _unknown_in(table: Mapping[str, Any], catalogue: Catalogue) -> Iterator[tupl
     for index, quantisation in _items_of(table, written):
         if isinstance(quantisation, str) and quantisation.upper() not in QUANTISATIONS:
             yield (written, index), shown(quantisation), functools.partial(_a_quantisation, quantisation)
+
+
+def _unknown_to_engine(
+    base: Mapping[str, Any], table: Mapping[str, Any], prefix: KeyPath
+) -> Iterator[tuple[KeyPath, str, Callable[[], str]]]:
+    """Yields what the engine of a scenario does not have: its KV type, and items of its reserve.
+
+    An override with another engine keeps what the base says, and the faults are then of the base's keys.
+    """
+    named = table.get("engine") or base.get("engine") or DEFAULT_ENGINE
+    if not isinstance(named, str) or named not in ENGINES:
+        return
+    engine = engine_named(named)
+    other_engine = table is not base and table.get("engine") is not None
+    whose = f" of the engine {named}, which {path_text(prefix)} names" if other_engine else ""
+
+    def of(key: str) -> tuple[KeyPath, Any]:
+        own = table.get(key) is not None
+        return ((*prefix, key), table[key]) if own else ((key,), base.get(key) if other_engine else None)
+
+    place, kv_type = of("kv_type")
+    if isinstance(kv_type, str) and kv_type not in engine.kv_types:
+        *others, last = map(repr, engine.kv_types)
+        expected = f"{', '.join(others)} or {last}" if others else last
+        yield place, shown(kv_type), lambda: expected + whose
+    place, reserve = of("reserve")
+    if not isinstance(reserve, dict):
+        return
+    items = [_TOTAL, *engine.reserve_items]
+    for item in reserve:
+        if isinstance(item, str) and item not in items:
+            said = f"one of {', '.join(items)}{whose}{closest(item, items)}"
+            yield (*place, item), f"the key {shown(item)}", functools.partial(str, said)
+    given = [item for item, n_bytes in reserve.items() if n_bytes is not None]
+    if _TOTAL in given and len(given) > 1:
+        yield place, shown(reserve), lambda: "total or items of it, not both"
 
 
 def _some_statistics() -> str:
