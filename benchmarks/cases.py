@@ -11,15 +11,15 @@ from exporter.demo.folder import write_demo
 from exporter.powerinfer.export import export_plan
 from planner.activations.folder import Statistics
 from planner.activations.hotness import Hotness
+from planner.engines.engine import ReserveOptions
 from planner.engines.powerinfer.account import account_for
 from planner.engines.powerinfer.budget import stated_budget
 from planner.engines.powerinfer.defaults import ACTIVATIONS_FOLDER
 from planner.engines.powerinfer.geometry import Geometry, geometry_from_header
-from planner.engines.powerinfer.uncharged import ReserveOptions
 from planner.model_files.header import read_header
 from planner.placement.problem import Problem
-from planner.plan import write_plan
 from planner.planning import Planning, PlanRequest, make_plan
+from planner.plans.file import write_plan
 
 FFN_SHARE = 0.3
 
@@ -122,7 +122,7 @@ class Bench:
         """Returns the placement problem."""
         return Problem(
             hotness=hotness,
-            neuron_bytes=self.planning.neuron_bytes,
-            ffn_bytes=self.planning.account.ffn_bytes,
+            neuron_bytes=self.planning.model.unit_bytes,
+            ffn_bytes=self.planning.account.units_bytes,
             granularity=1,
         )

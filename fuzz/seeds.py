@@ -13,7 +13,17 @@ import numpy as np
 from exporter.powerinfer.index_format import MARK_MODEL, IndexedLayer, Magic
 from exporter.powerinfer.index_writer import write_index
 from planner.engines.powerinfer.dimensions import Dimensions, tensors_of
-from planner.plan import Plan, PlannedActivations, PlannedBudget, PlannedModel, SolverReport
+from planner.plans.file import plan_as_dict
+from planner.plans.plan import (
+    Plan,
+    PlannedBudget,
+    PlannedEngine,
+    PlannedModel,
+    PlannedStatistics,
+    SolverReport,
+    UnitGroup,
+    Units,
+)
 
 _STUDY = """\
 title: one of each
@@ -54,6 +64,18 @@ def models() -> Iterator[bytes]:
         )
 
 
+_PLAN_OF_VERSION_1 = """\
+{"format": "hotsplit.plan", "version": 1,
+ "model": {"path": "m.gguf", "architecture": "llama", "fingerprint": "sha256:m", "n_layer": 2, "n_ff": [4, 4],
+  "neuron_bytes": [2, 2], "labels": ["0.0", "0.1"]},
+ "activations": {"path": "activation", "fingerprint": "sha256:a"},
+ "budget": {"source": "option", "gpu_uuid": null, "budget_bytes": 20, "dense_bytes": 4, "kv_cache_bytes": 2,
+  "reserve_bytes": 1, "ffn_bytes": 13},
+ "solver": {"name": "highs", "status": "optimal", "objective": 9.0, "upper_bound": 9.0, "relative_gap": 0.0},
+ "hit_rate": 0.5, "solved_list": [3, 0], "vram_required_bytes": 6}
+"""
+
+
 def indexes() -> Iterator[bytes]:
     """Yields indexes of layers and of experts, for the engine and for ordinary tools."""
     for labels, magic in ((("0", "1"), "PWRI"), (("0.0", "0.1"), "PWRI"), (("0",), "GGUF")):
@@ -67,17 +89,30 @@ def indexes() -> Iterator[bytes]:
 
 def plans() -> Iterator[bytes]:
     """Yields the least plan and a whole one."""
-    yield json.dumps(Plan((3,), 6).to_dict()).encode()
-    whole = Plan(
-        solved_list=(3, 0),
-        vram_required_bytes=6,
-        model=PlannedModel("m.gguf", "llama", "sha256:m", 2, (4, 4), (2, 2), ("0.0", "0.1")),
-        activations=PlannedActivations("activation", "sha256:a"),
-        budget=PlannedBudget("stated", None, 20, 4, 2, 1, 13),
-        solver=SolverReport("highs", "optimal", 9.0, 9.0, 0.0),
+    yield json.dumps(plan_as_dict(Plan.of_solved_list((3,), 6))).encode()
+    whole = Plan.of_solved_list(
+        (3, 0),
+        6,
+        labels=("0.0", "0.1"),
+        n_units=(4, 4),
+        unit_bytes=(2, 2),
+        engine=PlannedEngine(name="powerinfer", settings={"context": "512"}),
+        model=PlannedModel(path="m.gguf", architecture="llama", fingerprint="sha256:m"),
+        statistics=(PlannedStatistics(path="activation", fingerprint="sha256:a"),),
+        budget=PlannedBudget(
+            source="option",
+            budget_bytes=20,
+            charges={"dense_bytes": 4, "kv_cache_bytes": 2, "reserve_bytes": 1},
+            units_bytes=13,
+        ),
+        solver=SolverReport(name="highs", status="optimal", objective=9.0, upper_bound=9.0, relative_gap=0.0),
         hit_rate=0.5,
     )
-    yield json.dumps(whole.to_dict(), indent=1).encode()
+    yield json.dumps(plan_as_dict(whole), indent=1).encode()
+    chosen = UnitGroup(label="0", placed=2, units=8, unit_bytes=3, step=2, ids={"cuda:0": (1,), "cuda:1": (7,)})
+    experts = Plan(units=Units(kind="experts", groups=(chosen,)), vram_required_bytes=6)
+    yield json.dumps(plan_as_dict(experts)).encode()
+    yield _PLAN_OF_VERSION_1.encode()
 
 
 def studies() -> Iterator[bytes]:

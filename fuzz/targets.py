@@ -82,7 +82,7 @@ def _read_model(path: Path) -> None:
     geometry = geometry_from_header(header)
     _check(len(geometry.n_ff) == geometry.n_layer == len(geometry.neuron_bytes), "layers do not agree")
     account = account_for(geometry, stated_budget(8 << 30))
-    _check(account.ffn_bytes <= account.budget_bytes, "more bytes for the FFN than there are")
+    _check(account.units_bytes <= account.budget_bytes, "more bytes for the FFN than there are")
 
 
 def index(data: bytes) -> None:
@@ -133,7 +133,7 @@ def plan(data: bytes) -> None:
 
 
 def _read_plan(path: Path) -> None:
-    from planner.plan import read_plan, write_plan
+    from planner.plans.file import read_plan, write_plan
 
     found = read_plan(path)
     again = path.with_name("again.json")
@@ -255,7 +255,12 @@ TARGETS: dict[str, Target] = {
         (
             b'"format": "hotsplit.plan"',
             b'"version": 1',
+            b'"version": 2',
             b'"solved_list": [',
+            b'"units": {"groups": [',
+            b'"ids": {"0": [',
+            b'"step": ',
+            b'"charges": {',
             b'"vram_required_bytes": ',
             b'"model": {',
             b'"labels": [',

@@ -125,8 +125,9 @@ class NvmlStandIn:
         host: tuple[int | None, ...] | None = None,
         root: Path | None = None,
     ) -> dict[str, Any]:
-        """Calls `planner.hardware.vram.<call>(*arguments)` there; returns `{"answer": …}` or `{"error": …, "message":
-        …}`.
+        """Calls `planner.hardware.vram.<call>(*arguments)` there.
+
+        Returns `{"answer": …}` or `{"error": …, "message": …}`.
 
         Args:
             scenario: what the library is to answer (the format is in `nvml_stand_in.c`).

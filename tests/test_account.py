@@ -8,12 +8,13 @@ from hypothesis import strategies as st
 
 from planner.base.errors import InputError
 from planner.base.units import GIB, MIB, engine_gib
-from planner.engines.powerinfer.account import Account, EnginePath, account_for, kv_half_bytes
+from planner.engines.account import Account, Budget, EngineState
+from planner.engines.engine import ReserveOptions
+from planner.engines.powerinfer.account import account_for, kv_half_bytes
 from planner.engines.powerinfer.architectures import Level
-from planner.engines.powerinfer.budget import Budget, automatic_budget, stated_budget
+from planner.engines.powerinfer.budget import automatic_budget, stated_budget
 from planner.engines.powerinfer.dimensions import Dimensions
 from planner.engines.powerinfer.geometry import Geometry, geometry_from_dimensions
-from planner.engines.powerinfer.uncharged import ReserveOptions
 from tests.engine_rules import capacity_argument
 
 _F16 = 1  # its number in the type table
@@ -47,8 +48,8 @@ def _engine(geometry: Geometry, budget_bytes: int, context: int, cell_bytes: int
 def _holds(account: Account) -> None:
     """What is true of every account."""
     spent = account.dense_bytes + account.kv_cache_bytes + account.reserve_bytes
-    assert account.ffn_bytes == account.budget_bytes - spent
-    assert min(account.dense_bytes, account.kv_cache_bytes, account.reserve_bytes, account.ffn_bytes) >= 0
+    assert account.units_bytes == account.budget_bytes - spent
+    assert min(account.dense_bytes, account.kv_cache_bytes, account.reserve_bytes, account.units_bytes) >= 0
     left = None
     for line in account.lines:
         if line.kind == "start" or (line.kind == "equals" and line.label == "Budget of the engine"):
@@ -58,7 +59,7 @@ def _holds(account: Account) -> None:
         elif line.kind == "minus" and left is not None:
             left -= line.n_bytes
             assert line.left_bytes == left
-    assert (account.lines[-1].label, account.lines[-1].n_bytes) == ("For neurons", account.ffn_bytes)
+    assert (account.lines[-1].label, account.lines[-1].n_bytes) == ("For neurons", account.units_bytes)
     assert account.lines[-1].left_bytes == left
 
 
@@ -104,17 +105,17 @@ def test_the_account_is_the_engines(geometry: Geometry, context: int, f32: bool,
     assert account.dense_bytes == sum(sizes[name] for name in placed)
     assert account.kv_cache_bytes == sum(halves)
     assert (account.v_on_gpu, account.k_on_gpu) == (len(halves) > 0, len(halves) > 1)
-    assert account.ffn_bytes == ffn_bytes
+    assert account.units_bytes == ffn_bytes
     assert account.missing_bytes == max(0, geometry.dense_bytes - budget_bytes)
     whole = len(placed) == len(geometry.dense)
-    assert account.path is (
-        EnginePath.DENSE_INCOMPLETE
+    assert account.state is (
+        EngineState.DENSE_INCOMPLETE
         if not whole
-        else EnginePath.ALL_ON_GPU
+        else EngineState.ALL_ON_GPU
         if ffn_bytes >= geometry.ffn_bytes
-        else EnginePath.SPLIT
+        else EngineState.SPLIT
         if ffn_bytes >= min(geometry.neuron_bytes)
-        else EnginePath.DENSE_ONLY
+        else EngineState.DENSE_ONLY
     )
     _holds(account)
 
@@ -138,11 +139,11 @@ def test_with_a_reserve_the_engine_gives_at_least_what_is_promised(
     )
     account = account_for(geometry, budget, context=context)
     _, _, engine_bytes = _engine(geometry, budget.budget_bytes, context, 2)
-    assert account.ffn_bytes <= engine_bytes
+    assert account.units_bytes <= engine_bytes
     _holds(account)
-    if account.ffn_bytes and budget.slack_bytes is not None:
+    if account.units_bytes and budget.slack_bytes is not None:
         # What is charged and what is not fit into what is free.
-        charged = account.dense_bytes + account.kv_cache_bytes + min(account.ffn_bytes, geometry.ffn_bytes)
+        charged = account.dense_bytes + account.kv_cache_bytes + min(account.units_bytes, geometry.ffn_bytes)
         assert charged + account.uncharged_bytes <= budget.budget_bytes + budget.slack_bytes
 
 
@@ -153,27 +154,27 @@ def test_more_memory_never_gives_fewer_bytes_once_the_cache_is_placed(geometry: 
     fewer, more = sorted(start + data.draw(st.integers(0, geometry.ffn_bytes + (1 << 25))) for _ in range(2))
     low = account_for(geometry, stated_budget(fewer), context=64)
     high = account_for(geometry, stated_budget(more), context=64)
-    assert low.ffn_bytes <= high.ffn_bytes
+    assert low.units_bytes <= high.units_bytes
 
 
 def test_output_norm_alone_makes_the_engine_reserve_the_cache() -> None:
     # 3069: one placed tensor of the output level counts as all layers, whatever becomes of the next.
     budget_bytes = _TINY.dense_bytes - 1
     account = account_for(_TINY, stated_budget(budget_bytes), context=8)
-    assert account.path is EnginePath.DENSE_INCOMPLETE
+    assert account.state is EngineState.DENSE_INCOMPLETE
     assert account.dense_bytes == _TINY.dense_bytes - 64 * 40 * 2
     assert (account.v_on_gpu, account.k_on_gpu, account.kv_cache_bytes) == (True, True, 2 * 2 * 8 * 64 * 2)
-    assert (account.missing_bytes, account.ffn_bytes) == (1, 0)
+    assert (account.missing_bytes, account.units_bytes) == (1, 0)
     _holds(account)
 
 
 def test_a_half_that_does_not_fit_leaves_the_budget_to_the_neurons() -> None:
     half_bytes = 2 * 512 * 64 * 2
     one_short = account_for(_TINY, stated_budget(_TINY.dense_bytes + half_bytes - 1), reserve_options=_NOTHING)
-    assert (one_short.v_on_gpu, one_short.kv_cache_bytes, one_short.ffn_bytes) == (False, 0, half_bytes - 1)
+    assert (one_short.v_on_gpu, one_short.kv_cache_bytes, one_short.units_bytes) == (False, 0, half_bytes - 1)
     exact = account_for(_TINY, stated_budget(_TINY.dense_bytes + half_bytes), reserve_options=_NOTHING)
-    assert (exact.v_on_gpu, exact.k_on_gpu, exact.ffn_bytes) == (True, False, 0)
-    assert exact.path is EnginePath.DENSE_ONLY
+    assert (exact.v_on_gpu, exact.k_on_gpu, exact.units_bytes) == (True, False, 0)
+    assert exact.state is EngineState.DENSE_ONLY
 
 
 def test_context_zero_charges_nothing_and_takes_the_whole_context() -> None:
@@ -191,7 +192,7 @@ def test_7b_in_f16_with_the_engines_8_gib() -> None:
     assert account.budget_bytes == 8_589_934_592
     assert account.dense_bytes == 5_548_032_000
     assert account.kv_cache_bytes == 2 * 32 * 512 * 4096 * 2 == 268_435_456
-    assert account.path is EnginePath.SPLIT
+    assert account.state is EngineState.SPLIT
     assert account.reserve_bytes == account.uncharged_bytes
     _holds(account)
 
@@ -214,26 +215,26 @@ def test_the_margin_of_the_automatic_budget_pays_for_what_is_not_charged() -> No
     same_budget = account_for(_7B, stated_budget(automatic.budget_bytes))
     assert automatic.budget_bytes == 13 * GIB - 256 * MIB
     assert automatic.reserve_bytes == automatic.uncharged_bytes - 256 * MIB
-    assert automatic.ffn_bytes > same_budget.ffn_bytes
+    assert automatic.units_bytes > same_budget.units_bytes
 
 
 def test_a_stated_budget_on_a_large_gpu_needs_no_reserve() -> None:
     account = account_for(_7B, stated_budget(8 * GIB, free_bytes=16 * GIB))
     assert account.reserve_bytes == 0
-    assert account.ffn_bytes == 8 * GIB - account.dense_bytes - account.kv_cache_bytes
+    assert account.units_bytes == 8 * GIB - account.dense_bytes - account.kv_cache_bytes
 
 
 def test_a_budget_beyond_what_is_free_is_cut() -> None:
     beyond = account_for(_7B, stated_budget(10 * GIB, free_bytes=8 * GIB, context_bytes=0))
     within = account_for(_7B, stated_budget(8 * GIB, free_bytes=8 * GIB, context_bytes=0))
-    assert beyond.ffn_bytes == within.ffn_bytes
+    assert beyond.units_bytes == within.units_bytes
     assert "Budget beyond what is free" in [line.label for line in beyond.lines]
 
 
 def test_a_wrapped_budget_gives_nothing() -> None:
     account = account_for(_7B, automatic_budget(GIB // 4, context_bytes=MIB))
     assert account.budget.wraps
-    assert (account.path, account.budget_bytes, account.ffn_bytes) == (EnginePath.DENSE_INCOMPLETE, 0, 0)
+    assert (account.state, account.budget_bytes, account.units_bytes) == (EngineState.DENSE_INCOMPLETE, 0, 0)
     _holds(account)
 
 
@@ -272,7 +273,7 @@ def test_the_account_as_json_values() -> None:
     account = account_for(_7B, stated_budget(8 * GIB))
     told = account.to_dict()
     assert told["path"] == "split"
-    assert told["ffn_bytes"] == account.ffn_bytes
+    assert told["ffn_bytes"] == account.units_bytes
     assert told["kv_cache"] == {"v_on_gpu": True, "k_on_gpu": True, "half_bytes": 134_217_728}
     bill = told["bill"]
     assert isinstance(bill, list)
@@ -334,12 +335,20 @@ def test_how_much_upstreams_capacity_leaves_unused(dimensions: Dimensions, used_
     assert neurons * geometry.neuron_bytes[0] / ffn_bytes == pytest.approx(used_share, abs=6e-4)
 
 
-def test_every_path_has_words() -> None:
-    assert len({path.words for path in EnginePath}) == len(EnginePath)
+def test_every_state_has_words_of_its_own() -> None:
+    half_bytes = kv_half_bytes(_TINY, 512, "f16")
+    dense_bytes = _TINY.dense_bytes + 2 * half_bytes
+    words = {
+        account.state: account.state_words
+        for budget_bytes in (GIB, dense_bytes + _TINY.neuron_bytes[0], dense_bytes, 0)
+        for account in [account_for(_TINY, stated_budget(budget_bytes), reserve_options=_NOTHING)]
+    }
+    assert list(words) == list(EngineState)
+    assert len(set(words.values())) == len(EngineState)
 
 
 def test_predictors_are_part_of_the_bill_only_where_there_are_any() -> None:
     declared = Dimensions("llama", 2, 64, 96, 4, 40, predictor_rank=None)
     account = account_for(geometry_from_dimensions(declared), stated_budget(GIB))
     assert "Predictors" not in [line.label for line in account.lines]
-    assert account.path is EnginePath.ALL_ON_GPU
+    assert account.state is EngineState.ALL_ON_GPU

@@ -7,7 +7,8 @@ import re
 from typing import TYPE_CHECKING
 
 from planner.base.units import GIB, MIB
-from planner.engines.powerinfer.account import Account, account_for
+from planner.engines.account import Account
+from planner.engines.powerinfer.account import account_for
 from planner.engines.powerinfer.budget import automatic_budget, stated_budget
 from planner.engines.powerinfer.dimensions import Dimensions
 from planner.engines.powerinfer.geometry import geometry_from_dimensions
@@ -50,13 +51,13 @@ def test_every_line_shows_what_it_takes_and_what_it_leaves() -> None:
     assert rows[5][:5] == ["=", "Budget of the engine", f"{12 * GIB - GIB - 256 * MIB:,}", "10.75 GiB", "10.75 GiB"]
     margin = next(row for row in rows if row[:2] == ["+", "Free outside the budget"])
     assert margin[2:4] == ["268,435,456", "256.0 MiB"]
-    assert rows[-1][:3] == ["=", "For neurons", f"{account.ffn_bytes:,}"]
+    assert rows[-1][:3] == ["=", "For neurons", f"{account.units_bytes:,}"]
 
 
 def test_what_is_projected_stands_beside_what_is_free() -> None:
     budget = automatic_budget(10 * GIB, total_bytes=12 * GIB, context_bytes=GIB, gpu_name="A card")
     account = account_for(_7B, budget)
-    expected_bytes = GIB + _7B.dense_bytes + 256 * MIB + account.ffn_bytes + account.uncharged_bytes
+    expected_bytes = GIB + _7B.dense_bytes + 256 * MIB + account.units_bytes + account.uncharged_bytes
     assert account.projected_bytes == expected_bytes == 10 * GIB
     assert projection(account) == (
         "Projected in use: 10.00 GiB, CUDA's context included, of 10.00 GiB free on A card: 0 B are left."

@@ -46,7 +46,7 @@ def test_geometry_agrees_with_the_same_arithmetic(catalogue: Catalogue) -> None:
     predictors = 80 * 1792 * (8192 + 28672) * 2
     norms = (80 * 2 + 1) * 8192 * 4
     assert geometry.dense_bytes == attention + predictors + norms + 32000 * 8192 * 2
-    assert account_for(geometry, stated_budget(1 << 40)).ffn_bytes > geometry.ffn_bytes
+    assert account_for(geometry, stated_budget(1 << 40)).units_bytes > geometry.ffn_bytes
 
 
 def test_estimated_predictor_ranks_follow_their_rule(catalogue: Catalogue) -> None:

@@ -25,8 +25,8 @@ from exporter.powerinfer.index_writer import write_index
 from planner.activations.folder import read_statistics
 from planner.base.record import replace
 from planner.base.units import format_bytes
+from planner.engines.engine import ReserveOptions
 from planner.engines.powerinfer.geometry import geometry_from_header
-from planner.engines.powerinfer.uncharged import ReserveOptions
 from planner.hardware import vram
 from planner.hardware.vram import Gpu, MemoryBasis, NoGpuError
 from planner.model_files.header import read_header

@@ -210,7 +210,7 @@ def test_a_cell_equals_what_plan_says_for_the_same_inputs(study: Study) -> None:
         assert plan.solved_list == answer.solved_list
         assert plan.hit_rate == answer.hit_rate
         assert plan.budget is not None
-        assert plan.budget.ffn_bytes == answer.bytes.ffn
+        assert plan.budget.units_bytes == answer.bytes.ffn
         assert plan.budget.budget_bytes == answer.bytes.budget
         compared.add(answer.path)
     assert {CellPath.SPLIT, CellPath.ALL_ON_GPU} <= compared

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from planner.base.units import GIB
-from planner.engines.powerinfer.account import EnginePath, account_for
+from planner.engines.account import EngineState
+from planner.engines.engine import ReserveOptions
+from planner.engines.powerinfer.account import account_for
 from planner.engines.powerinfer.budget import stated_budget
 from planner.engines.powerinfer.dimensions import Dimensions
 from planner.engines.powerinfer.expert_layers import per_entry, with_experts
 from planner.engines.powerinfer.geometry import geometry_from_dimensions
-from planner.engines.powerinfer.uncharged import ReserveOptions
 
 _MODEL = geometry_from_dimensions(Dimensions("llama", 2, 4096, 14336, 32, 32000))
 _LABELS = ("0.0", "0.1", "0.2", "1.0", "1.1", "1.2")
@@ -39,7 +40,7 @@ def test_the_experts_weigh_what_each_of_them_weighs() -> None:
 def test_room_for_one_expert_of_each_layer_is_not_room_for_all() -> None:
     budget = stated_budget(_MODEL.dense_bytes + _MODEL.ffn_bytes + GIB)
     options = ReserveOptions(total_bytes=0)
-    assert account_for(_MODEL, budget, reserve_options=options).path is EnginePath.ALL_ON_GPU
+    assert account_for(_MODEL, budget, reserve_options=options).state is EngineState.ALL_ON_GPU
     whole = with_experts(_MODEL, _LABELS, (14336,) * 6)
     account = account_for(whole, budget, reserve_options=options)
-    assert (account.path, account.ffn_total_bytes) == (EnginePath.SPLIT, 3 * _MODEL.ffn_bytes)
+    assert (account.state, account.units_total_bytes) == (EngineState.SPLIT, 3 * _MODEL.ffn_bytes)

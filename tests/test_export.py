@@ -19,7 +19,7 @@ import exporter
 from exporter import append_gpu_idx, export_plan, export_split, load_activation_weights
 from planner.activations.folder import Statistics, fingerprint_of, read_statistics
 from planner.base.errors import FaultsError, InputError
-from planner.plan import Plan, PlannedActivations, PlannedModel
+from planner.plans.plan import Plan, PlannedModel, PlannedStatistics
 
 # The index that the engine's own helper wrote for ReLU-LLaMA-7B; see test_pwri.
 REAL_INDEX_SHA256 = "7c4aeb0fbd679db60d68df5c55502548c6923b7ebbf61dc8f2369c507e5ae55c"
@@ -195,19 +195,19 @@ def test_whole_numbers_of_any_kind_are_counts(tmp_path: Path) -> None:
 
 
 COUNTS = statistics_of([3, 1, 2], [1, 3, 2])
-MODEL = PlannedModel("m", "llama", "sha256:m", 2, (3, 3), (10, 20))
+MODEL = PlannedModel(path="m", architecture="llama", fingerprint="sha256:m")
 
 
 def test_marks_are_what_the_plan_knows(tmp_path: Path) -> None:
     def keys_of(**sections: Any) -> dict[str, Any]:
-        export_plan(Plan((1, 2), 50, **sections), COUNTS, tmp_path / "x.gpuidx", force=True)
+        export_plan(Plan.of_solved_list((1, 2), 50, **sections), COUNTS, tmp_path / "x.gpuidx", force=True)
         keys = read_by_hand(tmp_path / "x.gpuidx")[0]
         return {key: value for key, value in keys.items() if key.startswith("hotsplit.")}
 
-    activations = PlannedActivations("a", COUNTS.fingerprint)
+    counts = PlannedStatistics(path="a", fingerprint=COUNTS.fingerprint)
     assert keys_of() == {}
     assert keys_of(model=MODEL) == {"hotsplit.model_fingerprint": "sha256:m"}
-    assert keys_of(model=MODEL, activations=activations) == {
+    assert keys_of(model=MODEL, statistics=(counts,)) == {
         "hotsplit.model_fingerprint": "sha256:m",
         "hotsplit.activations_fingerprint": COUNTS.fingerprint,
     }
@@ -215,41 +215,41 @@ def test_marks_are_what_the_plan_knows(tmp_path: Path) -> None:
 
 def test_equal_inputs_equal_bytes(tmp_path: Path) -> None:
     for name in ("a", "b"):
-        export_plan(Plan((1, 2), 50, model=MODEL), COUNTS, tmp_path / name)
+        export_plan(Plan.of_solved_list((1, 2), 50, model=MODEL), COUNTS, tmp_path / name)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
 def test_a_plan_that_contradicts_itself_or_the_statistics_is_refused(tmp_path: Path) -> None:
-    plan = Plan((1, 4), 51, model=MODEL)
+    plan = Plan.of_solved_list((1, 4), 51, model=MODEL, n_units=(3, 3), unit_bytes=(10, 20))
     with pytest.raises(FaultsError) as caught:
         export_plan(plan, COUNTS, tmp_path / "x.gpuidx", where="p.json")
     assert caught.value.lines == (
-        "p.json: solved_list[1]: found 4 hot neurons, but the layer has 3",
-        "p.json: vram_required_bytes: found 51, but solved_list × model.neuron_bytes is 90",
+        "p.json: units.groups[1].placed: found 4, but the group has 3",
+        "p.json: vram_required_bytes: found 51, but placed × unit_bytes of all groups is 90",
     )
     with pytest.raises(FaultsError) as caught:
-        export_plan(Plan((1, 4), 51), COUNTS, tmp_path / "x.gpuidx")
-    assert caught.value.lines == ("plan: solved_list[1]: found 4 hot neurons, but layer 1 of stats has 3",)
+        export_plan(Plan.of_solved_list((1, 4), 51), COUNTS, tmp_path / "x.gpuidx")
+    assert caught.value.lines == ("plan: units.groups[1].placed: found 4 hot neurons, but layer 1 of stats has 3",)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_somebody_else_s_index_stays_unless_told(tmp_path: Path) -> None:
     path = tmp_path / "x.gpuidx"
-    export_plan(Plan((1, 2), 50), COUNTS, path)  # no marks: it might be anybody's
+    export_plan(Plan.of_solved_list((1, 2), 50), COUNTS, path)  # no marks: it might be anybody's
     before = path.read_bytes()
     with pytest.raises(InputError) as caught:
-        export_plan(Plan((2, 2), 50), COUNTS, path)
+        export_plan(Plan.of_solved_list((2, 2), 50), COUNTS, path)
     assert str(caught.value) == (
         f"{path}: a sound index that Hotsplit did not mark as its own; it stays as it is, use --force to replace it"
     )
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["x.gpuidx"]
     # Nothing is lost where nothing changes, where it is ours, where it is broken, or where the user says so.
-    export_plan(Plan((1, 2), 50), COUNTS, path)
-    export_plan(Plan((2, 2), 60, model=MODEL), COUNTS, path, force=True)
-    export_plan(Plan((2, 1), 40), COUNTS, path)
+    export_plan(Plan.of_solved_list((1, 2), 50), COUNTS, path)
+    export_plan(Plan.of_solved_list((2, 2), 60, model=MODEL), COUNTS, path, force=True)
+    export_plan(Plan.of_solved_list((2, 1), 40), COUNTS, path)
     path.write_bytes(before[:-1])
-    export_plan(Plan((2, 2), 50), COUNTS, path)
+    export_plan(Plan.of_solved_list((2, 2), 50), COUNTS, path)
     assert read_by_hand(path)[1][1] == ("blk.0.gpu_bucket", [0, 2])
 
 
@@ -257,7 +257,7 @@ def test_a_failure_half_way_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "x.gpuidx"
     path.write_bytes(b"old")
     with pytest.raises(InputError, match="NaN"):
-        export_plan(Plan((1, 1), 50), statistics_of([3.0, 1.0, 2.0], [1.0, np.nan, 2.0]), path)
+        export_plan(Plan.of_solved_list((1, 1), 50), statistics_of([3.0, 1.0, 2.0], [1.0, np.nan, 2.0]), path)
     assert path.read_bytes() == b"old"
     assert [file.name for file in tmp_path.iterdir()] == ["x.gpuidx"]
 

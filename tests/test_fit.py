@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from planner.activations.hotness import Hotness
 from planner.base.errors import InputError
 from planner.base.units import GIB, MIB
-from planner.engines.powerinfer.account import EnginePath, account_for
+from planner.engines.account import EngineState
+from planner.engines.powerinfer.account import account_for
 from planner.engines.powerinfer.budget import automatic_budget, stated_budget
 from planner.engines.powerinfer.dimensions import Dimensions
 from planner.engines.powerinfer.fit import (
@@ -32,20 +33,20 @@ _SETTINGS = Settings(context=512, context_bytes=200 * MIB)
 
 def _stated(geometry: Geometry, budget_bytes: int, given: Settings) -> int:
     account = account_for(geometry, stated_budget(budget_bytes), context=given.context)
-    return account.ffn_bytes if account.k_on_gpu else 0
+    return account.units_bytes if account.k_on_gpu else 0
 
 
 def _free(geometry: Geometry, free_bytes: int, given: Settings) -> int:
     budget = automatic_budget(free_bytes, context_bytes=given.context_bytes)
     account = account_for(geometry, budget, context=given.context)
-    return account.ffn_bytes if account.k_on_gpu else 0
+    return account.units_bytes if account.k_on_gpu else 0
 
 
 def test_the_dense_part_and_the_cache() -> None:
     dense = dense_demand(_7B, _SETTINGS)
     assert (dense.budget_bytes, dense.ffn_bytes) == (_7B.dense_bytes, 0)
-    assert account_for(_7B, stated_budget(dense.budget_bytes)).path is EnginePath.DENSE_ONLY
-    assert account_for(_7B, stated_budget(dense.budget_bytes - 1)).path is EnginePath.DENSE_INCOMPLETE
+    assert account_for(_7B, stated_budget(dense.budget_bytes)).state is EngineState.DENSE_ONLY
+    assert account_for(_7B, stated_budget(dense.budget_bytes - 1)).state is EngineState.DENSE_INCOMPLETE
     cache = cache_demand(_7B, _SETTINGS)
     assert cache.budget_bytes == _7B.dense_bytes + 2 * 32 * 512 * 4096 * 2
     assert account_for(_7B, stated_budget(cache.budget_bytes)).k_on_gpu
@@ -68,8 +69,8 @@ def test_the_demand_for_neurons_is_met_and_not_a_byte_too_large(ffn_bytes: int, 
 
 def test_everything_is_everything() -> None:
     demand = ffn_demand(_7B, _SETTINGS, _7B.ffn_bytes)
-    assert account_for(_7B, stated_budget(demand.budget_bytes)).path is EnginePath.ALL_ON_GPU
-    assert account_for(_7B, stated_budget(demand.budget_bytes - 1)).path is EnginePath.SPLIT
+    assert account_for(_7B, stated_budget(demand.budget_bytes)).state is EngineState.ALL_ON_GPU
+    assert account_for(_7B, stated_budget(demand.budget_bytes - 1)).state is EngineState.SPLIT
 
 
 def _by_trying(values: list[list[int]], sizes: tuple[int, ...], share: Fraction, granularity: int) -> int:

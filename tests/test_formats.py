@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from planner.model_files.header import read_header
-from planner.plan import Plan
+from planner.plans.plan import Plan
 from tests import model_files
 from tests.commands import hotsplit
 

@@ -18,7 +18,7 @@ from planner.activations.folder import read_statistics
 from planner.activations.hotness import Hotness
 from planner.base import parallel
 from planner.base.errors import InputError
-from planner.plan import Plan
+from planner.plans.plan import Plan
 
 N_LAYER, N_FF = 24, 40_000
 LAYER_BYTES = 8 * N_FF
@@ -36,7 +36,7 @@ def test_statistics_larger_than_what_is_kept_give_the_same_index(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(parallel, "cores", lambda: 64)
-    plan = Plan((1000,) * N_LAYER, 1)
+    plan = Plan.of_solved_list((1000,) * N_LAYER, 1)
     everything = read_statistics(folder)
     export_plan(plan, everything, tmp_path / "kept.gpuidx")
     monkeypatch.setattr(statistics_module, "MOST_KEPT_BYTES", 3 * LAYER_BYTES)
@@ -70,7 +70,7 @@ def test_statistics_that_change_while_they_are_in_use_are_noticed(
     else:
         path.write_bytes(content[:1000])
     with pytest.raises(InputError) as caught:
-        export_plan(Plan((1000,) * N_LAYER, 1), statistics, folder / "x.gpuidx")
+        export_plan(Plan.of_solved_list((1000,) * N_LAYER, 1), statistics, folder / "x.gpuidx")
     assert str(caught.value).startswith(f"{path}: layer 5: ")
     assert not (folder / "x.gpuidx").exists()
     if change == "replaced":

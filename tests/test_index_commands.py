@@ -17,7 +17,8 @@ from exporter.commands import convert, diff, inspect, verify
 from exporter.powerinfer.index_format import MARK_MODEL, IndexedLayer
 from exporter.powerinfer.index_writer import write_index
 from planner.cli.run import build_parser, run_command
-from planner.plan import Plan, write_plan
+from planner.plans.file import write_plan
+from planner.plans.plan import Plan
 from tests.commands import hotsplit, rows_of
 
 Run = Callable[..., tuple[int, str, str]]
@@ -112,7 +113,7 @@ def test_verify_sound(run: Run, tmp_path: Path) -> None:
     folder.mkdir()
     torch.save(torch.tensor([0, 5, 5, *[1] * 17]), folder / "activation_0.pt")
     torch.save(torch.tensor([3.0] * 20), folder / "activation_1.pt")
-    write_plan(Plan((2, 1), 3 << 30), tmp_path / "plan.json")
+    write_plan(Plan.of_solved_list((2, 1), 3 << 30), tmp_path / "plan.json")
     arguments = ("--activations", folder, "--plan", tmp_path / "plan.json")
     assert run("verify", path, *arguments) == (0, f"{path}: sound; agrees with activations, plan\n", "")
     assert json.loads(run("verify", path, *arguments, "--json")[1]) == {
@@ -144,7 +145,7 @@ def test_verify_notes_ties(run: Run, tmp_path: Path) -> None:
 
 def test_verify_faults(run: Run, tmp_path: Path) -> None:
     path = write(tmp_path / "x.gpuidx", [[1, 2], [0]])
-    write_plan(Plan((2, 2), 7), tmp_path / "plan.json")
+    write_plan(Plan.of_solved_list((2, 2), 7), tmp_path / "plan.json")
     faults = [
         "blk.1.gpu_bucket: found 1 neurons, but the plan has 2",
         "split.vram_capacity: found 3221225472, but the plan's vram_required_bytes is 7",

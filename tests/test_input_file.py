@@ -21,7 +21,7 @@ from planner.base.input_file import START_BYTES, check_regular, read_bounded, st
 from planner.catalogue.entries import load_catalogue
 from planner.config.yaml_file import read_yaml
 from planner.model_files.header import read_header
-from planner.plan import read_plan
+from planner.plans.file import read_plan
 from planner.studies.study import load_study
 
 # As `git lfs pointer` writes it (git-lfs 3.4, docs/spec.md of git-lfs).
@@ -180,7 +180,7 @@ catalogue: own
 READ = """
 import sys
 from pathlib import Path
-from planner.plan import read_plan
+from planner.plans.file import read_plan
 from planner.studies.study import load_study
 kind, path = sys.argv[1], Path(sys.argv[2])
 print(read_plan(path).solved_list if kind == "plan" else load_study(path).cells[0].model.file)

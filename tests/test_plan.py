@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from planner.base.errors import FaultsError, InputError
-from planner.plan import Plan, read_plan, write_plan
+from planner.plans.file import read_plan, write_plan
+from planner.plans.plan import Plan
 
 DOCUMENT: dict[str, Any] = {
     "format": "hotsplit.plan",

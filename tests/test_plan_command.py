@@ -14,7 +14,7 @@ from planner.engines.powerinfer.geometry import geometry_from_header
 from planner.engines.powerinfer.uncharged import ITEMS
 from planner.hardware import vram
 from planner.model_files.header import read_header
-from planner.plan import Plan, read_plan
+from planner.plans.file import plan_from_dict, read_plan
 from tests import model_files
 from tests.commands import hotsplit, rows_of
 
@@ -68,11 +68,11 @@ def test_the_plan_file_is_what_is_shown_as_json(
         capsys, "plan", "--model", model, "--vram-budget", budget, "--reserve", "0B", "--json", "--output", output
     )
     shown = json.loads(done.out)
-    assert Plan.from_dict(shown) == read_plan(output)
-    assert shown["solved_list"] == [9, 10, 11]
+    assert plan_from_dict(shown) == read_plan(output)
+    assert [group["placed"] for group in shown["units"]["groups"]] == [9, 10, 11]
     assert shown["granularity"] == 1
     assert [layer["hot_neurons"] for layer in shown["layers"]] == [9, 10, 11]
-    assert shown["account"]["ffn_bytes"] == 30 * NEURON_BYTES
+    assert shown["account"]["units_bytes"] == 30 * NEURON_BYTES
 
 
 def test_a_proof_is_about_placements_in_its_groups(
@@ -84,9 +84,7 @@ def test_a_proof_is_about_placements_in_its_groups(
     caught = f"{sum(range(66, 98)):,}"
     assert f"proof         optimal: no placement in groups of 32 catches more than {caught} activations" in done.out
     assert "groups of     32 neurons, as asked" in done.out
-    solver = read_plan(tmp_path / "plan.json").solver
-    assert solver is not None
-    assert solver.granularity == 32
+    assert [group.step for group in read_plan(tmp_path / "plan.json").groups] == [32] * 3
 
 
 def test_a_proof_that_the_time_limit_cut_short_says_so(capsys: pytest.CaptureFixture[str], model: Path) -> None:

@@ -9,13 +9,15 @@ import pytest
 import torch
 
 from planner.base.errors import InputError, NoAnswerError
-from planner.base.record import as_builtins, replace
+from planner.base.record import replace
 from planner.base.units import GIB, MIB, format_bytes
+from planner.engines.engine import ReserveOptions
 from planner.engines.powerinfer.budget import ENGINE_MARGIN_BYTES, automatic_budget
-from planner.engines.powerinfer.uncharged import ReserveOptions
 from planner.hardware.vram import Gpu, MemoryBasis
 from planner.placement.problem import SolverOptions
-from planner.planning import PlanRequest, ThresholdRule, make_plan
+from planner.placement.threshold import ThresholdRule
+from planner.planning import PlanRequest, make_plan
+from planner.plans.plan import PlannedBudget
 from tests import model_files
 
 N_LAYER, N_EMBD, N_FF, RANK, N_VOCAB = 12, 64, 96, 32, 40
@@ -61,7 +63,7 @@ def test_layers_pair_with_their_own_statistics_and_the_budget_is_filled(model: P
     caught = sum(HOT_IN_EACH_LAYER * (1000 + layer) for layer in range(N_LAYER))
     total = caught + N_LAYER * (N_FF - HOT_IN_EACH_LAYER)
     assert planning.plan.hit_rate == pytest.approx(caught / total, rel=1e-15)
-    assert planning.caught == tuple(HOT_IN_EACH_LAYER * (1000.0 + layer) for layer in range(N_LAYER))
+    assert planning.covered == tuple(HOT_IN_EACH_LAYER * (1000.0 + layer) for layer in range(N_LAYER))
     assert planning.plan.solver is not None
     assert planning.plan.solver.objective == planning.plan.solver.upper_bound == caught
     assert planning.plan.solver.relative_gap == 0
@@ -71,20 +73,18 @@ def test_layers_pair_with_their_own_statistics_and_the_budget_is_filled(model: P
 def test_the_account_of_the_plan(model: Path) -> None:
     budget = make_plan(request(model, 12_345)).plan.budget
     assert budget is not None
-    assert as_builtins(budget) == {
-        "source": "option",
-        "gpu_uuid": None,
-        "budget_bytes": DENSE_BYTES + KV_CACHE_BYTES + 12_345,
-        "dense_bytes": DENSE_BYTES,
-        "kv_cache_bytes": KV_CACHE_BYTES,
-        "reserve_bytes": 0,
-        "ffn_bytes": 12_345,
-    }
+    assert budget == PlannedBudget(
+        source="option",
+        gpu_uuid=None,
+        budget_bytes=DENSE_BYTES + KV_CACHE_BYTES + 12_345,
+        charges={"dense_bytes": DENSE_BYTES, "kv_cache_bytes": KV_CACHE_BYTES, "reserve_bytes": 0},
+        units_bytes=12_345,
+    )
 
 
 def test_the_same_inputs_give_the_same_plan(model: Path) -> None:
     asked = request(model, 50 * NEURON_BYTES)
-    assert make_plan(asked).plan.to_dict() == make_plan(asked).plan.to_dict()
+    assert make_plan(asked).plan == make_plan(asked).plan
 
 
 def test_where_everything_fits_everything_is_hot_and_that_is_said(model: Path) -> None:
@@ -163,7 +163,7 @@ def test_models_that_the_engine_runs_get_groups_that_it_computes(tmp_path: Path,
     whole = make_plan(PlanRequest(model, vram_budget_bytes=GIB, reserve=NO_RESERVE)).account
     asked = PlanRequest(
         model,
-        vram_budget_bytes=whole.dense_bytes + whole.kv_cache_bytes + whole.ffn_total_bytes * 6 // 10,
+        vram_budget_bytes=whole.dense_bytes + whole.kv_cache_bytes + whole.units_total_bytes * 6 // 10,
         reserve=NO_RESERVE,
     )
     planning = make_plan(asked)
@@ -185,8 +185,7 @@ def test_statistics_may_lie_elsewhere_and_strangers_in_the_folder_are_noted(mode
     moved = folder.rename(model.parent / "elsewhere")
     planning = make_plan(request(model, 1000, activations=moved))
     assert f"{moved}: README.md is not an activation_<L>.pt file, ignored" in planning.notes
-    assert planning.plan.activations is not None
-    assert planning.plan.activations.path == str(moved)
+    assert [told.path for told in planning.plan.statistics] == [str(moved)]
     with pytest.raises(InputError) as caught:
         make_plan(request(model, 1000))
     assert str(folder) in str(caught.value)
@@ -200,10 +199,9 @@ def test_experts_are_planned_as_layers_with_their_layer_s_bytes(model: Path) -> 
             counts = torch.arange(N_FF) + 100 * expert
             torch.save(counts, folder / f"activation_{layer}_{expert}.pt")
     plan = make_plan(request(model, 40 * NEURON_BYTES, activations=folder)).plan
-    assert plan.model is not None
-    assert plan.model.labels[:3] == ("0.0", "0.1", "1.0")
-    assert plan.model.n_ff == (N_FF,) * 2 * N_LAYER
-    assert plan.model.neuron_bytes == (NEURON_BYTES,) * 2 * N_LAYER
+    assert plan.labels[:3] == ("0.0", "0.1", "1.0")
+    assert [group.units for group in plan.groups] == [N_FF] * 2 * N_LAYER
+    assert [group.unit_bytes for group in plan.groups] == [NEURON_BYTES] * 2 * N_LAYER
     assert sum(plan.solved_list) == 40
     assert sum(plan.solved_list[::2]) == 0
 

@@ -137,8 +137,8 @@ def test_all_faults_are_reported_together_each_with_its_path_and_line(tmp_path: 
     found = faults(tmp_path, FAULTY)
     expected = [
         "x.yaml: title: found 3, expected text (line 1)",
-        "x.yaml: modles: found the key 'modles', expected one of models, gpus, hosts, contexts, quantisations, "
-        "solvers, kv_type, targets, speed, reserve, title, description, catalogue, overrides; did you mean 'models'? "
+        "x.yaml: modles: found the key 'modles', expected one of engine, models, gpus, hosts, contexts, "
+        "quantisations, solvers, kv_type, targets, speed, reserve, title, description, catalogue, overrides; did you mean 'models'? "
         "(line 2)",
         "x.yaml: models[1]: found a mapping (file, catalogue), expected one of file, catalogue, dimensions (line 3)",
         "x.yaml: models[2].dimensions.architecture: found 'lama', expected an architecture: "
@@ -171,10 +171,10 @@ def test_all_faults_are_reported_together_each_with_its_path_and_line(tmp_path: 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("", "x.yaml: found nothing, expected a mapping with models, gpus, hosts, contexts, quantisations, solvers, "
-         "kv_type, targets, speed, reserve, title, description, catalogue, overrides"),
-        ("- a\n", "x.yaml: found a list of 1, expected a mapping with models, gpus, hosts, contexts, quantisations, "
+        ("", "x.yaml: found nothing, expected a mapping with engine, models, gpus, hosts, contexts, quantisations, "
          "solvers, kv_type, targets, speed, reserve, title, description, catalogue, overrides"),
+        ("- a\n", "x.yaml: found a list of 1, expected a mapping with engine, models, gpus, hosts, contexts, "
+         "quantisations, solvers, kv_type, targets, speed, reserve, title, description, catalogue, overrides"),
         (MINIMAL + "contexts: .nan\n", "x.yaml: contexts[0]: found nan, expected a whole number (line 4)"),
         (MINIMAL + "targets: {tokens_per_second: .inf}\n", "x.yaml: targets.tokens_per_second: found inf, expected a "
          "number that is finite (line 4)"),
@@ -207,7 +207,7 @@ def test_all_faults_are_reported_together_each_with_its_path_and_line(tmp_path: 
         (MINIMAL + "overrides: {a: {contexts: 0}}\n", "x.yaml: overrides.a.contexts[0]: found 0, expected 1 or more "
          "(line 4)"),
         (MINIMAL + "x" * 900 + ": 1\n", "x.yaml: " + "x" * 60 + "…: found the key '" + "x" * 58 + "…, expected one "
-         "of models, gpus, hosts, contexts, quantisations, solvers, kv_type, targets, speed, reserve, title, "
+         "of engine, models, gpus, hosts, contexts, quantisations, solvers, kv_type, targets, speed, reserve, title, "
          "description, catalogue, overrides (line 4)"),
     ],
 )  # fmt: skip
@@ -406,8 +406,8 @@ def test_the_schema_refuses_what_the_reader_refuses() -> None:
         (
             "overrides: {base: {contexts: 64, bases: 1}}\n",
             [
-                "x.yaml: overrides.base.bases: found the key 'bases', expected one of models, gpus, hosts, contexts, "
-                "quantisations, solvers, kv_type, targets, speed, reserve (line 4)",
+                "x.yaml: overrides.base.bases: found the key 'bases', expected one of engine, models, gpus, hosts, "
+                "contexts, quantisations, solvers, kv_type, targets, speed, reserve (line 4)",
                 "x.yaml: overrides.base: found the name 'base', expected a name, other than 'base' for the base itself "
                 "(line 4)",
             ],
@@ -469,8 +469,8 @@ def test_keys_may_be_written_as_in_american_english(tmp_path: Path) -> None:
         ),
         (
             "overrides: {o: {catalog: x}}\n",
-            "x.yaml: overrides.o.catalog: found the key 'catalog', expected one of models, gpus, hosts, contexts, "
-            "quantisations, solvers, kv_type, targets, speed, reserve (line 4)",
+            "x.yaml: overrides.o.catalog: found the key 'catalog', expected one of engine, models, gpus, hosts, "
+            "contexts, quantisations, solvers, kv_type, targets, speed, reserve (line 4)",
         ),
     ],
 )

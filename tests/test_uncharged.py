@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 
 from planner.base.errors import InputError
 from planner.base.units import MIB
+from planner.engines.engine import ReserveOptions
 from planner.engines.powerinfer.dimensions import Dimensions
 from planner.engines.powerinfer.geometry import Geometry, geometry_from_dimensions
-from planner.engines.powerinfer.uncharged import BLOCK_BYTES, ITEMS, Reserve, ReserveOptions
+from planner.engines.powerinfer.uncharged import BLOCK_BYTES, ITEMS, Reserve
 
 _7B = geometry_from_dimensions(Dimensions("llama", 32, 4096, 11008, 32, 32000))
 

@@ -18,7 +18,7 @@ from exporter.powerinfer.index_writer import write_index
 from exporter.powerinfer.verify import MOST_FAULTS, tie_note, verify_index
 from planner.activations.folder import Statistics, fingerprint_of
 from planner.engines.powerinfer.geometry import Geometry
-from planner.plan import Plan, PlannedActivations, PlannedModel
+from planner.plans.plan import Plan, PlannedModel, PlannedStatistics
 
 N_FF = 10
 # Layer 0 has ties at 5 (neurons 1, 4, 6), layer 1 none, layer 2 is all zero.
@@ -100,14 +100,14 @@ def write_sample(path: Path, buckets: Any = BUCKETS, capacity: int = NEEDED_BYTE
 
 
 def test_a_sound_index_has_no_faults(sample: Sample) -> None:
-    plan = Plan((3, 4, 0), NEEDED_BYTES)
+    plan = Plan.of_solved_list((3, 4, 0), NEEDED_BYTES)
     assert verify_index(sample.path) == []
     assert verify_index(sample.path, geometry=geometry_of(), statistics=STATISTICS, plan=plan) == []
 
 
 def test_more_bytes_to_spare_are_right_where_the_plan_asks_for_them(tmp_path: Path) -> None:
     sample = write_sample(tmp_path / "x.gpuidx", capacity=NEEDED_BYTES + 1)
-    asked, not_asked = Plan((3, 4, 0), NEEDED_BYTES + 1), Plan((3, 4, 0), NEEDED_BYTES)
+    asked, not_asked = Plan.of_solved_list((3, 4, 0), NEEDED_BYTES + 1), Plan.of_solved_list((3, 4, 0), NEEDED_BYTES)
     assert verify_index(sample.path, geometry=geometry_of(), plan=asked) == []
     assert len(verify_index(sample.path, geometry=geometry_of(), plan=not_asked)) == 2
     assert len(verify_index(sample.path, geometry=geometry_of())) == 1
@@ -365,14 +365,16 @@ def test_against_statistics_of_another_shape(sample: Sample) -> None:
 
 
 def test_against_a_plan(sample: Sample) -> None:
-    assert verify_index(sample.path, plan=Plan((3, 4), 700)) == ["layers: found 3, but the plan has 2"]
-    assert verify_index(sample.path, plan=Plan((3, 5, 0), 701)) == [
+    assert verify_index(sample.path, plan=Plan.of_solved_list((3, 4), 700)) == ["layers: found 3, but the plan has 2"]
+    assert verify_index(sample.path, plan=Plan.of_solved_list((3, 5, 0), 701)) == [
         "blk.1.gpu_bucket: found 4 neurons, but the plan has 5",
         "split.vram_capacity: found 700, but the plan's vram_required_bytes is 701",
     ]
-    for_another = Plan((3, 4, 0), 700, activations=PlannedActivations("a", "sha256:other"))
+    for_another = Plan.of_solved_list(
+        (3, 4, 0), 700, statistics=(PlannedStatistics(path="a", fingerprint="sha256:other"),)
+    )
     assert verify_index(sample.path, plan=for_another, statistics=STATISTICS) == [
-        f"plan: activations.fingerprint: found sha256:other, but stats has {STATISTICS.fingerprint}; "
+        f"plan: statistics[0].fingerprint: found sha256:other, but stats has {STATISTICS.fingerprint}; "
         "the statistics changed or are another model's, make the plan again"
     ]
 
@@ -391,8 +393,8 @@ def test_marks_tell_a_stale_index(tmp_path: Path) -> None:
         f"hotsplit.activations_fingerprint: found {STATISTICS.fingerprint}, expected the folder's "
         f"{other_counts.fingerprint}; the index is stale, export it again",
     ]
-    planned = PlannedModel("p", "llama", "sha256:q", 3, (N_FF,) * 3, NEURON_BYTES)
-    assert verify_index(sample.path, plan=Plan((3, 4, 0), 700, model=planned)) == [
+    planned = PlannedModel(path="p", architecture="llama", fingerprint="sha256:q")
+    assert verify_index(sample.path, plan=Plan.of_solved_list((3, 4, 0), 700, model=planned)) == [
         "hotsplit.model_fingerprint: found sha256:m, expected the plan's sha256:q; the index is stale, export it again"
     ]
 
@@ -435,7 +437,7 @@ def test_many_faults_are_counted_not_listed(tmp_path: Path) -> None:
     n_layer = MOST_FAULTS + 30
     layers = [IndexedLayer(str(layer), N_FF, 1) for layer in range(n_layer)]
     write_index(tmp_path / "x.gpuidx", layers, [np.array([0], dtype=np.int32)] * n_layer, 0)
-    faults = verify_index(tmp_path / "x.gpuidx", plan=Plan((2,) * n_layer, 0))
+    faults = verify_index(tmp_path / "x.gpuidx", plan=Plan.of_solved_list((2,) * n_layer, 0))
     assert len(faults) == MOST_FAULTS + 1
     assert faults[-1] == "… and 30 more faults"
 
@@ -453,7 +455,7 @@ def test_lengths_that_no_layer_has_are_refused_unread(tmp_path: Path) -> None:
 
 def test_every_bit_of_an_index_counts(sample: Sample) -> None:
     # With model, statistics and plan given, nothing in the file is left open.
-    plan = Plan((3, 4, 0), NEEDED_BYTES)
+    plan = Plan.of_solved_list((3, 4, 0), NEEDED_BYTES)
     sound = sample.path.read_bytes()
     for offset in range(len(sound)):
         flipped = bytearray(sound)
@@ -470,5 +472,7 @@ def test_any_bytes_give_lines(tmp_path_factory: pytest.TempPathFactory, changes:
     for offset, content in changes:
         sample.poke(offset % len(sound), content)
     spoiled = sample.path.read_bytes()
-    faults = verify_index(sample.path, geometry=geometry_of(), statistics=STATISTICS, plan=Plan((3, 4, 0), 700))
+    faults = verify_index(
+        sample.path, geometry=geometry_of(), statistics=STATISTICS, plan=Plan.of_solved_list((3, 4, 0), 700)
+    )
     assert (faults == []) == (spoiled == sound)

@@ -119,13 +119,16 @@ def _with_model(plan: Plan, geometry: Geometry, labels: Sequence[str]) -> Iterat
     if len(plan.groups) != len(n_ff):
         yield f"units.groups: found {len(plan.groups)}, but the model has {len(n_ff)} layers"
         return
+    differences = []
     for name, planned, actual in (
         ("units", [group.units for group in plan.groups], n_ff),
         ("unit_bytes", [group.unit_bytes for group in plan.groups], neuron_bytes),
     ):
         if None not in planned and tuple(planned) != actual:
-            yield _first_difference(name, tuple(planned), actual, "the model")
-            return
+            differences.append(_first_difference(name, tuple(planned), actual, "the model"))
+    yield from differences
+    if differences:
+        return
     for number, (group, neurons) in enumerate(zip(plan.groups, n_ff, strict=True)):
         if group.placed > neurons:
             yield (

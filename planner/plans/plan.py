@@ -211,12 +211,12 @@ class Plan(OpenTable):
         """Returns where the plan disagrees with itself, one line each; empty for a sound plan."""
         lines = [line for number, group in enumerate(self.groups) for line in _of_group(number, group)]
         lines += _repeated(self.labels)
-        if not lines and self.budget is not None:
+        if self.budget is not None:
             lines += self._of_budget(self.budget)
-        if not lines and all(group.unit_bytes is not None for group in self.groups):
+        if all(group.unit_bytes is not None for group in self.groups):
             lines += self._of_bytes()
         if self.solver is not None:
-            lines += _of_solver(self.solver)
+            lines += solver_contradictions(self.solver)
         return lines
 
     def _of_bytes(self) -> Iterator[str]:
@@ -250,14 +250,22 @@ def _of_group(number: int, group: UnitGroup) -> Iterator[str]:
     named = [unit for ids in group.ids.values() for unit in ids]
     if len(named) != group.placed:
         yield f"{where}.ids: found {len(named)} units, but placed is {group.placed}"
-    if len(set(named)) < len(named):
-        twice = next(unit for unit in named if named.count(unit) > 1)
+    if (twice := _first_repeated(named)) is not None:
         yield f"{where}.ids: found unit {twice} twice"
     if group.units is not None and named and max(named) >= group.units:
         yield f"{where}.ids: found unit {max(named)}, expected 0 to {group.units - 1}"
     for device, ids in group.ids.items():
         if any(later <= earlier for earlier, later in itertools.pairwise(ids)):
             yield f"{where}.ids.{device}: expected ascending numbers"
+
+
+def _first_repeated(units: list[int]) -> int | None:
+    seen: set[int] = set()
+    for unit in units:
+        if unit in seen:
+            return unit
+        seen.add(unit)
+    return None
 
 
 def _repeated(labels: tuple[str, ...]) -> Iterator[str]:
@@ -268,7 +276,8 @@ def _repeated(labels: tuple[str, ...]) -> Iterator[str]:
         seen.add(label)
 
 
-def _of_solver(solver: SolverReport) -> Iterator[str]:
+def solver_contradictions(solver: SolverReport) -> Iterator[str]:
+    """Yields where a proof disagrees with itself."""
     if solver.objective > solver.upper_bound * (1 + _FLOAT_TOLERANCE):
         yield f"solver.objective: found {solver.objective}, more than solver.upper_bound, {solver.upper_bound}"
     elif solver.upper_bound > 0:

@@ -18,6 +18,7 @@ from planner.plans.plan import (
     SolverReport,
     UnitGroup,
     Units,
+    solver_contradictions,
 )
 
 _Naturals: TypeAlias = Annotated[tuple[Natural, ...], Limits(description="a list of whole numbers, 0 or more")]
@@ -76,32 +77,25 @@ def from_version_1(document: Document) -> Plan:
         FaultsError: keys that are missing or of the wrong kind, or contradictions; one line each.
     """
     old = check(_PlanFile, document)
-    if lines := [f"{document.name}: {line}" for line in _contradictions(old)]:
-        raise FaultsError(lines)
+    if lines := [*_contradictions(old)]:
+        # Lists of different lengths are no groups, so the plan's own check of them cannot follow.
+        lines += () if old.solver is None else solver_contradictions(_as_report(old.solver))
+        raise FaultsError([f"{document.name}: {line}" for line in lines])
     plan = _as_plan(old)
-    if lines := [f"{document.name}: {line}" for line in plan.contradictions()]:
-        raise FaultsError(lines)
+    if lines := plan.contradictions():
+        raise FaultsError([f"{document.name}: {line}" for line in lines])
     return plan
 
 
 def _contradictions(old: _PlanFile) -> Iterator[str]:
     """Yields what only a file of this version can get wrong: lists of different lengths, and the budget's sum."""
-    budget = old.budget
-    if budget is not None:
-        left_bytes = budget.budget_bytes - budget.dense_bytes - budget.kv_cache_bytes - budget.reserve_bytes
-        if budget.ffn_bytes != left_bytes:
-            yield (
-                f"budget.ffn_bytes: found {budget.ffn_bytes}, but budget_bytes − dense_bytes − kv_cache_bytes − "
-                f"reserve_bytes is {left_bytes}"
-            )
-        if old.vram_required_bytes > budget.ffn_bytes:
-            yield (
-                f"vram_required_bytes: found {old.vram_required_bytes}, "
-                f"more than budget.ffn_bytes, which is {budget.ffn_bytes}"
-            )
-    model = old.model
-    if model is None:
-        return
+    if old.model is not None:
+        yield from _of_model(old, old.model)
+    if old.budget is not None:
+        yield from _of_budget(old, old.budget)
+
+
+def _of_model(old: _PlanFile, model: _Model) -> Iterator[str]:
     lists = {"solved_list": old.solved_list, "model.n_ff": model.n_ff, "model.neuron_bytes": model.neuron_bytes}
     lengths = {name: len(values) for name, values in lists.items()}
     if model.labels:
@@ -125,6 +119,20 @@ def _contradictions(old: _PlanFile) -> Iterator[str]:
         yield (
             f"vram_required_bytes: found {old.vram_required_bytes}, but solved_list × model.neuron_bytes "
             f"is {needed_bytes}"
+        )
+
+
+def _of_budget(old: _PlanFile, budget: _Budget) -> Iterator[str]:
+    left_bytes = budget.budget_bytes - budget.dense_bytes - budget.kv_cache_bytes - budget.reserve_bytes
+    if budget.ffn_bytes != left_bytes:
+        yield (
+            f"budget.ffn_bytes: found {budget.ffn_bytes}, but budget_bytes − dense_bytes − kv_cache_bytes − "
+            f"reserve_bytes is {left_bytes}"
+        )
+    if old.vram_required_bytes > budget.ffn_bytes:
+        yield (
+            f"vram_required_bytes: found {old.vram_required_bytes}, "
+            f"more than budget.ffn_bytes, which is {budget.ffn_bytes}"
         )
 
 
@@ -170,15 +178,17 @@ def _as_plan(old: _PlanFile) -> Plan:
             charges=charges,
             units_bytes=budget.ffn_bytes,
         ),
-        solver=None
-        if solver is None
-        else SolverReport(
-            name=solver.name,
-            status=solver.status,
-            objective=solver.objective,
-            upper_bound=solver.upper_bound,
-            relative_gap=solver.relative_gap,
-            maximises=solver.maximises,
-        ),
+        solver=None if solver is None else _as_report(solver),
         hit_rate=old.hit_rate,
+    )
+
+
+def _as_report(solver: _Solver) -> SolverReport:
+    return SolverReport(
+        name=solver.name,
+        status=solver.status,
+        objective=solver.objective,
+        upper_bound=solver.upper_bound,
+        relative_gap=solver.relative_gap,
+        maximises=solver.maximises,
     )
