@@ -272,8 +272,8 @@ def test_the_bill_from_the_device_to_the_last_byte() -> None:
 def test_the_account_as_json_values() -> None:
     account = account_for(_7B, stated_budget(8 * GIB))
     told = account.to_dict()
-    assert told["path"] == "split"
-    assert told["ffn_bytes"] == account.units_bytes
+    assert told["state"] == "split"
+    assert told["units_bytes"] == account.units_bytes
     assert told["kv_cache"] == {"v_on_gpu": True, "k_on_gpu": True, "half_bytes": 134_217_728}
     bill = told["bill"]
     assert isinstance(bill, list)

@@ -172,7 +172,7 @@ def test_experts_with_one_count_a_layer_share_it(tmp_path: Path) -> None:
     ("solved_list", "capacity", "message"),
     [
         ([1], 9, "export_split: solved_list: found 1 layers, but {folder} has 2"),
-        ([1, 3], 9, "export_split: solved_list[1]: found 3 hot neurons, but layer 1 of {folder} has 2"),
+        ([1, 3], 9, "export_split: units.groups[1].placed: found 3 hot neurons, but layer 1 of {folder} has 2"),
         ([1, 1.5], 9, "solved_list[1]: found 1.5, expected a whole number"),
         ([1, -1], 9, "solved_list[1]: found -1, expected 0 to 18446744073709551615"),
         ([1, 1], None, "vram_capacity: found None, expected a whole number"),

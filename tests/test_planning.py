@@ -98,7 +98,7 @@ def test_where_no_neuron_fits_the_plan_is_empty_and_that_is_said(model: Path) ->
     planning = make_plan(request(model, NEURON_BYTES - 1))
     assert planning.plan.solved_list == (0,) * N_LAYER
     assert (
-        "no neuron is on the GPU: what is left for the FFN holds no group of neurons; "
+        "no neuron is on the GPU: what is left for neurons holds no group of them; "
         "the first needs 1 bytes (1 B) more: raise --vram-budget, free VRAM or lower --context"
     ) in planning.notes
 

@@ -138,8 +138,8 @@ def test_all_faults_are_reported_together_each_with_its_path_and_line(tmp_path: 
     expected = [
         "x.yaml: title: found 3, expected text (line 1)",
         "x.yaml: modles: found the key 'modles', expected one of engine, models, gpus, hosts, contexts, "
-        "quantisations, solvers, kv_type, targets, speed, reserve, title, description, catalogue, overrides; did you mean 'models'? "
-        "(line 2)",
+        "quantisations, solvers, kv_type, targets, speed, reserve, title, description, catalogue, overrides; "
+        "did you mean 'models'? (line 2)",
         "x.yaml: models[1]: found a mapping (file, catalogue), expected one of file, catalogue, dimensions (line 3)",
         "x.yaml: models[2].dimensions.architecture: found 'lama', expected an architecture: "
         f"{', '.join(ARCHITECTURES)} (line 3)",

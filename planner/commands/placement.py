@@ -101,7 +101,7 @@ def add_budget_options(parser: argparse.ArgumentParser) -> None:
         type=common.size_option,
         metavar="SIZE",
         help="what CUDA's context and cuBLAS take of free memory before the engine looks "
-        "(default: 555MiB, the most seen on any GPU)",
+        "(default: 612MiB, the most seen on any GPU)",
     )
     group.add_argument(
         "--context",

@@ -142,6 +142,11 @@ class Account(Record):
         return self.kv_total_bytes - self.kv_cache_bytes
 
     @property
+    def kv_on_host(self) -> str:
+        """How people call the part of the KV cache that stays in host memory, where some of it does."""
+        return "A part of the KV cache" if self.kv_cache_bytes else "The KV cache"
+
+    @property
     def dense_host_bytes(self) -> int:
         """The part of what is no unit that stays in host memory."""
         return self.dense_total_bytes - self.dense_bytes

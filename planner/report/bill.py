@@ -86,5 +86,5 @@ def sentences(account: Account, condition: str = "") -> tuple[str, ...]:
             "it is complete the engine gives the rest nothing."
         )
     if account.kv_host_bytes and account.context:
-        said.append(f"{'A part of the' if account.kv_cache_bytes else 'The'} KV cache stays in host memory.")
+        said.append(f"{account.kv_on_host} stays in host memory.")
     return tuple(said)

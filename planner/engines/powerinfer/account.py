@@ -46,6 +46,11 @@ class PowerInferAccount(Account):
     v_on_gpu: bool = True
     k_on_gpu: bool = True
 
+    @property
+    def kv_on_host(self) -> str:
+        """The half that stays in host memory, or the whole cache."""
+        return "The K half of the KV cache" if self.v_on_gpu else "The KV cache"
+
     def engine_section(self) -> dict[str, Any]:
         """Returns where the halves of the KV cache are."""
         return {"kv_cache": {"v_on_gpu": self.v_on_gpu, "k_on_gpu": self.k_on_gpu, "half_bytes": self.kv_half_bytes}}
