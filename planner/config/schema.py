@@ -30,10 +30,10 @@ _ONE_OR_MORE = "x-hotsplit-one-or-more"
 _FINITE = "a number that is finite"
 _TYPES = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
 _BOUNDS = {
-    "gt": "more than {:.15g}",
-    "ge": "{:.15g} or more",
-    "lt": "less than {:.15g}",
-    "le": "{:.15g} or less",
+    "gt": "more than {}",
+    "ge": "{} or more",
+    "lt": "less than {}",
+    "le": "{} or less",
     "min_length": "at least {} characters",
     "max_length": "at most {} characters",
 }
@@ -365,7 +365,7 @@ def _expected(form: _Form, value: Any) -> str:
         return _FINITE
     bounds = ((name, getattr(limits, name)) for limits in form.limits for name in _BOUNDS)
     return next(
-        _BOUNDS[name].format(bound)
+        _BOUNDS[name].format(bound if isinstance(bound, int) else f"{bound:.15g}")
         for name, bound in bounds
         if bound is not None and not _is(value, _limited(form.kind, Limits(**{name: bound})))
     )
