@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from planner.model_files.header import read_header
-from planner.plans.plan import Plan
+from planner.plans.file import plan_from_dict
 from tests import model_files
 from tests.commands import hotsplit
 
@@ -22,7 +22,9 @@ _TYPES: dict[str, Any] = {
     "integer": int,
     "number": (int, float),
     "string or null": (str, type(None)),
-    "list of integers": list,
+    "list of objects": list,
+    "object of strings": dict,
+    "object of integers": dict,
 }
 
 
@@ -61,9 +63,18 @@ def test_every_key_of_a_plan_is_in_the_table_with_its_type(written: tuple[dict[s
         assert not isinstance(value, bool), key
 
 
+def test_every_key_of_a_group_is_in_the_table(written: tuple[dict[str, Any], Path]) -> None:
+    document, _ = written
+    told = [row[0].strip("`") for row in table("in a group | meaning")]
+    assert told == ["label", "units", "unit_bytes", "step", "placed", "ids"]
+    for group in document["units"]["groups"]:
+        assert list(group) == [key for key in told if key in group]
+        assert {"label", "units", "unit_bytes", "placed"} <= set(group)
+
+
 def test_the_plan_written_by_hand_is_one() -> None:
     (by_hand,) = re.findall(r"```json\n(.*?)```", _PAGE, re.DOTALL)
-    plan = Plan.from_dict(json.loads(by_hand))
+    plan = plan_from_dict(json.loads(by_hand))
     assert (sum(plan.solved_list), plan.vram_required_bytes) == (19200, 19200 * 24576)
 
 

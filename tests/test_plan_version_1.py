@@ -254,6 +254,15 @@ def test_more_than_the_budget_is_a_contradiction() -> None:
     assert faults(document) == ["p.json: vram_required_bytes: found 111, more than budget.ffn_bytes, which is 110"]
 
 
+def test_a_zero_below_zero_is_a_zero(tmp_path: Path) -> None:
+    path = tmp_path / "plan.json"
+    path.write_text(
+        '{"format": "hotsplit.plan", "version": 1, "solved_list": [-0], "vram_required_bytes": -0, "hit_rate": -0.0}'
+    )
+    plan = read_plan(path)
+    assert (str(plan.hit_rate), plan.solved_list, plan.vram_required_bytes) == ("0.0", (0,), 0)
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),

@@ -55,7 +55,7 @@ def _finite(text: str) -> float:
     number = float(text)
     if math.isinf(number):
         raise InputError(f"found the number {_cut(text)}, larger than any float")
-    return number
+    return number + 0.0  # a zero below zero becomes a zero
 
 
 def _whole(text: str) -> int:
