@@ -11,7 +11,7 @@ from planner.base.units import MIB
 from planner.engines.engine import ReserveOptions
 from planner.engines.powerinfer.dimensions import Dimensions
 from planner.engines.powerinfer.geometry import Geometry, geometry_from_dimensions
-from planner.engines.powerinfer.uncharged import BLOCK_BYTES, ITEMS, Reserve
+from planner.engines.powerinfer.uncharged import BLOCK_BYTES, ITEMS, Reserve, check_reserve
 
 _7B = geometry_from_dimensions(Dimensions("llama", 32, 4096, 11008, 32, 32000))
 
@@ -164,7 +164,9 @@ def test_overrides() -> None:
 
 def test_bad_overrides() -> None:
     with pytest.raises(InputError, match=r"^reserve item 'scrach' is not known; known are buckets, row_padding, "):
-        ReserveOptions(overrides={"scrach": 1})
+        check_reserve(ReserveOptions(overrides={"scrach": 1}))
+    with pytest.raises(InputError, match=r"^reserve item 'scrach' is not known; known are buckets, row_padding, "):
+        _reserve(_7B, options=ReserveOptions(overrides={"scrach": 1}))
     with pytest.raises(InputError, match=r"^reserve item 'scratch' is -1 bytes; expected 0 or more$"):
         ReserveOptions(overrides={"scratch": -1})
     with pytest.raises(InputError, match=r"^the reserve is -5 bytes; expected 0 or more$"):
