@@ -128,6 +128,19 @@ class Planning(Record):
     covered: tuple[float, ...]
     notes: tuple[str, ...]
 
+    def __repr__(self) -> str:
+        return f"Planning({self.request.model}: {self.plan!r})"
+
+    @property
+    def solved_list(self) -> tuple[int, ...]:
+        """How many units of each group are placed."""
+        return self.plan.solved_list
+
+    @property
+    def hit_rate(self) -> float:
+        """Share of all recorded activations that the placed units cover, 0 to 1."""
+        return self.plan.hit_rate or 0.0
+
     @property
     def engine(self) -> Engine:
         """The engine that the plan is for."""

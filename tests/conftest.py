@@ -65,7 +65,7 @@ _SOURCE = Path(__file__).with_name("nvml_stand_in.c")
 _SERVER = """
 import json, os, pathlib, sys
 from planner.hardware import host
-from planner.hardware import machine
+from planner.base import machine
 from planner.hardware import vram
 from planner.base import errors
 from planner.base.record import as_builtins

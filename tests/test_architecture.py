@@ -95,15 +95,10 @@ def names_in(cell: str) -> list[str]:
 
 
 DOORS = {library: set(names_in(row[1])) for row in rows("Doors") for library in re.findall(r"`(\w+)`", row[0])}
-ROOMS = [name for row in rows("Rooms") for name in names_in(row[0])]
+ROOMS = {names_in(row[0])[0]: row[2] for row in rows("Rooms")}
 COMMANDS = [
     found.of for found in IMPORTS if found.by == "exporter.__main__" and re.fullmatch(r"\w+\.commands\.\w+", found.of)
 ]
-
-
-def is_only_told_of(path: Path) -> bool:
-    """Says whether a module holds nothing but its docstring and plain values."""
-    return all(isinstance(node, (ast.Expr, ast.Assign)) for node in ast.parse(path.read_text(encoding="utf-8")).body)
 
 
 def in_room(name: str, rooms: set[str]) -> bool:
@@ -111,9 +106,53 @@ def in_room(name: str, rooms: set[str]) -> bool:
     return any(name == room or name.startswith(room + ".") for room in rooms)
 
 
-def test_every_module_has_its_row_in_the_map() -> None:
-    trivial = {name for name, path in MODULES.items() if path.name == "__init__.py" and is_only_told_of(path)}
-    assert sorted(ROOMS) == sorted(set(MODULES) - trivial)
+def room_of(name: str) -> str | None:
+    """Returns the room that a module lies in; None for what stands above all rooms: the packages and their commands."""
+    return next((room for room in ROOMS if in_room(name, {room})), None)
+
+
+def guests_of(room: str) -> list[str]:
+    """Returns the rooms that a room may import from, as its row says; `planner.*` is every room of the planner."""
+    package = room.partition(".")[0]
+    allowed = []
+    for word in filter(None, (word.strip() for word in ROOMS[room].split(","))):
+        if word == "all":
+            allowed += _PACKAGES[: _PACKAGES.index(package) + 1]
+        elif word == "planner.*":
+            allowed.append("planner")
+        else:
+            allowed.append(word if "." in word else f"{package}.{word}")
+    return allowed
+
+
+def test_every_module_lies_in_a_room() -> None:
+    above = {*_PACKAGES, "planner.__main__", "exporter.__main__"}
+    assert sorted(name for name in MODULES if room_of(name) is None) == sorted(above)
+    assert [room for room in ROOMS if not any(in_room(name, {room}) for name in MODULES)] == []
+
+
+def test_rooms_import_only_what_their_rows_allow() -> None:
+    assert [
+        f"{found.place}: {found.of}, but {room} may import {ROOMS[room] or 'no other room'}"
+        for found in IMPORTS
+        if found.library in _PACKAGES and found.of not in _PACKAGES
+        for room in filter(None, [room_of(found.by)])
+        if not in_room(found.of, {room, *guests_of(room)})
+    ] == []
+
+
+def test_rooms_follow_one_another_without_a_circle() -> None:
+    graph = {room: {guest for guest in guests_of(room) if guest in ROOMS} for room in ROOMS if "all" not in ROOMS[room]}
+    list(graphlib.TopologicalSorter(graph).static_order())
+
+
+def test_powerinfer_has_no_name_outside_its_rooms() -> None:
+    (rule,) = re.findall(r"^6\. (.*?)(?=^\n)", _MAP, re.MULTILINE | re.DOTALL)
+    allowed = {*names_in(rule), "planner.engines.powerinfer", "exporter.powerinfer"}
+    homes = {"planner.engines.powerinfer", "exporter.powerinfer"}
+    assert [
+        f"{found.place}: {found.of}" for found in IMPORTS if in_room(found.of, homes) and not in_room(found.by, allowed)
+    ] == []
 
 
 def test_every_foreign_library_comes_in_through_its_door() -> None:

@@ -4,11 +4,11 @@ import pytest
 
 from planner.base.errors import FaultsError, InputError
 from planner.catalogue.entries import SHIPPED, Catalogue, HotnessCurve, PcieLink, load_catalogue
-from planner.catalogue.models import dimensions_of
 from planner.config.schema import sound
 from planner.engines.powerinfer.account import account_for
 from planner.engines.powerinfer.architectures import ARCHITECTURES
 from planner.engines.powerinfer.budget import stated_budget
+from planner.engines.powerinfer.declared import dimensions_of
 from planner.engines.powerinfer.geometry import geometry_from_dimensions
 
 

@@ -24,7 +24,7 @@ _INSTEAD = "or give the budget yourself: --vram-budget 8GiB"
 # The kind of machine that runs the tests must not show: files that tell it are looked for where there are none.
 _MAIN = """
 import pathlib, sys
-from planner.hardware import machine
+from planner.base import machine
 machine.ROOT = pathlib.Path("/nonexistent")
 from planner.cli.run import build_parser, run_command
 from planner.commands import devices

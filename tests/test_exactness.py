@@ -6,11 +6,11 @@ import json
 from fractions import Fraction
 
 import pytest
+from planner.plan import Plan, SolverReport
 
 from planner.placement.lagrangian import curves_of, cut, gains, lifted, whole_range
 from planner.placement.problem import Solution, SolverOptions, SolverStatus
 from planner.placement.solve import solve
-from planner.plan import Plan, SolverReport
 from tests.exact_placement import Case, Optimum, drawn, drawn_close, drawn_proportional, optimum
 
 QUICK = SolverOptions(confirm=False)

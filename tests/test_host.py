@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from planner.hardware import host, machine
+from planner.base import machine
+from planner.hardware import host
 from planner.hardware.host import HostMemory, host_memory, meminfo_bytes, vm_stat_available_bytes
 
 # The first lines of /proc/meminfo of a DGX Spark (NVIDIA GB10), as published with a report about its memory figures.

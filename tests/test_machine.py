@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from planner.hardware import machine
-from planner.hardware.machine import MachineKind, machine_kind
+from planner.base import machine
+from planner.base.machine import MachineKind, machine_kind
 
 
 @pytest.mark.parametrize(

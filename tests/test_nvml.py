@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from planner.hardware import machine
+from planner.base import machine
 from planner.hardware import nvml as door
 from planner.hardware.nvml import BindingError, Code, fault_line
 

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from planner.base import parallel
+from planner.base import machine, parallel
 from planner.base.parallel import cores, in_shares, in_threads
-from planner.hardware import machine
 
 
 @pytest.fixture

@@ -24,8 +24,9 @@ from planner.base.record import Record
 from planner.base.text import closest, listed
 from planner.base.units import GIB
 from planner.catalogue.entries import Catalogue, ModelEntry, load_catalogue
-from planner.catalogue.models import dimensions_of, published_statistics
+from planner.catalogue.model_statistics import published_statistics
 from planner.engines.powerinfer.architectures import ARCHITECTURES
+from planner.engines.powerinfer.declared import dimensions_of
 from planner.engines.powerinfer.defaults import ACTIVATIONS_FOLDER
 from planner.engines.powerinfer.dimensions import tensors_of
 from planner.engines.powerinfer.geometry import Geometry, geometry_from_dimensions

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import TypeVar
 
+from planner.base import machine
 from planner.base.cgroup import cpu_limit
-from planner.hardware import machine
 
 # Each thread holds a copy of what it works on, and soon they only wait for memory.
 _MOST_THREADS = 4

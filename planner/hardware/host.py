@@ -12,9 +12,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from planner.base import machine
 from planner.base.cgroup import memory_limit
 from planner.base.record import Record, replace
-from planner.hardware import machine
 
 _MEMINFO = Path("/proc/meminfo")
 _MEMINFO_LINE = re.compile(r"^(MemTotal|MemFree|MemAvailable):\s+([0-9]{1,18}) kB\s*$", re.MULTILINE | re.ASCII)

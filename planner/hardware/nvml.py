@@ -16,10 +16,10 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
+from planner.base import machine
 from planner.base.errors import InputError
+from planner.base.machine import WSL_LIBRARIES, MachineKind, machine_kind
 from planner.base.text import listed
-from planner.hardware import machine
-from planner.hardware.machine import WSL_LIBRARIES, MachineKind, machine_kind
 
 INSTEAD = "give the budget yourself: --vram-budget 8GiB"
 

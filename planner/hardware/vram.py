@@ -15,13 +15,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from planner.base.errors import InputError
+from planner.base.machine import MachineKind, machine_kind
 from planner.base.record import Record, replace
 from planner.base.text import listed
 from planner.base.units import format_bytes
 from planner.hardware.cuda_order import Slot, cuda_order, visible
 from planner.hardware.gpu import Gpu, GpuFault, MemoryBasis
 from planner.hardware.host import HostMemory, host_memory
-from planner.hardware.machine import MachineKind, machine_kind
 from planner.hardware.nvml import INSTEAD, BindingError, Code, NoGpuError, fault_line, nvml, optional
 
 __all__ = [

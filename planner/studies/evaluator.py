@@ -10,7 +10,7 @@ from planner.base.errors import InputError
 from planner.base.record import Record, replace
 from planner.base.units import GIB, format_bytes
 from planner.catalogue.entries import Catalogue
-from planner.catalogue.models import published_statistics
+from planner.catalogue.model_statistics import published_statistics
 from planner.engines.account import Budget, EngineState
 from planner.engines.engine import Engine, EngineModel, Settings
 from planner.engines.registry import engine_named

@@ -10,7 +10,7 @@ from typing import Any
 from planner.base.errors import InputError
 from planner.base.record import Record, replace
 from planner.base.units import GIB, MIB, format_bytes
-from planner.engines.powerinfer.budget import DEFAULT_CONTEXT_BYTES, ENGINE_MARGIN_BYTES
+from planner.engines.registry import engine_named
 from planner.studies.answer import Answer, CellPath
 from planner.studies.evaluator import CellEvaluator
 from planner.studies.study import Cell, Study
@@ -22,6 +22,7 @@ QUESTIONS = ("least-vram", "largest-context", "cheapest")
 # How closely the least VRAM is told, and where the search ends.
 _STEP_BYTES = 16 * MIB
 _MOST_CONTEXT = 1 << 20
+_MAX_BYTES = 1 << 50
 
 
 class Reply(Record):
@@ -119,15 +120,15 @@ def _distinct(cells: Sequence[Cell], key: Callable[[Cell], object]) -> Iterator[
 def _without_size(cell: Cell) -> object:
     """What the least VRAM depends on: everything but how much of it there is. Fast GPUs differ from slow ones."""
     rates = (cell.gpu.bandwidth_bytes_per_s, cell.gpu.pcie_bytes_per_s, cell.gpu.context_bytes)
-    return (cell.scenario, cell.model, cell.quantisation, rates, cell.host, cell.context, cell.solver)
+    return (cell.scenario, cell.engine, cell.model, cell.quantisation, rates, cell.host, cell.context, cell.solver)
 
 
 def _without_context(cell: Cell) -> object:
-    return (cell.scenario, cell.model, cell.quantisation, cell.gpu, cell.host, cell.solver)
+    return (cell.scenario, cell.engine, cell.model, cell.quantisation, cell.gpu, cell.host, cell.solver)
 
 
 def _without_gpu(cell: Cell) -> object:
-    return (cell.scenario, cell.model, cell.quantisation, cell.host, cell.context, cell.solver)
+    return (cell.scenario, cell.engine, cell.model, cell.quantisation, cell.host, cell.context, cell.solver)
 
 
 def _least_vram(cell: Cell, evaluator: CellEvaluator, about_cell: _About) -> Reply:
@@ -139,7 +140,9 @@ def _least_vram(cell: Cell, evaluator: CellEvaluator, about_cell: _About) -> Rep
     """
     about = about_cell(cell, _speed_words(cell), f"context {cell.context}")
     account = evaluator.place(cell).account
-    fixed_bytes = ENGINE_MARGIN_BYTES + (cell.gpu.context_bytes or DEFAULT_CONTEXT_BYTES)
+    automatic = engine_named(cell.engine).automatic_budget(_MAX_BYTES, context_bytes=cell.gpu.context_bytes)
+    # What the engine leaves free of any GPU: CUDA's context and its own margin.
+    fixed_bytes = _MAX_BYTES - automatic.budget_bytes
     dense_bytes = account.dense_total_bytes + fixed_bytes
     most_bytes = dense_bytes + account.kv_total_bytes + account.units_total_bytes + 16 * GIB
     stops = [0, *(fixed_bytes + n_bytes for n_bytes in account.turning_points), most_bytes]

@@ -8,11 +8,11 @@ from typing import Annotated, Literal
 
 from planner.base.record import Record, replace
 from planner.catalogue.entries import SHIPPED, Catalogue, ModelEntry, Positive, load_catalogue
-from planner.catalogue.models import dimensions_of
 from planner.config.schema import Limits, Table, check
 from planner.config.yaml_file import read_yaml
 from planner.engines.powerinfer.account import account_for
 from planner.engines.powerinfer.budget import automatic_budget
+from planner.engines.powerinfer.declared import dimensions_of
 from planner.engines.powerinfer.geometry import geometry_from_dimensions
 from planner.studies.answer import Answer
 from planner.studies.evaluator import CellEvaluator, Machine

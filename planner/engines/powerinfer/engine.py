@@ -11,6 +11,7 @@ from planner.engines.engine import EngineModel, ReserveOptions, Settings
 from planner.engines.powerinfer import budget as budgets
 from planner.engines.powerinfer import supported_models
 from planner.engines.powerinfer.account import KV_TYPE_BYTES, PowerInferAccount, account_for
+from planner.engines.powerinfer.declared import dimensions_of
 from planner.engines.powerinfer.defaults import ACTIVATIONS_FOLDER, DEFAULT_BATCH, DEFAULT_CONTEXT, DEFAULT_KV_TYPE
 from planner.engines.powerinfer.expert_layers import with_experts
 from planner.engines.powerinfer.geometry import Geometry, geometry_from_dimensions, geometry_from_header
@@ -40,8 +41,6 @@ class PowerInfer:
 
     def declared_model(self, entry: ModelEntry, quantisation: str, *, source: str) -> Geometry:
         """Returns the geometry of a catalogue entry's dimensions."""
-        from planner.catalogue.models import dimensions_of
-
         return geometry_from_dimensions(dimensions_of(entry, quantisation), source=source)
 
     def statistics_beside(self, model: Path) -> Path:

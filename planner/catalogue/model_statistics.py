@@ -1,4 +1,4 @@
-"""What a model of the catalogue comes to: the dimensions of its file, and statistics made of what is published."""
+"""Statistics of catalogue models, made from what is published: figures for each layer, or a hotness curve."""
 
 from __future__ import annotations
 
@@ -9,25 +9,7 @@ from planner.activations.from_curve import declared_statistics
 from planner.activations.from_summaries import statistics_from_figures
 from planner.activations.layer_summaries import read_figures
 from planner.base.errors import InputError
-from planner.catalogue.entries import Catalogue, ModelEntry, StatisticsChoice
-from planner.engines.powerinfer.dimensions import Dimensions
-
-
-def dimensions_of(entry: ModelEntry, quantisation: str) -> Dimensions:
-    """Returns the dimensions of a catalogue entry, quantised as the engine's tool does it."""
-    return Dimensions(
-        architecture=entry.architecture,
-        n_layer=entry.n_layer,
-        n_embd=entry.n_embd,
-        n_ff=entry.neurons(),
-        n_head=entry.n_head,
-        n_vocab=entry.n_vocab,
-        n_head_kv=entry.n_head_kv,
-        context_train=entry.context_train,
-        quantisation=quantisation,
-        predictor_rank=entry.predictor_rank or None,
-        attn_norm_2=entry.attn_norm_2,
-    )
+from planner.catalogue.entries import Catalogue, StatisticsChoice
 
 
 def published_statistics(
