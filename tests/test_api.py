@@ -38,9 +38,9 @@ def test_the_planner_s_library_loads_no_torch() -> None:
 
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match=r"^module 'planner' has no attribute 'plam'$"):
-        planner.plam  # type: ignore[attr-defined] # noqa: B018
+        planner.plam  # noqa: B018
     with pytest.raises(AttributeError, match=r"^module 'exporter' has no attribute 'exprot'$"):
-        exporter.exprot  # type: ignore[attr-defined] # noqa: B018
+        exporter.exprot  # noqa: B018
 
 
 def test_a_wrong_size_is_said_in_one_line(tmp_path: Path) -> None:

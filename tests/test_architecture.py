@@ -114,7 +114,7 @@ def room_of(name: str) -> str | None:
 def guests_of(room: str) -> list[str]:
     """Returns the rooms that a room may import from, as its row says; `planner.*` is every room of the planner."""
     package = room.partition(".")[0]
-    allowed = []
+    allowed: list[str] = []
     for word in filter(None, (word.strip() for word in ROOMS[room].split(","))):
         if word == "all":
             allowed += _PACKAGES[: _PACKAGES.index(package) + 1]

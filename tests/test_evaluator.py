@@ -17,7 +17,7 @@ from planner.engines.powerinfer.budget import DEFAULT_CONTEXT_BYTES, ENGINE_MARG
 from planner.planning import make_plan
 from planner.studies.answer import CellPath
 from planner.studies.cell_request import cell_request
-from planner.studies.evaluator import Device, Workshop
+from planner.studies.evaluator import CellEvaluator, Machine
 from planner.studies.study import Study, load_study, study_of
 from planner.studies.sweep import sweep
 from tests import model_files
@@ -365,9 +365,9 @@ def test_what_is_kept_for_one_cell_answers_no_other(
     catalogue: Catalogue, one: dict[str, Any], other: dict[str, Any]
 ) -> None:
     cells = [cell for changes in (one, other) for cell in cells_of(catalogue, **changes)]
-    alone = [Workshop(catalogue, Device(None, None)).answer(cell) for cell in cells]
-    workshop = Workshop(catalogue, Device(None, None))
-    assert [workshop.answer(cell) for cell in cells] == alone
+    alone = [CellEvaluator(catalogue, Machine(None, None)).answer(cell) for cell in cells]
+    evaluator = CellEvaluator(catalogue, Machine(None, None))
+    assert [evaluator.answer(cell) for cell in cells] == alone
     assert (alone[0].bytes, alone[0].solved_list, alone[0].proof) != (
         alone[1].bytes,
         alone[1].solved_list,

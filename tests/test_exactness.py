@@ -6,11 +6,12 @@ import json
 from fractions import Fraction
 
 import pytest
-from planner.plan import Plan, SolverReport
 
 from planner.placement.lagrangian import curves_of, cut, gains, lifted, whole_range
 from planner.placement.problem import Solution, SolverOptions, SolverStatus
 from planner.placement.solve import solve
+from planner.plans.file import plan_as_dict, plan_from_dict
+from planner.plans.plan import Plan, SolverReport
 from tests.exact_placement import Case, Optimum, drawn, drawn_close, drawn_proportional, optimum
 
 QUICK = SolverOptions(confirm=False)
@@ -100,21 +101,22 @@ def test_what_is_planned_can_be_exported(block: int) -> None:
         solution = solve(case.problem(), QUICK)
         if not solution.solved_list:
             continue
-        plan = Plan(
-            solved_list=solution.solved_list,
-            vram_required_bytes=solution.used_bytes,
+        plan = Plan.of_solved_list(
+            solution.solved_list,
+            solution.used_bytes,
+            n_units=[len(impacts) for impacts in case.impacts],
+            unit_bytes=case.problem().neuron_bytes,
             solver=SolverReport(
                 name="highs",
                 status=solution.status.value,
                 objective=solution.objective,
                 upper_bound=solution.upper_bound,
                 relative_gap=solution.relative_gap,
-                granularity=case.granularity,
             ),
             hit_rate=solution.hit_rate,
         )
-        document = json.loads(json.dumps(plan.to_dict()))
-        assert Plan.from_dict(document).contradictions() == []
+        document = json.loads(json.dumps(plan_as_dict(plan)))
+        assert plan_from_dict(document).contradictions() == []
 
 
 @pytest.mark.parametrize("block", range(4))
