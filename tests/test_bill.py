@@ -93,7 +93,8 @@ def test_what_the_engine_will_do_in_sentences() -> None:
     )
     assert sentences(account_for(_7B, stated_budget(_7B.dense_bytes - 300 * MIB))) == (
         "The engine will have a piece of the dense part on the GPU, every neuron on the host.",
-        "The dense part needs 314,572,800 bytes (300.0 MiB) more; until it is whole the engine gives neurons nothing.",
+        "The dense part needs 314,572,800 bytes (300.0 MiB) more; until all of it fits, the engine puts "
+        "nothing else on the GPU.",
         "The KV cache stays in host memory.",
     )
 

@@ -131,7 +131,10 @@ def test_a_plan_by_hand_is_enough(capsys: pytest.CaptureFixture[str], model: Pat
         "--json",
     )
     assert done.exit_code == 0, done.err
-    assert json.loads(done.out) == {"output": str(output), "size_bytes": output.stat().st_size, "plan": document}
+    written = json.loads(done.out)
+    assert (written["output"], written["size_bytes"]) == (str(output), output.stat().st_size)
+    assert [group["placed"] for group in written["plan"]["units"]["groups"]] == solved_list
+    assert written["plan"]["vram_required_bytes"] == document["vram_required_bytes"]
     check_index(output, solved_list)
 
 

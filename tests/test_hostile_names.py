@@ -208,6 +208,17 @@ def test_a_plan_cannot_name_what_no_system_call_takes(tmp_path: Path, capsys: py
         assert done.exit_code == 2
         assert done.err.startswith(f"hotsplit: error: {plan}: activations.path: found ")
         assert done.err.endswith(", expected a file's path\n")
+        document = {
+            "format": "hotsplit.plan",
+            "version": 2,
+            "units": {"groups": [{"label": "0", "placed": 1}]},
+            "vram_required_bytes": 1,
+            "statistics": [{"path": path, "fingerprint": "x"}],
+        }
+        plan.write_text(json.dumps(document))
+        done = hotsplit(capsys, "export", "--plan", plan, "--output", tmp_path / "x.gpuidx")
+        assert done.exit_code == 2
+        assert done.err.startswith(f"hotsplit: error: {plan}: statistics[0].path: found ")
 
 
 def test_an_input_is_never_written_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -295,7 +306,7 @@ def test_a_plan_whose_inputs_changed_is_refused(tmp_path: Path, capsys: pytest.C
     torch.save(counts + 1, tmp_path / "activation" / "activation_0.pt")
     done = hotsplit(capsys, "export", "--plan", plan)
     assert (done.exit_code, done.out) == (2, "")
-    assert done.err.startswith(f"hotsplit: error: {plan}: activations.fingerprint: found sha256:")
+    assert done.err.startswith(f"hotsplit: error: {plan}: statistics[0].fingerprint: found sha256:")
     assert done.err.endswith("; the statistics changed or are another model's, make the plan again\n")
     assert not Path(f"{model}.generated.gpuidx").exists()
 

@@ -118,7 +118,7 @@ def test_what_is_read_counts_and_not_the_length_that_is_reported(tmp_path: Path)
 @pytest.mark.parametrize(
     ("read", "said"),
     [
-        (read_plan, "larger than any plan (8388608 bytes); is this a plan file?"),
+        (read_plan, "larger than any plan (16777216 bytes); is this a plan file?"),
         (read_yaml, "found more than 1 MiB, expected a configuration"),
         (load_study, "found more than 1 MiB, expected a configuration"),
         (read_figures, "is not a regular file; expected a file of figures"),

@@ -107,7 +107,18 @@ def test_the_bound_is_tight_for_a_real_shape() -> None:
     assert dual_bound(curves, whole_range(curves), at.price) == hottest
 
 
-@pytest.mark.parametrize("module", ["hotness", "problem", "price", "settle", "branch", "tangents", "explain", "solve"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "activations.hotness",
+        *(
+            f"placement.{name}"
+            for name in (
+                *("problem", "lagrangian", "knapsack", "branch_and_bound", "outer_approximation", "explain", "solve"),
+            )
+        ),
+    ],
+)
 def test_pulp_stays_behind_its_door(module: str) -> None:
     code = f"import sys, planner.{module}; sys.exit('pulp' in sys.modules or 'highspy' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -83,9 +83,9 @@ def test_a_plan_says_what_it_maximised_and_is_exported(capsys: pytest.CaptureFix
     assert (done.exit_code, done.err) == (0, "")
     # All neurons weigh the same, so the answer is the paper's, in activations too.
     same = json.loads(hotsplit(capsys, "plan", *options[:-2], "--json").out)
-    assert (same["solved_list"], same["hit_rate"]) == (document["solved_list"], document["hit_rate"])
+    assert (same["units"], same["hit_rate"]) == (document["units"], document["hit_rate"])
     assert "maximises" not in same["solver"]
-    neuron_bytes = same["model"]["neuron_bytes"][0]
+    neuron_bytes = same["units"]["groups"][0]["unit_bytes"]
     assert document["solver"]["objective"] == same["solver"]["objective"] * neuron_bytes
     document["solver"]["objective"] *= 2
     document["solver"]["upper_bound"] *= 2

@@ -202,7 +202,7 @@ def test_a_solved_list_makes_a_plan_with_a_group_for_each_number() -> None:
         (changed("engine", "x"), "p.json: engine: found 'x', expected a mapping"),
         (changed("engine.settings.context", 512), "p.json: engine.settings.context: found 512, expected text"),
         (changed("model", "x"), "p.json: model: found 'x', expected a mapping"),
-        (changed("model.path", 3), "p.json: model.path: found 3, expected text"),
+        (changed("model.path", 3), "p.json: model.path: found 3, expected a file's path"),
         (changed("statistics", {}), "p.json: statistics: found an empty mapping, expected a list"),
         (changed("statistics.0.path", 3), "p.json: statistics[0].path: found 3, expected text"),
         (changed("statistics.0.weight", -1), "p.json: statistics[0].weight: found -1, expected 0 or more"),
@@ -236,7 +236,7 @@ def test_several_faults_are_reported_together() -> None:
     del document["units"]
     assert faults(document) == [
         "p.json: units: found nothing, expected a value",
-        "p.json: model.path: found 3, expected text",
+        "p.json: model.path: found 3, expected a file's path",
     ]
 
 

@@ -206,7 +206,7 @@ def test_keys_of_other_programs_are_left_unread() -> None:
             f"p.json: vram_required_bytes: found {10**30}, expected {2**63 - 1} or less",
         ),
         (changed("model", "x"), "p.json: model: found 'x', expected a mapping"),
-        (changed("model.path", 3), "p.json: model.path: found 3, expected text"),
+        (changed("model.path", 3), "p.json: model.path: found 3, expected a file's path"),
         (changed("budget.gpu_uuid", 3), "p.json: budget.gpu_uuid: found 3, expected text"),
         (changed("solver.objective", "a"), "p.json: solver.objective: found 'a', expected a number"),
         (changed("hit_rate", {}), "p.json: hit_rate: found an empty mapping, expected a number"),
@@ -244,7 +244,7 @@ def test_several_faults_are_reported_together() -> None:
     del document["solved_list"]
     assert faults(document) == [
         "p.json: solved_list: found nothing, expected a list of whole numbers, 0 or more",
-        "p.json: model.path: found 3, expected text",
+        "p.json: model.path: found 3, expected a file's path",
     ]
 
 

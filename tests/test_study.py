@@ -230,7 +230,7 @@ def test_names_that_are_in_no_catalogue_come_with_the_nearest(tmp_path: Path) ->
         "x.yaml: models[1].statistics: found 'relu-7b', expected one of relullama-13b, relullama-70b, relullama-7b, or "
         "a folder; did you mean 'relullama-7b'? (line 1)",
         "x.yaml: quantisations[0]: found 'Q4_O', expected one of F32, F16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0; did you mean "
-        "'q4_1'? (line 4)",
+        "'Q4_1'? (line 4)",
         "x.yaml: overrides.a.gpus[0].catalogue: found 'rtx-9090', expected a name that `hotsplit catalogue` lists; did "
         "you mean 'rtx-5090'? (line 6)",
     ]
@@ -460,7 +460,7 @@ def test_keys_may_be_written_as_in_american_english(tmp_path: Path) -> None:
         (
             "quantizations: [Q5]\n",
             "x.yaml: quantizations[0]: found 'Q5', expected one of F32, F16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0; did you "
-            "mean 'q5_1'? (line 4)",
+            "mean 'Q5_1'? (line 4)",
         ),
         ("quantizations: 3\n", "x.yaml: quantizations[0]: found 3, expected text (line 4)"),
         (

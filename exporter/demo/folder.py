@@ -71,7 +71,7 @@ def demo_shapes(catalogue: Catalogue) -> dict[str, ModelEntry]:
 
 
 def write_demo(
-    folder: Path,
+    folder: str | Path,
     *,
     shape: str = DEFAULT_SHAPE,
     quantisation: str = "F16",
@@ -94,6 +94,7 @@ def write_demo(
         InputError: an unknown shape or quantisation, a seed out of range, or a folder that is in use.
         OSError: a file cannot be written.
     """
+    folder = Path(folder)
     catalogue = load_catalogue()
     shapes = demo_shapes(catalogue)
     if shape not in shapes:

@@ -21,7 +21,7 @@ _ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)
 _ZIP_UNIX = 3
 
 
-def convert(index: Path, output: Path, *, force: bool = False) -> None:
+def convert(index: str | Path, output: str | Path, *, force: bool = False) -> None:
     """Writes what an index says in the form that `output`'s ending names.
 
     `.gguf`: the same index with GGUF's magic and today's number for I32, for ordinary GGUF readers; the engine needs
@@ -34,6 +34,7 @@ def convert(index: Path, output: Path, *, force: bool = False) -> None:
             (`planner.base.outputs`).
         OSError: a file cannot be read or written.
     """
+    index, output = Path(index), Path(output)
     written = WRITERS.get(output.suffix.lower())
     if written is None:
         raise InputError(f"{output}: found ending {output.suffix!r}, expected one of {', '.join(WRITERS)}")

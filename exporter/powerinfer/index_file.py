@@ -59,13 +59,14 @@ class IndexFile:
         marks: the fingerprints it carries, by key.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: str | Path) -> None:
         """Opens an index; `PWRI`, or `GGUF` as in a copy for ordinary tools.
 
         Raises:
             InputError: not a GPU index, or not one whose tensors can be found (`FaultsError`, one line each).
             OSError: the file cannot be read.
         """
+        path = Path(path)
         self.path = path
         self.header = read_header(path, needs_data=True)
         if faults := [f"{path}: {line}" for line in layout_faults(self.header)]:

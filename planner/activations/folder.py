@@ -157,7 +157,7 @@ def _version(path: Path) -> tuple[int, ...]:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def read_statistics(folder: Path, *, n_layer: int | None = None, n_ff: Sequence[int] | None = None) -> Statistics:
+def read_statistics(folder: str | Path, *, n_layer: int | None = None, n_ff: Sequence[int] | None = None) -> Statistics:
     """Reads and checks a folder of activation statistics; nothing in it is executed.
 
     Numbers may be padded with zeros (`activation_03.pt`) as long as no number comes twice. Every other name is
@@ -175,6 +175,7 @@ def read_statistics(folder: Path, *, n_layer: int | None = None, n_ff: Sequence[
             tensor of integers or floats, a number that is negative, infinite or NaN.
         OSError: a file cannot be read.
     """
+    folder = Path(folder)
     entries, ignored = _find(folder)
     _check_numbers(folder, entries, n_layer)
     lengths = _expected_lengths(folder, entries, n_ff)

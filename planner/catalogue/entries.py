@@ -225,7 +225,7 @@ class Catalogue(Record):
     origins: Mapping[tuple[str, str], Path]
 
 
-def load_catalogue(user_directory: Path | None = None) -> Catalogue:
+def load_catalogue(user_directory: str | Path | None = None) -> Catalogue:
     """Reads the shipped catalogue and, on top of it, a user's.
 
     Raises:
@@ -238,7 +238,7 @@ def load_catalogue(user_directory: Path | None = None) -> Catalogue:
     hosts: dict[str, HostEntry] = {}
     statistics: dict[str, Path] = {}
     origins: dict[tuple[str, str], Path] = {}
-    for directory in [SHIPPED] if user_directory is None else [SHIPPED, user_directory]:
+    for directory in [SHIPPED] if user_directory is None else [SHIPPED, Path(user_directory)]:
         files = [directory / f"{section}.yaml" for section in ("models", "gpus", "hosts")]
         csv_files = sorted((directory / "statistics").glob("*.csv"))
         # A link to nowhere is there, too, and is better said than passed over.

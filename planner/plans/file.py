@@ -66,7 +66,7 @@ def plan_from_dict(document: object, *, where: str = "plan") -> Plan:
     return plan
 
 
-def read_plan(path: Path) -> Plan:
+def read_plan(path: str | Path) -> Plan:
     """Reads and checks a plan, from a file or a pipe.
 
     Raises:
@@ -74,18 +74,18 @@ def read_plan(path: Path) -> Plan:
             for each contradiction).
         OSError: the file cannot be read.
     """
-    document = read_json(path, _MAX_FILE_BYTES, what="plan", written_by="`hotsplit plan`")
+    document = read_json(Path(path), _MAX_FILE_BYTES, what="plan", written_by="`hotsplit plan`")
     return plan_from_dict(document, where=os.fspath(path))
 
 
-def write_plan(plan: Plan, path: Path) -> None:
+def write_plan(plan: Plan, path: str | Path) -> None:
     """Writes a plan file, whole or not at all; each group of units stands on a line of its own.
 
     Raises:
         OSError: the file cannot be written.
     """
     # A file name that is not UTF-8 holds lone surrogates; Python's escape for them is also JSON's.
-    write_whole(path, plan_as_text(plan_as_dict(plan)).encode("utf-8", "backslashreplace"))
+    write_whole(Path(path), plan_as_text(plan_as_dict(plan)).encode("utf-8", "backslashreplace"))
 
 
 def plan_as_text(document: dict[str, Any]) -> str:

@@ -8,12 +8,14 @@ bytes. `planner.plans.file` reads and writes the file, `planner.plans.version_1`
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import os
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, TypeAlias
 
 from planner.base.record import field
-from planner.config.schema import Limits, OpenTable
+from planner.config.schema import ExpectedError, Limits, OpenTable, written_as
 
 Natural: TypeAlias = Annotated[int, Limits(ge=0, le=(1 << 63) - 1)]
 _NonNegative: TypeAlias = Annotated[float, Limits(ge=0)]
@@ -21,6 +23,18 @@ _Share: TypeAlias = Annotated[float, Limits(ge=0, le=1)]
 _OneOrMore: TypeAlias = Annotated[int, Limits(ge=1, le=(1 << 63) - 1)]
 
 NEURONS = "neurons"
+
+
+def _file_path(value: object) -> str:
+    """Returns a path that the system's calls take: without NUL, and with no surrogate but those for bytes."""
+    if isinstance(value, str) and "\0" not in value:
+        with contextlib.suppress(UnicodeEncodeError):
+            os.fsencode(value)
+            return value
+    raise ExpectedError("a file's path")
+
+
+FilePath: TypeAlias = Annotated[str, written_as(_file_path, {"type": "string"})]
 # The objective is a sum of up to tens of millions of float64 terms, printed and read back.
 _FLOAT_TOLERANCE = 1e-9
 
@@ -61,7 +75,7 @@ class PlannedModel(OpenTable):
         fingerprint: of the header and the length of the file (`sha256:…`).
     """
 
-    path: str
+    path: FilePath
     architecture: str
     fingerprint: str
 
@@ -75,7 +89,7 @@ class PlannedStatistics(OpenTable):
         weight: of the workload among several.
     """
 
-    path: str
+    path: FilePath
     fingerprint: str
     name: str | None = None
     weight: _NonNegative | None = None

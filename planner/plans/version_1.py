@@ -9,6 +9,7 @@ from planner.base.errors import FaultsError
 from planner.config.schema import Limits, OpenTable, check
 from planner.config.yaml_file import Document
 from planner.plans.plan import (
+    FilePath,
     Natural,
     Plan,
     PlannedBudget,
@@ -26,7 +27,7 @@ _NonNegative: TypeAlias = Annotated[float, Limits(ge=0)]
 
 
 class _Model(OpenTable):
-    path: str
+    path: FilePath
     architecture: str
     fingerprint: str
     n_layer: Natural
@@ -36,7 +37,7 @@ class _Model(OpenTable):
 
 
 class _Activations(OpenTable):
-    path: str
+    path: FilePath
     fingerprint: str
 
 

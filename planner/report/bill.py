@@ -83,7 +83,7 @@ def sentences(account: Account, condition: str = "") -> tuple[str, ...]:
     if account.missing_bytes:
         said.append(
             f"The dense part needs {account.missing_bytes:,} bytes ({format_bytes(account.missing_bytes)}) more; until "
-            "it is complete the engine gives the rest nothing."
+            "all of it fits, the engine puts nothing else on the GPU."
         )
     if account.kv_host_bytes and account.context:
         said.append(f"{account.kv_on_host} stays in host memory.")

@@ -159,7 +159,7 @@ class Study(Record):
         raise InputError(f"{self.path}: found no cell {shown(wanted_name)}; cells are such as {', '.join(near)}")
 
 
-def load_study(path: Path, *, catalogue_directory: Path | None = None) -> Study:
+def load_study(path: str | Path, *, catalogue_directory: Path | None = None) -> Study:
     """Reads a study, its catalogue, and works out its cells.
 
     Args:
