@@ -204,7 +204,7 @@ def test_a_solved_list_makes_a_plan_with_a_group_for_each_number() -> None:
         (changed("model", "x"), "p.json: model: found 'x', expected a mapping"),
         (changed("model.path", 3), "p.json: model.path: found 3, expected a file's path"),
         (changed("statistics", {}), "p.json: statistics: found an empty mapping, expected a list"),
-        (changed("statistics.0.path", 3), "p.json: statistics[0].path: found 3, expected text"),
+        (changed("statistics.0.path", 3), "p.json: statistics[0].path: found 3, expected a file's path"),
         (changed("statistics.0.weight", -1), "p.json: statistics[0].weight: found -1, expected 0 or more"),
         (changed("budget.gpu_uuid", 3), "p.json: budget.gpu_uuid: found 3, expected text"),
         (changed("budget.charges.dense_bytes", -1), "p.json: budget.charges.dense_bytes: found -1, expected 0 or more"),
