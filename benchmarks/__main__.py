@@ -5,9 +5,10 @@ python -m benchmarks --case 70b --phase solve select   some of them
 python -m benchmarks --processes --case opt-175b       whole processes only
 python -m benchmarks --json before.json                keep it; later --against before.json
 
-Three questions of their own have studies beside this:
+Four questions of their own have studies beside this:
 python -m benchmarks.placement      many shapes, budgets and thresholds beside the released formulation
 python -m benchmarks.header         vocabularies of 32,000 and 152,000 tokens beside gguf.GGUFReader
+python -m benchmarks.moe_headers    a folder of 90,000 tensors beside the safetensors library
 python -m benchmarks.profile_text   how many tokens make a profile
 """
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+import math
+import struct
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+from planner.plan import Plan, PlannedActivations, PlannedBudget, PlannedModel, SolverReport
 
 from exporter.powerinfer.index_format import MARK_MODEL, IndexedLayer, Magic
 from exporter.powerinfer.index_writer import write_index
@@ -74,6 +77,71 @@ _PLAN_OF_VERSION_1 = """\
  "solver": {"name": "highs", "status": "optimal", "objective": 9.0, "upper_bound": 9.0, "relative_gap": 0.0},
  "hit_rate": 0.5, "solved_list": [3, 0], "vram_required_bytes": 6}
 """
+
+
+def moes() -> Iterator[bytes]:
+    """Yields headers of mixtures of experts, by the gguf package: grouped heads, and a latent with windows."""
+    import gguf
+
+    for architecture, latent in (("qwen3moe", 0), ("deepseek2", 48)):
+
+        def write(path: Path, architecture: str = architecture, latent: int = latent) -> None:
+            writer = gguf.GGUFWriter(path, architecture)
+            writer.add_block_count(2)
+            writer.add_embedding_length(64)
+            writer.add_head_count(4)
+            writer.add_head_count_kv([1, 2] if not latent else 1)
+            writer.add_expert_count(2)
+            writer.add_expert_used_count(1)
+            if latent:
+                writer.add_key_length(latent)
+                writer.add_key_length_mla(16)
+                writer.add_sliding_window(16)
+                writer.add_sliding_window_pattern([True, False])
+            for name, shape in (
+                ("token_embd.weight", (3, 64)),
+                ("blk.0.ffn_gate_up_exps.weight", (2, 64, 32)),
+                ("blk.0.ffn_up_exps.bias", (2, 32)),
+                ("blk.1.ffn_gate.0.weight", (32, 64)),
+                ("blk.1.ffn_gate.1.weight", (32, 64)),
+            ):
+                writer.add_tensor(name, np.zeros(shape, np.float16))
+            writer.write_header_to_file()
+            writer.write_kv_data_to_file()
+            writer.write_tensors_to_file()
+            writer.close()
+
+        yield _written(write)
+
+
+def safetensors_files() -> Iterator[bytes]:
+    """Yields safetensors files of two layers: experts one by one, and stacked."""
+    for layers in (
+        {f"model.layers.1.mlp.experts.{expert}.up_proj.weight": (4, 8) for expert in range(2)},
+        {"model.layers.0.mlp.experts.down_proj_blocks": (2, 4, 8), "model.layers.0.mlp.experts.down_proj_bias": (2, 4)},
+    ):
+        header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+        at = 0
+        for name, shape in {**layers, "lm_head.weight": (8,)}.items():
+            end = at + math.prod(shape)
+            header[name] = {"dtype": "U8", "shape": shape, "data_offsets": [at, end]}
+            at = end
+        raw = json.dumps(header).encode()
+        yield struct.pack("<Q", len(raw)) + raw + bytes(at)
+
+
+def hf_configs() -> Iterator[bytes]:
+    """Yields configurations: a plain one, and a nested one with layers of several kinds."""
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "hidden_size": 64, "num_hidden_layers": 2}
+    yield json.dumps({"model_type": "x", "num_experts": 2, "num_experts_per_tok": 1, **heads}).encode()
+    kinds = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 16, "kv_lora_rank": 8}
+    yield json.dumps({"text_config": {**heads, **kinds, "qk_rope_head_dim": 8}, "vision_config": {}}).encode()
+
+
+def hf_indexes() -> Iterator[bytes]:
+    """Yields an index of one file."""
+    names = [name for name in json.loads(next(safetensors_files())[8:].rstrip(b"\0")) if name != "__metadata__"]
+    yield json.dumps({"metadata": {"total_size": 72}, "weight_map": dict.fromkeys(names, "a.safetensors")}).encode()
 
 
 def indexes() -> Iterator[bytes]:
@@ -157,6 +225,48 @@ def _with_checksums() -> Iterator[bytes]:
                 yield file.getvalue()
 
 
+def recordings() -> Iterator[bytes]:
+    """Yields a recording of two layers with four experts in the form of each recorder."""
+    import torch
+
+    passes = torch.arange(24, dtype=torch.int32).view(3, 2, 4)
+    for content in ({"rank": 0, "logical_count": passes, "average_utilization_rate_over_window": None}, passes):
+        file = io.BytesIO()
+        torch.save(content, file)
+        yield file.getvalue()
+    layers = [[5, 0, 2, 1], [3, 3, 0, 2]]
+    yield json.dumps({"logical_count": layers}).encode()
+    yield json.dumps({f"model.layers.{layer}.mlp": row for layer, row in enumerate(layers)}).encode()
+    saved = {f"model.layers.{layer}.mlp": [count / 4 for count in row] for layer, row in enumerate(layers)}
+    yield json.dumps({"model_dir": "m", "layers": saved}).encode()
+    hot = [
+        {"layer": layer, "experts": [[expert, count] for expert, count in enumerate(row)]}
+        for layer, row in enumerate(layers)
+    ]
+    yield json.dumps({"schema": "llama.cpp.moe_layer_opt_perf.v1", "n_expert": 4, "layers": hot}).encode()
+    yield b"layer_id,expert_id,count\n0,0,5\n0,3,1\n1,1,3\n"
+    yield b"layer,expert\n0,0\n1,3\n0,2\n1,1\n"
+    yield _written(lambda path: _imatrix(path, layers))
+
+
+def _imatrix(path: Path, layers: list[list[int]]) -> None:
+    import gguf
+
+    writer = gguf.GGUFWriter(path, "")
+    # The writer puts in an architecture, which llama-imatrix does not.
+    writer.kv_data[0].clear()
+    writer.add_type("imatrix")
+    for layer, row in enumerate(layers):
+        for part in ("gate", "down"):
+            counts = np.array(row, dtype=np.float32).reshape(-1, 1)
+            writer.add_tensor(f"blk.{layer}.ffn_{part}_exps.weight.counts", counts)
+        writer.add_tensor(f"blk.{layer}.ffn_gate_inp.weight.counts", np.array([4], dtype=np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
 def pickles() -> Iterator[bytes]:
     """Yields the pickle inside each of the archives."""
     import zipfile
@@ -176,9 +286,14 @@ def _written(write: Callable[[Path], None]) -> bytes:
 
 SEEDS: dict[str, Callable[[], Iterator[bytes]]] = {
     "model": models,
+    "moe": moes,
+    "safetensors": safetensors_files,
+    "hf-config": hf_configs,
+    "hf-index": hf_indexes,
     "index": indexes,
     "plan": plans,
     "study": studies,
+    "recorded": recordings,
     "torch": torch_files,
     "pickle": pickles,
 }

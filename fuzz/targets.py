@@ -85,6 +85,55 @@ def _read_model(path: Path) -> None:
     _check(account.units_bytes <= account.budget_bytes, "more bytes for the FFN than there are")
 
 
+def moe(data: bytes) -> None:
+    """A GGUF header of a mixture of experts, and what it weighs."""
+    _read(data, "moe.gguf", _weigh)
+
+
+def safetensors(data: bytes) -> None:
+    """A safetensors file, alone and as the only one of a folder."""
+    folder = _folder() / "hf"
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text('{"num_hidden_layers": 2, "num_experts": 2, "kv_lora_rank": 8}')
+    _read(data, "hf/model.safetensors", _weigh)
+
+
+def hf_config(data: bytes) -> None:
+    """The configuration of a folder whose tensors are sound."""
+    from fuzz.seeds import safetensors_files
+
+    folder = _folder() / "config"
+    folder.mkdir(exist_ok=True)
+    (folder / "model.safetensors").write_bytes(next(safetensors_files()))
+    _read(data, "config/config.json", _weigh)
+
+
+def hf_index(data: bytes) -> None:
+    """The index of a folder whose other files are sound."""
+    from fuzz.seeds import safetensors_files
+
+    folder = _folder() / "index"
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text('{"num_hidden_layers": 2}')
+    (folder / "a.safetensors").write_bytes(next(safetensors_files()))
+    _read(data, "index/model.safetensors.index.json", _weigh)
+
+
+def _weigh(path: Path) -> None:
+    from planner.model_files.moe.read import read_moe_model
+    from planner.model_files.moe.tensor_parallel import share_of_one_gpu
+
+    model = read_moe_model(path)
+    _check(0 < len(model.layers) <= model.n_layer, "more layers with experts than layers")
+    for layer in model.layers:
+        _check(0 <= layer.layer < model.n_layer, "a layer outside of the model")
+        _check(int(layer.expert_bytes.min()) >= 0, "an expert of less than nothing")
+    _check(all(n_bytes > 0 for n_bytes in model.part_bytes.values()), "a line of less than nothing")
+    if model.kv_cache.layers is not None:
+        _check(model.kv_cache.bytes_per_token() >= 0, "a cache of less than nothing")
+    share_of_one_gpu(model, 2)
+
+
 def index(data: bytes) -> None:
     """A GPU index: what is called sound must be safe for an engine that checks nothing."""
     _read(data, "x.gpuidx", functools.partial(_read_index, data))
@@ -162,6 +211,27 @@ def _catalogue():  # type: ignore[no-untyped-def]
     return load_catalogue()
 
 
+def recorded(data: bytes) -> None:
+    """A recording of chosen experts, of any recorder."""
+    _read(data, "recorded", _read_recorded)
+
+
+def _read_recorded(path: Path) -> None:
+    from planner.activations.expert_counts.reading import read_recorded
+    from planner.activations.expert_counts.recorded import MOST_COUNT
+    from planner.activations.expert_counts.workload import workload_of
+
+    found = read_recorded(path)
+    _check(list(found.layers) == sorted(set(found.layers)), "layers out of order")
+    _check(len(found.layers) == len(found.counts) > 0, "layers and counts disagree")
+    parts = [found.counts] if found.halves is None else [found.counts, found.halves.first, found.halves.second]
+    for part in parts:
+        _check([row.size for row in part] == [row.size for row in found.counts], "parts of another shape")
+        _check(all(row.min() >= 0 and row.max() <= MOST_COUNT for row in part), "a count that is none")
+    _check(bool(found.fingerprint), "no fingerprint")
+    _check(workload_of("w", 1.0, [found]).choices == found.choices, "choices that are lost")
+
+
 def torch_file(data: bytes) -> None:
     """A `.pt` file as it comes."""
     _read(data, "activation_0.pt", _read_vector)
@@ -225,6 +295,13 @@ _PICKLE = (
     *(bytes([code]) for code in b"(.0123abceghijlopqrstu}]\x80\x8a\x8c\x85\x86\x87\x88\x89\x93\x94\x95QRNXKMJ"),
 )
 
+_JSON = (
+    *(b'"__metadata__": {', b'"dtype": "U8"', b'"shape": [', b'"data_offsets": [', b'"weight_map": {'),
+    *(b'"text_config": {', b'"layer_types": ["full_attention"', b'"sliding_window": ', b'"num_key_value_heads": '),
+    *(b"experts.0.", b"experts.", b"model.layers.0.mlp.", b"mtp.", b"visual."),
+    *(b"\\u0061", b"\\ud800", b"1e400", b"NaN", b"null", b"[[[[[[[[", b"18446744073709551615"),
+)
+
 TARGETS: dict[str, Target] = {
     "model": Target(
         model,
@@ -239,6 +316,18 @@ TARGETS: dict[str, Target] = {
         ),
         longest=16384,
     ),
+    "moe": Target(
+        moe,
+        (
+            *_GGUF,
+            *(b"split.no", b"split.count", b"split.tensors.count"),
+            *(b"qwen3moe.block_count", b"qwen3moe.expert_count", b"qwen3moe.attention.sliding_window"),
+            *(b"blk.0.ffn_up_exps.weight", b"blk.0.ffn_up_exps.bias", b"blk.1.ffn_gate.0.weight", b"token_embd.weight"),
+        ),
+    ),
+    "safetensors": Target(safetensors, _JSON),
+    "hf-config": Target(hf_config, _JSON),
+    "hf-index": Target(hf_index, _JSON),
     "index": Target(
         index,
         (
@@ -281,6 +370,21 @@ TARGETS: dict[str, Target] = {
                 b"...\n---\n",
                 b"!!python/object/apply:os.system",
             ),
+        ),
+    ),
+    "recorded": Target(
+        recorded,
+        (
+            b"PK\x03\x04",
+            *_GGUF,
+            b"imatrix",
+            b"blk.0.ffn_gate_exps.weight.counts",
+            b"layer_id,expert_id,count\n",
+            b"layer,expert\n",
+            b'{"schema": "llama.cpp.moe_layer_opt_perf.v1"',
+            b'"logical_count": [[',
+            b'"model.layers.0.mlp": [',
+            *_PICKLE,
         ),
     ),
     "torch": Target(torch_file, (b"PK\x03\x04", b"PK\x01\x02", b"PK\x05\x06", b"PK\x06\x06", b"PK\x06\x07", *_PICKLE)),

@@ -16,9 +16,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from planner.base.errors import InputError
 from planner.model_files import header as header_module
-from planner.model_files.header import MOST_TEXT_BYTES, ArraySummary, Header, read_header
+from planner.base.errors import InputError
+from planner.model_files.header import MOST_KEPT_NUMBERS, MOST_TEXT_BYTES, ArraySummary, Header, read_header
 from tests.model_files import F16, F32, Q4_0, ModelFile, key, llama, n_bytes, string, tensor
 
 _VALUES = [
@@ -56,6 +56,24 @@ def _refused(path: Path, raw: bytes) -> str:
     return message[len(f"{path}: ") :]
 
 
+def test_keeps_short_arrays_of_numbers_and_no_more_than_a_fixed_number_of_them(tmp_path: Path) -> None:
+    model = ModelFile()
+    model.keys = [
+        ("heads", "[i32]", [0, -1, 8]),
+        ("windows", "[bool]", [True, False]),
+        ("scales", "[f32]", [0.5, 1.0]),
+        ("longest", "[u8]", [7] * MOST_KEPT_NUMBERS),
+        ("too.long", "[u8]", [7] * (MOST_KEPT_NUMBERS + 1)),
+        ("words", "[string]", ["a"]),
+        *((f"more.{number}", "[u8]", [1] * MOST_KEPT_NUMBERS) for number in range(16)),
+    ]
+    arrays = read_header(model.write(tmp_path / "m.gguf")).arrays
+    assert (arrays["heads"], arrays["scales"]) == ((0, -1, 8), (0.5, 1.0))
+    assert arrays["windows"][0] is True
+    assert arrays["windows"][1] is False
+    assert list(arrays) == ["heads", "windows", "scales", "longest", *(f"more.{number}" for number in range(14))]
+
+
 @pytest.mark.parametrize("magic", ["GGUF", "PWRI"])
 @pytest.mark.parametrize("version", [2, 3])
 def test_reads_every_kind_of_value(tmp_path: Path, magic: str, version: int) -> None:
@@ -69,6 +87,7 @@ def test_reads_every_kind_of_value(tmp_path: Path, magic: str, version: int) -> 
     assert header.metadata["k.bool"] is True
     assert header.metadata["words"] == ArraySummary("string", 3)
     assert header.metadata["numbers"] == ArraySummary("u64", 3)
+    assert header.arrays == {"numbers": (1, 2, 3)}
     assert header.value_types["k.u8"] == "u8"
     assert header.value_types["words"] == "array"
     assert [(t.name, t.shape, t.type_name, t.n_bytes, t.offset) for t in header.tensors] == [

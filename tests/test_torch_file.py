@@ -26,7 +26,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from planner.activations.torch_file import MOST_FILE_BYTES, read_vector
+from planner.activations.torch_file import MOST_FILE_BYTES, read_array, read_vector
 from planner.base.errors import InputError
 
 INTEGERS = [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.uint16, torch.uint32, torch.uint64]
@@ -651,3 +651,43 @@ def test_what_is_not_a_regular_file(path: Path, tmp_path: Path) -> None:
     assert refusal(empty) == f"is empty; {EXPECTED}"
     empty.write_text("text")
     assert refusal(empty) == f"is not a PyTorch file; {EXPECTED}"
+
+
+def test_arrays_of_any_shape_alone_or_in_a_dict(tmp_path: Path) -> None:
+    path = tmp_path / "a.pt"
+    whole = torch.arange(60, dtype=torch.int32).reshape(3, 4, 5)
+    for tensor in (whole, whole[1:, ::2], whole.permute(2, 0, 1), whole[0, 0, 0], whole[:, :, 2:3]):
+        for content in (tensor, {"a": 1, "counts": tensor, "b": None}):
+            for is_zip in (True, False):
+                torch.save(content, path, _use_new_zipfile_serialization=is_zip)
+                found = read_array(path, "counts", "expected counts")
+                assert (found.shape, found.dtype) == (tuple(tensor.shape), np.dtype(np.int32))
+                assert found.tolist() == tensor.tolist()
+                assert found.flags.c_contiguous
+                assert not found.flags.writeable
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ({"a": torch.ones(1)}, "holds a dict without an entry 'counts' (its keys: a); expected counts"),
+        ({"counts": {"counts": torch.ones(1)}}, "holds a dict; expected counts"),
+        ((torch.ones(1),), "holds a tuple; expected counts"),
+        (torch.ones(3, 0), "holds a tensor of 2 dimensions and no numbers"),
+        (torch.zeros((1,) * 33), "holds a tensor of 33 dimensions; expected counts"),
+        (torch.ones(5).as_strided((3, 3), (1, 1)), "describes 9 values in a storage of 5"),
+    ],
+)
+def test_what_holds_no_array(content: object, expected: str, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "a.pt")
+    with pytest.raises(InputError) as caught:
+        read_array(tmp_path / "a.pt", "counts", "expected counts")
+    assert str(caught.value) == expected
+
+
+def test_an_entry_that_appears_twice_is_refused(tmp_path: Path) -> None:
+    content = pickle.dumps({"counts": 1, "other": 2}, 2).replace(b"X\x05\x00\x00\x00other", b"X\x06\x00\x00\x00counts")
+    (tmp_path / "a.pt").write_bytes(archive_of(content))
+    with pytest.raises(InputError) as caught:
+        read_array(tmp_path / "a.pt", "counts", "expected counts")
+    assert str(caught.value) == "holds a dict with 2 entries 'counts' (its keys: counts, counts); expected counts"

@@ -1,4 +1,4 @@
-"""The `.pt` door: one 1-D tensor out of a file that `torch.save` wrote, read as data, without torch.
+"""The `.pt` door: one tensor out of a file that `torch.save` wrote, read as data, without torch.
 
 A `.pt` file is a zip archive of stored entries, `<name>/data.pkl` (a pickle that says how to rebuild the tensor) and
 `<name>/data/<key>` (its bytes), or, before PyTorch 1.6, a row of pickles followed by the bytes. A pickle is a program,
@@ -14,12 +14,14 @@ from __future__ import annotations
 
 import errno
 import io
+import math
 import os
 import stat
 import struct
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +29,7 @@ import numpy.typing as npt
 from planner.activations.torch_pickle import EXPECTED, Call, External, Mapping, Name, PickleTerm, damaged
 from planner.base.errors import InputError
 from planner.base.input_file import START_BYTES, stand_in
+from planner.base.text import listed
 
 MOST_FILE_BYTES = 1 << 28
 _MOST_PICKLE_BYTES = 1 << 16
@@ -36,6 +39,8 @@ _MOST_DIRECTORY_BYTES = 1 << 20
 # Five pickles, and the number of values behind them.
 _MOST_LEGACY_HEAD_BYTES = 5 * _MOST_PICKLE_BYTES + 64
 _LONGEST_ORDER = 20
+# As many as numpy has had at all times.
+_MOST_DIMENSIONS = 32
 
 _ZIP_START = b"PK\x03\x04"
 # The first pickle of the older form is the number 0x1950a86a20f9469cfc6c (`torch.serialization.MAGIC_NUMBER`).
@@ -132,6 +137,47 @@ def read_stored(path: Path) -> StoredVector:
     Raises:
         InputError, OSError: see `read_vector`.
     """
+    return _read(path, _describe_vector)
+
+
+def read_array(path: Path, key: str, expected: str) -> npt.NDArray[Any]:
+    """Returns the tensor that the file `path` holds, alone or as the entry `key` of one dict.
+
+    Types are read as by `read_vector`. Where the tensor's storage was (`cuda:0`) does not matter, and nothing else in
+    the dict is looked at.
+
+    Args:
+        path: a regular file of at most `MOST_FILE_BYTES`.
+        key: the entry's name.
+        expected: what the caller looks for, such as `expected counts written by …`, for messages.
+
+    Returns:
+        Any number of dimensions, native byte order, contiguous, read-only.
+
+    Raises:
+        InputError: the file is anything else. The message is the end of a sentence whose start, the place, is the
+            caller's to give.
+        OSError: the file cannot be read.
+    """
+
+    def describe(term: object) -> _View:
+        if not isinstance(term, Mapping):
+            return _describe(term)
+        found = [value for name, value in term.items if name == key]
+        if len(found) != 1:
+            names = [str(name)[:40] for name, _ in term.items if isinstance(name, str)]
+            what = f"holds a dict with {len(found)} entries" if found else "holds a dict without an entry"
+            raise InputError(f"{what} {key!r} (its keys: {listed(names) or 'none'}); {EXPECTED}")
+        return _describe(found[0])
+
+    try:
+        return _read(path, describe).values
+    except InputError as error:
+        raise InputError(str(error).replace(EXPECTED, expected)) from None
+
+
+def _read(path: Path, describe: _Describe) -> StoredVector:
+    """Reads either form of file; `describe` makes a view of its pickle's term."""
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
         raise InputError(f"is {'a folder' if stat.S_ISDIR(status.st_mode) else 'not a regular file'}; {EXPECTED}")
@@ -140,9 +186,9 @@ def read_stored(path: Path) -> StoredVector:
     with _ThriftyFile(path) as file:
         start = file.read(_LONGEST_LEGACY_START)
         if start.startswith(_ZIP_START):
-            return _read_zip(file)
+            return _read_zip(file, describe)
         if head_bytes := _legacy_start(start):
-            return _read_legacy(file, head_bytes)
+            return _read_legacy(file, head_bytes, describe)
         file.seek(0)
         what = stand_in(file.read(START_BYTES))
     if not start:
@@ -179,12 +225,12 @@ class _ThriftyFile(io.FileIO):
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
-def _read_zip(file: _ThriftyFile) -> StoredVector:
+def _read_zip(file: _ThriftyFile, describe: _Describe) -> StoredVector:
     """Reads the form of PyTorch 1.6 and later."""
     try:
         with zipfile.ZipFile(file) as archive:
             file.most = MOST_FILE_BYTES
-            return _read_archive(archive)
+            return _read_archive(archive, describe)
     except zipfile.BadZipFile as error:
         raise InputError(f"is truncated or damaged ({error}); {EXPECTED}") from None
     except (NotImplementedError, RuntimeError, EOFError, OverflowError, ValueError, struct.error) as error:
@@ -195,7 +241,7 @@ def _read_zip(file: _ThriftyFile) -> StoredVector:
         raise InputError(f"is truncated or damaged (an entry outside the file); {EXPECTED}") from None
 
 
-def _read_archive(archive: zipfile.ZipFile) -> StoredVector:
+def _read_archive(archive: zipfile.ZipFile, describe: _Describe) -> StoredVector:
     names = archive.namelist()
     if len(names) > _MOST_ENTRIES:
         raise InputError(f"is an archive of more than {_MOST_ENTRIES} entries; {EXPECTED}")
@@ -213,7 +259,7 @@ def _read_archive(archive: zipfile.ZipFile) -> StoredVector:
         # entry with another checksum is enough to know that they were computed, and 0 is then a checksum like any.
         for entry in archive.infolist():
             del entry.CRC  # what is not there, `zipfile` does not compare
-    view = _describe(PickleTerm(archive.read(pickled)).read())
+    view = describe(PickleTerm(archive.read(pickled)).read())
     order = "little"
     if prefix + "byteorder" in names:
         with archive.open(_stored(archive, prefix + "byteorder")) as text:
@@ -247,7 +293,7 @@ def _legacy_start(start: bytes) -> int:
         return 0
 
 
-def _read_legacy(file: _ThriftyFile, start: int) -> StoredVector:
+def _read_legacy(file: _ThriftyFile, start: int, describe: _Describe) -> StoredVector:
     """Reads the form before PyTorch 1.6, which `_use_new_zipfile_serialization=False` still writes.
 
     Five pickles (magic, protocol, the writer's type sizes, the tensor, the list of storage keys), then for each
@@ -268,7 +314,7 @@ def _read_legacy(file: _ThriftyFile, start: int) -> StoredVector:
     (protocol, _), _, (tensor, storages), (keys, _) = parts
     if protocol != _LEGACY_PROTOCOL:
         raise InputError(f"is of an unknown version of the older PyTorch format; {EXPECTED}")
-    view = _describe(tensor)
+    view = describe(tensor)
     before, after = _beside(view, keys, storages)
     start += before
     file.seek(start)
@@ -308,14 +354,14 @@ def _beside(view: _View, keys: object, storages: list[External]) -> tuple[int, i
 
 
 class _View(NamedTuple):
-    """A dense 1-D tensor as the pickle describes it: which elements of which storage."""
+    """A dense tensor as the pickle describes it: which elements of which storage."""
 
     storage_key: str
     storage_elements: int
     dtype: str
     offset: int
-    length: int
-    stride: int
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
 
     @property
     def item_bytes(self) -> int:
@@ -346,13 +392,23 @@ class _View(NamedTuple):
         """
         self.check_bytes(len(storage))
         code = np.dtype(order + _NUMPY_CODES[self.dtype])
-        if self.length == 0:
-            return _exact(np.empty(0, code), self.dtype)
-        end = self.offset + (self.length - 1) * self.stride + 1
+        count = math.prod(self.size)
+        if count == 0:
+            if len(self.size) > 1:
+                raise InputError(f"holds a tensor of {len(self.size)} dimensions and no numbers")
+            return _exact(np.empty(self.size, code), self.dtype)
+        end = self.offset + sum((length - 1) * step for length, step in zip(self.size, self.stride, strict=True)) + 1
         if end > self.storage_elements:
             raise InputError(f"describes values 0 to {end - 1} of a storage of {self.storage_elements}")
-        elements = np.frombuffer(storage, code)[self.offset : end : self.stride]
-        if self.length < self.storage_elements:
+        if count > self.storage_elements:
+            raise InputError(f"describes {count} values in a storage of {self.storage_elements}")
+        elements = np.lib.stride_tricks.as_strided(
+            np.frombuffer(storage, code)[self.offset : end],
+            self.size,
+            [step * code.itemsize for step in self.stride],
+            writeable=False,
+        )
+        if count < self.storage_elements:
             # A row of a larger tensor must not keep the whole of it in memory.
             elements = elements.copy()
         values = _exact(elements, self.dtype)
@@ -360,8 +416,24 @@ class _View(NamedTuple):
         return values
 
 
-def _describe(term: object) -> _View:
+_Describe: TypeAlias = Callable[[object], _View]
+
+
+def _describe_vector(term: object) -> _View:
     """Returns the view that a pickle's term stands for, when it is one dense, real, 1-D tensor.
+
+    Raises:
+        InputError: it is something else; the message says what.
+    """
+    view = _describe(term)
+    if len(view.size) != 1:
+        shape = ", ".join(str(extent) for extent in view.size[:8]) + (", …" if len(view.size) > 8 else "")
+        raise InputError(f"holds a tensor of shape [{shape}]; expected one dimension, one number for each neuron")
+    return view
+
+
+def _describe(term: object) -> _View:
+    """Returns the view that a pickle's term stands for, when it is one dense, real tensor.
 
     Raises:
         InputError: it is something else; the message says what.
@@ -375,7 +447,7 @@ def _describe(term: object) -> _View:
     if not least <= len(arguments) <= most:
         raise damaged()
     metadata = arguments[most - 1] if len(arguments) == most and most > 4 else None
-    if metadata is not None and not (isinstance(metadata, Mapping) and not metadata.keys):
+    if metadata is not None and not (isinstance(metadata, Mapping) and not metadata.items):
         raise InputError("holds a lazily negated or conjugated view; save tensor.clone() instead")
     storage, offset, size, stride = arguments[:4]
     dtype, key, elements = _storage(storage, arguments[6] if builder == "_rebuild_tensor_v3" else None)
@@ -385,13 +457,13 @@ def _describe(term: object) -> _View:
         raise InputError("holds a tensor that takes another type when it is loaded; save tensor.cpu() instead")
     if not all(_is_count(number) for number in (offset, elements, *size, *stride)) or len(size) != len(stride):
         raise damaged()
-    if len(size) != 1:
-        shape = ", ".join(str(extent) for extent in size[:8]) + (", …" if len(size) > 8 else "")
-        raise InputError(f"holds a tensor of shape [{shape}]; expected one dimension, one number for each neuron")
-    length = size[0]
-    if length > 1 and stride[0] == 0:
+    if len(size) > _MOST_DIMENSIONS:
+        raise InputError(f"holds a tensor of {len(size)} dimensions; {EXPECTED}")
+    if any(length > 1 and step == 0 for length, step in zip(size, stride, strict=True)):
         raise InputError("holds one number repeated (an expanded view); save tensor.contiguous() instead")
-    return _View(key, elements, dtype, offset, length, stride[0] if length > 1 else 1)
+    # The step of a dimension of one number is never taken, and may be anything.
+    steps = tuple(step if length > 1 else 1 for length, step in zip(size, stride, strict=True))
+    return _View(key, elements, dtype, offset, size, steps)
 
 
 # Of a tensor's settable properties, those that write into its values; `torch._utils._set_obj_state` sets whatever it is
@@ -439,7 +511,7 @@ def _check_state(states: tuple[object, ...]) -> None:
         for part in state if type(state) is tuple else (state,):
             if part is not None and not isinstance(part, Mapping):
                 raise damaged()
-            if part is not None and not all(isinstance(key, str) and key not in _WRITING for key in part.keys):
+            if part is not None and not all(isinstance(key, str) and key not in _WRITING for key, _ in part.items):
                 raise InputError(f"holds a tensor whose attributes write over its values; {EXPECTED}")
 
 
@@ -521,7 +593,7 @@ def _exact(elements: npt.NDArray[Any], dtype: str) -> npt.NDArray[Any]:
     if dtype == "bool":
         truth: npt.NDArray[np.uint8] = np.not_equal(elements, 0).astype(np.uint8)
         return truth
-    return np.ascontiguousarray(elements, elements.dtype.newbyteorder("="))
+    return elements.astype(elements.dtype.newbyteorder("="), order="C", copy=False)
 
 
 # Mantissa bits, exponent bias, and the codes that are not numbers, of the formats named in PyTorch's `Float8_*.h`.

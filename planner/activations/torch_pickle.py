@@ -40,9 +40,9 @@ class External(NamedTuple):
 
 
 class Mapping(NamedTuple):
-    """A dict that the pickle builds: only its keys matter here."""
+    """A dict that the pickle builds: its keys and values in the order in which they were set, never hashed."""
 
-    keys: list[object]
+    items: list[tuple[object, object]]
 
 
 def damaged() -> InputError:
@@ -172,12 +172,12 @@ class PickleTerm:
 
     def set_item(self) -> None:
         """Adds one item to the mapping below it."""
-        self.pop()
-        self._note_keys([self.pop()])
+        value, key = self.pop(), self.pop()
+        self._note_items([key, value])
 
     def set_items(self) -> None:
         """Adds the items since the last mark to the mapping below them."""
-        self._note_keys(self.pop_to_mark()[::2])
+        self._note_items(self.pop_to_mark())
 
     def add_items(self) -> None:
         """Adds the items since the last mark to the set below them; a set is a list here."""
@@ -189,11 +189,16 @@ class PickleTerm:
         top = self.pop()
         self.push(Call(top.function, None) if isinstance(top, Call) else None)
 
-    def _note_keys(self, keys: list[object]) -> None:
-        """Notes the keys of items that the mapping on top of the stack gets; their values matter to no tensor."""
+    def _note_items(self, terms: list[Any]) -> None:
+        """Adds keys and values, which take turns in `terms`, to the mapping on top of the stack.
+
+        A call of `OrderedDict` keeps none of them: no tensor needs any.
+        """
         top = self._stack[-1]
+        if len(terms) % 2:
+            raise damaged()
         if isinstance(top, Mapping):
-            top.keys.extend(keys)
+            top.items.extend(zip(terms[::2], terms[1::2], strict=True))
         elif not (isinstance(top, Call) and top.function in _MAPPINGS):
             raise damaged()
 

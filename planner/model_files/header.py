@@ -43,6 +43,9 @@ MOST_NAME_BYTES = 1 << 16
 # Longer texts are whole tokenisers in JSON; nobody here reads them.
 MOST_TEXT_BYTES = 1 << 16
 MOST_DIMENSIONS = 4
+# Arrays that say something per layer are kept, such as the heads of each layer; vocabularies are not.
+MOST_KEPT_NUMBERS = 1 << 12
+_MOST_KEPT_IN_ALL = 1 << 16
 MOST_NUMBER = (1 << 63) - 1
 
 _CHUNK_BYTES = 1 << 18
@@ -108,6 +111,7 @@ class Header(Record):
         version: 2 or 3.
         metadata: the keys in file order; arrays and very long texts as `ArraySummary`.
         value_types: the type that each key's value has in the file (`u32`, `string`, `array`, …).
+        arrays: the elements of arrays of at most `MOST_KEPT_NUMBERS` numbers, by key.
         tensors: in file order, names distinct.
         alignment: of the tensor data, in bytes.
         data_offset: where tensor data starts, in bytes from the start of the file.
@@ -127,6 +131,7 @@ class Header(Record):
     file_bytes: int
     has_data: bool
     fingerprint: str
+    arrays: Mapping[str, tuple[int | float | bool, ...]] = MappingProxyType({})
 
 
 class Part(Record):
@@ -196,6 +201,8 @@ class _Reader:
         self._window_start = 0
         self._position = 0  # inside the window
         self._digest = hashlib.sha256()
+        self._arrays: dict[str, tuple[int | float | bool, ...]] = {}
+        self._kept_numbers = 0
 
     def read(self) -> Header:
         magic = self._magic()
@@ -223,6 +230,7 @@ class _Reader:
             file_bytes=self._file_bytes,
             has_data=has_data,
             fingerprint=f"sha256:{self._digest.hexdigest()}",
+            arrays=MappingProxyType(self._arrays),
         )
 
     # The parts of a header, in file order.
@@ -267,7 +275,7 @@ class _Reader:
                 metadata[key] = self._text(what)
             elif value_type == _ARRAY:
                 value_types[key] = "array"
-                metadata[key] = self._array(what)
+                metadata[key] = self._array(key, what)
             else:
                 self._fail(f"{what} has value type {value_type}; expected 0 to 12")
         return metadata, value_types
@@ -279,7 +287,7 @@ class _Reader:
             return ArraySummary("u8", length)
         return self._take(length, what).decode("utf-8", "replace")
 
-    def _array(self, what: str) -> ArraySummary:
+    def _array(self, key: str, what: str) -> ArraySummary:
         element_type, length = self._number(_U32, what), self._number(_U64, what)
         if element_type == _STRING:
             self._check_inside(8 * length, f"{what}, an array of {length} strings")
@@ -290,7 +298,13 @@ class _Reader:
         if element_type not in _SCALARS:
             self._fail(f"{what} is an array of type {element_type}; expected 0 to 12")
         name, element = _SCALARS[element_type]
-        self._skip(element.size * length, f"{what}, an array of {length} {name}")
+        what = f"{what}, an array of {length} {name}"
+        if length <= MOST_KEPT_NUMBERS and self._kept_numbers + length <= _MOST_KEPT_IN_ALL:
+            numbers = struct.unpack(f"<{length}{element.format[-1]}", self._take(element.size * length, what))
+            self._arrays[key] = tuple(map(bool, numbers)) if element_type == _BOOL else numbers
+            self._kept_numbers += length
+        else:
+            self._skip(element.size * length, what)
         return ArraySummary(name, length)
 
     def _alignment(self, metadata: Mapping[str, Value], value_types: Mapping[str, str]) -> int:
