@@ -187,11 +187,9 @@ def _check_alike(first: RecordedCounts, other: RecordedCounts) -> None:
         raise _unlike(first, other, f"one counts {first.unit}s and the other {other.unit}s")
     mine, theirs = ([each.layers[position] for position in each.routed] for each in (first, other))
     if mine != theirs:
-        only = sorted(set(mine) ^ set(theirs))
-        where = first if only[0] in mine else other
-        raise _unlike(
-            first, other, f"only {where.source} has choices in layer {listed([str(layer) for layer in only], most=4)}"
-        )
+        where, only = (first, set(mine) - set(theirs)) if set(mine) - set(theirs) else (other, set(theirs) - set(mine))
+        listing = listed([str(layer) for layer in sorted(only)], most=4)
+        raise _unlike(first, other, f"only {where.source} has choices in layer {listing}")
     used = (first.n_expert_used, other.n_expert_used)
     if None not in used and used[0] != used[1]:
         raise _unlike(first, other, f"one chooses {used[0]} experts for a token and the other {used[1]}")
