@@ -6,7 +6,7 @@ import stat
 from pathlib import Path
 
 from planner.base.errors import InputError
-from planner.activations.expert_counts import csv_rows, exllamav3, hot_cache, imatrix, json_file, neurons, sglang
+from planner.activations.expert_counts import csv_rows, exllama, hot_cache, imatrix, json_file, neurons, sglang
 from planner.activations.expert_counts.recorded import RecordedCounts
 
 _START_BYTES = 512
@@ -55,8 +55,8 @@ def _from_json(path: Path, content: bytes) -> RecordedCounts:
         return sglang.read_sglang_json(path, document)
     if hot_cache.is_hot_cache(document):
         return hot_cache.read_hot_cache(path, document)
-    if exllamav3.is_profile(document) or exllamav3.is_split_stats(document):
-        return exllamav3.read_exllamav3(path, document)
+    if exllama.is_profile(document) or exllama.is_split_stats(document):
+        return exllama.read_exllamav3(path, document)
     if "physical_to_logical_map" in document:
         raise InputError(f"{path}: is a placement (physical_to_logical_map) and holds no counts; {EXPECTED}")
     keys = ", ".join(repr(key[:40]) for key in list(document)[:4]) or "none"
