@@ -88,7 +88,7 @@ def by_highs(candidates: Candidates, capacity: int, offsets: Any, *, whole: bool
     """The most that the worst workload can have, from a program of our own, written column by column."""
     shares = candidates.counts / candidates.counts.sum(axis=1, keepdims=True)
     experts = shares.shape[1]
-    solver = highspy.Highs()
+    solver: Any = highspy.Highs()  # type: ignore[no-untyped-call]
     solver.setOptionValue("output_flag", False)
     solver.addVar(-highspy.kHighsInf, highspy.kHighsInf)
     solver.changeColCost(0, -1000.0)

@@ -21,7 +21,7 @@ SHARES = (0.1, 0.2, 0.3, 0.5, 0.8)
 # The share at which workloads are tried on one another, and at which stability is asked for.
 TRIED_AT = 0.2
 _SEED = 20261128
-_RESAMPLES = 10
+_RESAMPLES = 6
 # A table of counts whose experts differ no more than chance makes them differ has a chi-square of one for each degree
 # of freedom. Counts of routers that were read correctly exceed it by far even for balanced models.
 _MOST_CHI_SQUARE = 1.5

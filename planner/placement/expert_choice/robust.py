@@ -65,13 +65,16 @@ def robust(candidates: Candidates, room: Room, goal: str = "worst") -> Choice:
     """
     limits = limits_of(candidates, room, candidates.shares.mean(axis=0))
     shares = candidates.shares
-    best = tuple(float(row[best_within(candidates, limits, row)[0]].sum()) for row in shares)
-    offsets = np.array(best) if goal == "regret" else np.zeros(len(shares))
+    best: tuple[float, ...] = ()
+    offsets = np.zeros(len(shares))
+    if goal == "regret":
+        best = tuple(float(row[best_within(candidates, limits, row)[0]].sum()) for row in shares)
+        offsets = np.array(best)
     equal = np.full(len(shares), 1 / len(shares))
     state = _State(np.zeros(shares.shape[1], dtype=bool), -np.inf, np.inf, equal, 0.0)
     _try(state, limits, shares, offsets, equal)
     if shares.shape[1] > _ALL:
-        state.enough = GAP * (min(best) if goal == "regret" else state.bound)
+        state.enough = GAP * (min(best) if best else state.bound)
     _descend(state, limits, shares, offsets)
     _fractions(state, limits, shares, offsets)
     if shares.shape[1] > _ALL:
@@ -81,9 +84,7 @@ def robust(candidates: Candidates, room: Room, goal: str = "worst") -> Choice:
         candidates, room, state.chosen, state.weights @ shares, objective=0.0, bound=state.bound, proof=proof
     )
     objective = float((np.array(answer.covered) - offsets).min())
-    return replace(
-        answer, objective=objective, bound=max(objective, state.bound), best=best if goal == "regret" else ()
-    )
+    return replace(answer, objective=objective, bound=max(objective, state.bound), best=best)
 
 
 def _descend(state: _State, limits: Limits, shares: Array, offsets: Array) -> None:
