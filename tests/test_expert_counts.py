@@ -148,14 +148,14 @@ def test_a_full_ring_of_the_default_length_is_named(tmp_path: Path) -> None:
 
 def test_a_ring_that_was_reset_begins_behind_its_unused_rows(tmp_path: Path) -> None:
     """`reset` clears the rows but not the place of the next one, so a recording may begin in the middle."""
-    ring = torch.zeros(7, 1, 4, dtype=torch.int32)
-    for number, row in enumerate((5, 6, 0, 1)):
+    ring = torch.zeros(7, 1, 5, dtype=torch.int32)
+    for number, row in enumerate((5, 6, 0, 1, 2)):
         ring[row, 0, number] = 1
     found = read_recorded(saved(tmp_path, {"logical_count": ring}))
     assert found.halves is not None
     assert found.halves.in_order
-    assert (found.halves.first[0].tolist(), found.halves.second[0].tolist()) == ([1, 1, 0, 0], [0, 0, 1, 1])
-    ring[3, 0, 2] = 1
+    assert (found.halves.first[0].tolist(), found.halves.second[0].tolist()) == ([1, 1, 0, 0, 0], [0, 0, 1, 1, 1])
+    ring[6] = 0
     found = read_recorded(saved(tmp_path, {"logical_count": ring}))
     assert found.halves is not None
     assert not found.halves.in_order
