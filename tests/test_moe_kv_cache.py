@@ -84,7 +84,7 @@ def test_a_file_converted_before_latent_attention_keeps_all_heads() -> None:
     }
     cache = _gguf("deepseek2", 61, keys)
     assert cache.bytes_per_token() == 61 * 128 * (192 + 128) * 2
-    assert (cache.is_latent, cache.n_head_kv) == (False, 128)
+    assert (cache.is_latent, cache.n_head_kv) == (False, (128,))
 
 
 def test_every_second_layer_of_gpt_oss_has_a_window() -> None:
@@ -107,7 +107,7 @@ def test_every_second_layer_of_gpt_oss_has_a_window() -> None:
 def test_grouped_heads() -> None:
     cache = _gguf("qwen3moe", 48, _QWEN3_30B)
     assert cache.bytes_per_token() == 48 * 2 * 4 * 128 * 2
-    assert (cache.n_head_kv, cache.is_latent, cache.n_stateful, cache.state_bytes) == (4, False, 0, 0)
+    assert (cache.n_head_kv, cache.is_latent, cache.n_stateful, cache.state_bytes) == ((4,), False, 0, 0)
     config = {"num_attention_heads": 32, "num_key_value_heads": 4, "head_dim": 128, "hidden_size": 2048}
     assert kv_from_config({**config, "sliding_window": None, "use_sliding_window": False}, 48) == cache
 
@@ -154,7 +154,7 @@ def test_arrays_may_also_hold_the_query_heads() -> None:
         "x", 3, {"embedding_length": 64, "attention.head_count": [4, 0, 4], "attention.head_count_kv": [2, 0, 4]}
     )
     assert cache.layers == (CachedLayers(1, 32, 32), CachedLayers(1, 64, 64))
-    assert cache.n_head_kv == 2
+    assert cache.n_head_kv == (2, 4)
 
 
 def test_layers_with_a_window_may_have_other_heads() -> None:

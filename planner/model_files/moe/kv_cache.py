@@ -58,7 +58,7 @@ class KvCache(Record):
         layers: groups of equal layers, those without a window first; None when the keys do not say.
         why_unknown: what is missing, when `layers` is None.
         is_latent: whether one latent is kept for all heads, which tensor parallelism cannot divide.
-        n_head_kv: the key-value heads of a layer, which tensor parallelism divides; the least of all layers.
+        n_head_kv: key-value heads of the layers of each group, which tensor parallelism divides.
         n_stateful: layers that keep a state per sequence and nothing per token.
         state_bytes: bytes of those states for one sequence in llama.cpp (F32); None when the keys do not say.
     """
@@ -66,7 +66,7 @@ class KvCache(Record):
     layers: tuple[CachedLayers, ...] | None
     why_unknown: str = ""
     is_latent: bool = False
-    n_head_kv: int = 1
+    n_head_kv: tuple[int, ...] = ()
     n_stateful: int = 0
     state_bytes: int | None = 0
 

@@ -78,10 +78,11 @@ def _kv_cache(config: Mapping[str, Any], n_layer: int) -> KvCache:
         else:
             caches.append(_heads(config, kind))
     n_stateful = kinds.count(_STATE)
+    layers, heads_of_groups = grouped(caches)
     return KvCache(
-        grouped(caches),
+        layers,
         is_latent=bool(latent),
-        n_head_kv=min((cache.n_head_kv for cache in caches if cache.n_head_kv), default=1),
+        n_head_kv=heads_of_groups,
         n_stateful=n_stateful,
         state_bytes=None if n_stateful else 0,
     )

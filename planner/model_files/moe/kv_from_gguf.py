@@ -92,10 +92,11 @@ def _kv_cache(keys: GgufKeys, n_layer: int) -> KvCache:
         own = 0 if layer >= n_layer - shared else n_head
         caches.append(LayerCache(own, own * key_length, 0 if is_latent else own * value_length, window))
     n_stateful = sum(n_head == 0 for n_head in kv_heads) if keys.has("ssm.") or keys.has("shortconv.") else 0
+    layers, heads_of_groups = grouped(caches)
     return KvCache(
-        grouped(caches),
+        layers,
         is_latent=is_latent,
-        n_head_kv=min((cache.n_head_kv for cache in caches if cache.n_head_kv), default=1),
+        n_head_kv=heads_of_groups,
         n_stateful=n_stateful,
         state_bytes=_state_bytes(keys, n_stateful),
     )

@@ -23,8 +23,12 @@ class LayerCache(Record):
     window: int | None
 
 
-def grouped(caches: Sequence[LayerCache]) -> tuple[CachedLayers, ...]:
-    """Returns layers that keep equally much as one group each, those without a window first."""
-    counts = Counter((cache.window, cache.k_numbers, cache.v_numbers) for cache in caches if cache.k_numbers)
-    order = sorted(counts, key=lambda kind: (kind[0] is not None, kind[0] or 0, kind[1], kind[2]))
-    return tuple(CachedLayers(counts[kind], kind[1], kind[2], kind[0]) for kind in order)
+def grouped(caches: Sequence[LayerCache]) -> tuple[tuple[CachedLayers, ...], tuple[int, ...]]:
+    """Returns layers that keep equally much as one group each, those without a window first, and each group's heads."""
+    counts = Counter(cache for cache in caches if cache.k_numbers)
+    order = sorted(
+        counts,
+        key=lambda kind: (kind.window is not None, kind.window or 0, kind.k_numbers, kind.v_numbers, kind.n_head_kv),
+    )
+    groups = tuple(CachedLayers(counts[kind], kind.k_numbers, kind.v_numbers, kind.window) for kind in order)
+    return groups, tuple(kind.n_head_kv for kind in order)
