@@ -109,7 +109,7 @@ def damaged(draw: st.DataObject, data: bytes, fields: list[tuple[int, int]]) -> 
 
 
 @BOUNDED
-@given(draw=st.data(), name=st.sampled_from(["model", "index"]))
+@given(draw=st.data(), name=st.sampled_from(["model", "moe", "index"]))
 def test_headers_and_indexes_with_damaged_fields(draw: st.DataObject, name: str) -> None:
     seed = draw.draw(st.sampled_from(seeds(name)))
     TARGETS[name].run(damaged(draw, seed, gguf_fields(seed)))
@@ -165,6 +165,28 @@ def test_plans_with_damaged_values(draw: st.DataObject) -> None:
             holder[last] = holder[last] * 3
     text = json.dumps(document).encode()
     TARGETS["plan"].run(text[: draw.draw(st.integers(0, len(text)))] if draw.draw(st.integers(0, 9)) == 0 else text)
+
+
+@BOUNDED
+@given(draw=st.data(), name=st.sampled_from(["safetensors", "hf-config", "hf-index"]))
+def test_models_in_folders_with_damaged_values(draw: st.DataObject, name: str) -> None:
+    seed = draw.draw(st.sampled_from(seeds(name)))
+    raw = seed[8 : 8 + struct.unpack_from("<Q", seed)[0]] if name == "safetensors" else seed
+    document = json.loads(raw)
+    for _ in range(draw.draw(st.integers(1, 3))):
+        *parents, last = draw.draw(st.sampled_from([path for path in paths_in(document) if path]))
+        holder = functools.reduce(lambda value, key: value[key], parents, document)
+        kind = draw.draw(st.sampled_from(["odd", "odd", "delete", "other"]))
+        if kind == "odd":
+            holder[last] = draw.draw(ODD_VALUES)
+        elif kind == "other":
+            other = draw.draw(st.sampled_from(list(paths_in(document))))
+            holder[last] = copy.deepcopy(functools.reduce(lambda value, key: value[key], other, document))
+        else:
+            del holder[last]
+    raw = json.dumps(document).encode()
+    sound = struct.pack("<Q", len(raw)) + raw + bytes(draw.draw(st.sampled_from([0, 72, 80])))
+    TARGETS[name].run(sound if name == "safetensors" else raw)
 
 
 YAML_PIECES = st.sampled_from(

@@ -9,9 +9,9 @@ SGLang, and KTransformers on top of it (`--tp-size`), divide evenly (`python/sgl
 - nothing of the router (`ReplicatedLinear`), of norms, and of the projections to the latent (`q_a_proj`, `kv_a_proj`,
   `fused_qkv_a_proj_with_mqa` in `models/deepseek_v2.py`); nor the latent in the cache, which every GPU keeps whole.
 
-exllamav3 1.4.1 divides by the GPUs' free memory, experts as a whole unless `moe_tensor_split` is set, and not at all
-with latent attention (`make_tp_allocation` in `exllamav3/modules/`); the hot cache of llama.cpp gives each GPU experts of
-its own. Neither is an even division, so neither is made here.
+exllamav3 1.4.1 divides by the GPUs' free memory, experts as a whole unless `moe_tensor_split` is set, and nothing
+of models with latent attention (`make_tp_allocation` in `exllamav3/modules/`); llama.cpp's hot cache gives each GPU
+experts of its own. Neither is an even division, so neither is made here.
 """
 
 from __future__ import annotations
