@@ -206,5 +206,5 @@ def test_refuses_other_faults(tmp_path: Path) -> None:
         "expected head_dim, as n_embd is not a multiple of n_head (line 3)"
     )
     assert _fault(tmp_path, _ENTRY.replace("mine", "my model")) == (
-        "moe_models.my model: found the name 'my model', expected letters, digits and any of . _ - + (line 2)"
+        "moe_models.my model: found the name 'my model', expected letters, digits and any of . _ - + (line 3)"
     )
