@@ -226,6 +226,16 @@ def test_what_is_not_known_is_unknown(tmp_path: Path) -> None:
     assert (model.n_expert_used, model.has_output_head) == (None, False)
 
 
+def test_two_attention_blocks_in_a_layer_make_the_cache_unknown(tmp_path: Path) -> None:
+    tensors: Tensors = {
+        f"{_L}.0.mlp.experts.up_proj": ("BF16", (4, 8, 8)),
+        f"{_L}.0.self_attn.0.o_proj.weight": ("BF16", (8, 8)),
+    }
+    assert _read(tmp_path / "a", {}, tensors).kv_cache.layers is not None
+    again: Tensors = {**tensors, f"{_L}.0.self_attn.1.o_proj.weight": ("BF16", (8, 8))}
+    assert _read(tmp_path / "b", {}, again).kv_cache.why_unknown == "layers have more than one attention block"
+
+
 def test_refuses_models_without_experts_or_layers(tmp_path: Path) -> None:
     assert _message(tmp_path, {}, {"lm_head.weight": ("U8", (1,))}) == (
         "a model without experts (none of its 1 tensors is like model.layers.0.mlp.experts.0.up_proj.weight); "

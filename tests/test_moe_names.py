@@ -65,6 +65,7 @@ def test_finds_experts(name: str, shape: tuple[int, ...], module: str | None, ex
         ("backbone.layers.3.mixer.up_proj.weight", Part.DENSE_FFN),
         (f"{_L}.mlp.shared_experts.gate_proj.weight", Part.SHARED_EXPERTS),
         (f"{_L}.mlp.shared_expert.up_proj.weight", Part.SHARED_EXPERTS),
+        (f"{_L}.share_expert.up_proj.weight", Part.SHARED_EXPERTS),
         (f"{_L}.mlp.shared_mlp.up_proj.weight", Part.SHARED_EXPERTS),
         (f"{_L}.shared_mlp.input_linear.weight", Part.SHARED_EXPERTS),
         (f"{_L}.mlp.shared_expert_gate.weight", Part.ROUTERS),

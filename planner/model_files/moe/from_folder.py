@@ -16,9 +16,10 @@ from planner.base.errors import InputError
 from planner.model_files.hf_folder import HfFolder
 from planner.model_files.safetensors_header import StoredTensor
 from planner.model_files.moe.experts import LayerDraft, Stack, check_stated, finished_layer
+from planner.model_files.moe.kv_cache import KvCache
 from planner.model_files.moe.kv_from_config import kv_from_config, whole_number
 from planner.model_files.moe.model import MoeLayer, MoeModel, Part
-from planner.model_files.moe.names import hf_place, is_prediction, is_vision, layer_of
+from planner.model_files.moe.names import hf_place, is_prediction, is_second_attention, is_vision, layer_of
 
 MOST_LAYERS = 1 << 12
 _N_LAYER = ("num_hidden_layers", "n_layers", "num_layers", "n_layer")
@@ -80,6 +81,9 @@ def moe_from_folder(folder: HfFolder) -> MoeModel:
         layers.append(layer)
         sorter.parts[Part.OTHER] += beside_bytes
     check_stated(layers, stated, source, f"{stated_by} of config.json")
+    kv_cache = kv_from_config(config, n_layer)
+    if sorter.has_second_attention and kv_cache.layers is not None:
+        kv_cache = KvCache(None, "layers have more than one attention block")
     return MoeModel(
         source=source,
         form="exl3" if quantisation_method(config) == "exl3" else "safetensors",
@@ -89,7 +93,7 @@ def moe_from_folder(folder: HfFolder) -> MoeModel:
         part_bytes=MappingProxyType({part: sorter.parts[part] for part in Part if sorter.parts[part]}),
         types=tuple(sorted(sorter.types)),
         has_output_head=sorter.parts[Part.OUTPUT_HEAD] > 0,
-        kv_cache=kv_from_config(config, n_layer),
+        kv_cache=kv_cache,
         fingerprint=folder.fingerprint,
     )
 
@@ -136,6 +140,7 @@ class _Sorter:
         drafts: layers with experts, by the name of the module that holds them.
         parts: bytes of everything else.
         types: of the experts' tensors.
+        has_second_attention: whether a layer has more than one attention block, which no key says.
     """
 
     def __init__(self, n_layer: int, n_expert: int | None) -> None:
@@ -145,6 +150,7 @@ class _Sorter:
         self.drafts: dict[str, LayerDraft] = {}
         self.parts: Counter[Part] = Counter()
         self.types: set[str] = set()
+        self.has_second_attention = False
 
     def sort(self, tensors: Mapping[str, StoredTensor]) -> None:
         drafts, types = self.drafts, self.types
@@ -186,6 +192,7 @@ class _Sorter:
             self.parts[Part.PREDICTION_LAYERS] += tensor.n_bytes
         elif place.part is not None or place.layer is None:
             self.parts[place.part or Part.OTHER] += tensor.n_bytes
+            self.has_second_attention = self.has_second_attention or is_second_attention(name)
         else:
             draft = self.drafts.setdefault(place.module, LayerDraft(place.layer, place.module))
             self.types.add(tensor.dtype)

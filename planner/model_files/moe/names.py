@@ -22,7 +22,7 @@ _VISION = re.compile(
 )
 _NUMBERED = re.compile(r"^(?P<module>.*?)\.?(?:\w+_)?experts?\.(?:experts?_)?(?P<number>\d{1,6})(?:\.|$)", re.ASCII)
 _EXPERT_SEGMENT = re.compile(r"^(?P<module>.*?\.)?(?P<segment>\w*(?:experts?|moe)\w*)\.", re.ASCII)
-_SHARED = re.compile(r"(?:^|\.)\w*shared_?(?:experts?|mlp|moe)\w*(?:\.|$)", re.ASCII)
+_SHARED = re.compile(r"(?:^|\.)\w*shared?_(?:experts?|mlp|moe)\w*(?:\.|$)", re.ASCII)
 _ROUTER = re.compile(
     r"(?:^|\.)(?:gate|wg|moe_statics|\w*router\w*|shared_expert_gate|e_score_correction_bias|expert_bias|tid2eid)(?:\.|$)"
     r"|correction_bias$",
@@ -31,6 +31,7 @@ _ROUTER = re.compile(
 _NORM = re.compile(r"norm|(?:^|\.)ln_\w+\.", re.ASCII)
 _LATENT = re.compile(r"(?:^|\.)(?:q_a_proj|kv_a_proj\w*|wq_a|wkv_a|fused_qkv_a\w*)(?:\.|$)", re.ASCII)
 _ATTENTION = re.compile(r"attn|attention|mamba|ssm|delta|conv|indexer|rwkv|time_mix", re.ASCII)
+_SECOND_ATTENTION = re.compile(r"attn\.[1-9]\.", re.ASCII)
 _MIXER_FFN = re.compile(r"(?:^|\.)mixer\.(?:up|down|gate)_proj\.", re.ASCII)
 _MIXER_LATENT = re.compile(r"(?:^|\.)mixer\.\w*latent\w*\.", re.ASCII)
 _FFN = re.compile(r"(?:^|\.)(?:mlp|feed_forward|ffn|ff|\w*mlp\w*)\.", re.ASCII)
@@ -76,6 +77,11 @@ def is_prediction(name: str) -> bool:
 def is_vision(name: str) -> bool:
     """Says whether a name is that of a module for pictures or sound."""
     return _VISION.search(name) is not None
+
+
+def is_second_attention(name: str) -> bool:
+    """Says whether a name is that of a further attention block of the same layer, as LongCat-Flash has them."""
+    return _SECOND_ATTENTION.search(name) is not None
 
 
 def hf_place(name: str, shape: tuple[int, ...], n_expert: int | None) -> Place:
