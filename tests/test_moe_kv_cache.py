@@ -129,6 +129,9 @@ def test_layers_with_linear_attention_keep_a_state() -> None:
     kinds = ["linear_attention"] * 3 + ["full_attention"]
     assert kv_from_config({**config, "layer_types": kinds * 12}, 48) == by_interval
     assert (by_interval.layers, by_interval.n_stateful, by_interval.state_bytes) == (cache.layers, 36, None)
+    # Of five layers only the fourth has attention.
+    assert _gguf("qwen3next", 5, _QWEN3_NEXT).layers == (CachedLayers(1, 512, 512),)
+    assert kv_from_config({**config, "linear_key_head_dim": 128}, 5).layers == (CachedLayers(1, 512, 512),)
 
 
 def test_arrays_of_heads_name_the_layers_with_attention() -> None:
@@ -187,9 +190,11 @@ def test_layers_with_a_window_may_have_other_heads() -> None:
 
 def test_a_period_names_the_layers_with_a_window() -> None:
     keys = {**_GPT_OSS, "attention.sliding_window_pattern": 3}
-    assert _gguf("any", 6, keys).layers == (CachedLayers(2, 512, 512), CachedLayers(4, 512, 512, 128))
+    # Of five layers only the third sees everything: the last of each period does, not the first.
+    expected = (CachedLayers(1, 512, 512), CachedLayers(4, 512, 512, 128))
+    assert _gguf("any", 5, keys).layers == expected
     config = {"num_attention_heads": 8, "head_dim": 64, "sliding_window": 128, "sliding_window_pattern": 3}
-    assert kv_from_config(config, 6).layers == (CachedLayers(2, 512, 512), CachedLayers(4, 512, 512, 128))
+    assert kv_from_config(config, 5).layers == expected
 
 
 def test_chunks_are_windows() -> None:
