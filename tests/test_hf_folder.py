@@ -110,8 +110,8 @@ def test_names_a_foreign_file(tmp_path: Path) -> None:
     shard = path / "model-00002-of-00002.safetensors"
     write_file(shard, {"t1": ("U8", (2,)), "t9": ("U8", (2,))})
     assert _message(path) == (
-        f"{shard}: holds no tensor 't3', which {INDEX} places there (2 such tensors); it belongs to another model, or "
-        "the index does"
+        f"{shard}: holds no tensor 't3', which {INDEX} places there (2 tensors are missing in all); it belongs to "
+        "another model, or the index does"
     )
     write_file(shard, {**{f"t{n}": ("U8", (1,)) for n in (1, 3, 5)}, "t2": ("U8", (2,))})
     assert _message(path) == (

@@ -11,7 +11,6 @@ from __future__ import annotations
 import gc
 import hashlib
 import re
-from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -78,7 +77,7 @@ def read_hf_folder(path: Path) -> HfFolder:
     config = read_mapping(path / CONFIG, "a model's config.json")
     digest = hashlib.sha256(read_bounded(path / CONFIG, "a model's config.json"))
     with _no_garbage_collection():
-        weight_map, names = _files_of(path)
+        placed, names = _files_of(path)
         tensors: dict[str, StoredTensor] = {}
         has_data = True
         for name in names:
@@ -89,10 +88,10 @@ def read_hf_folder(path: Path) -> HfFolder:
                 _fail_twice(path, names, name)
             if len(tensors) > MOST_TENSORS:
                 raise InputError(f"{path}: over {MOST_TENSORS} tensors; no model has more")
-            if weight_map is not None:
-                _check_against_index(path, name, weight_map[name], header.tensors)
             has_data = has_data and header.has_data
             digest.update(name.encode("utf-8", "surrogateescape") + b"\0" + header.digest)
+        if not placed.keys() <= tensors.keys():
+            _fail_missing(path, placed, tensors)
     return HfFolder(
         path=path,
         config=MappingProxyType(config),
@@ -115,11 +114,11 @@ def _no_garbage_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _files_of(path: Path) -> tuple[dict[str, list[str]] | None, list[str]]:
-    """Returns what the index places in each file (None without an index), and the files in order of their names."""
+def _files_of(path: Path) -> tuple[Mapping[str, str], list[str]]:
+    """Returns the file of each tensor by the index (nothing without one), and the files in order of their names."""
     if (path / INDEX).exists():
         placed = _read_index(path / INDEX)
-        names = sorted(placed)
+        names = sorted(set(placed.values()))
         missing = [name for name in names if not (path / name).exists()]
         if missing:
             raise InputError(
@@ -128,23 +127,20 @@ def _files_of(path: Path) -> tuple[dict[str, list[str]] | None, list[str]]:
             )
         return placed, names
     if (path / SINGLE).exists():
-        return None, [SINGLE]
-    return None, _numbered_files(path)
+        return {}, [SINGLE]
+    return {}, _numbered_files(path)
 
 
-def _read_index(path: Path) -> dict[str, list[str]]:
+def _read_index(path: Path) -> dict[str, str]:
     what = "an index of safetensors files"
     raw = read_bounded(path, what)
-    weight_map = decode_as(_Index, raw, path, what).weight_map
+    placed = decode_as(_Index, raw, path, what).weight_map
     # A name that stands twice loses its first place while it is decoded; escapes could hide it.
-    if raw.count(b'.safetensors"') != len(weight_map) or b"\\" in raw:
+    if raw.count(b'.safetensors"') != len(placed) or b"\\" in raw:
         check_no_repeated_key(raw, path, what)
-    placed: defaultdict[str, list[str]] = defaultdict(list)
-    for tensor, name in weight_map.items():
-        placed[name].append(tensor)
     if not placed:
         raise InputError(f"{path}: names no tensors; expected {what}")
-    for name in placed:
+    for name in sorted(set(placed.values())):
         if Path(name).name != name or "\\" in name or "\0" in name or not name.endswith(".safetensors"):
             raise InputError(
                 f"{path}: names the file {name[:_MOST_SHOWN]!r}; expected a .safetensors file of the same folder"
@@ -175,14 +171,13 @@ def _numbered_files(path: Path) -> list[str]:
     return expected
 
 
-def _check_against_index(path: Path, name: str, placed: list[str], tensors: Mapping[str, StoredTensor]) -> None:
+def _fail_missing(path: Path, placed: Mapping[str, str], tensors: Mapping[str, StoredTensor]) -> NoReturn:
     missing = [tensor for tensor in placed if tensor not in tensors]
-    if missing:
-        raise InputError(
-            f"{path / name}: holds no tensor {missing[0][:_MOST_SHOWN]!r}, which {INDEX} places there"
-            + (f" ({len(missing)} such tensors)" if len(missing) > 1 else "")
-            + "; it belongs to another model, or the index does"
-        )
+    raise InputError(
+        f"{path / placed[missing[0]]}: holds no tensor {missing[0][:_MOST_SHOWN]!r}, which {INDEX} places there"
+        + (f" ({len(missing)} tensors are missing in all)" if len(missing) > 1 else "")
+        + "; it belongs to another model, or the index does"
+    )
 
 
 def _fail_twice(path: Path, names: list[str], name: str) -> NoReturn:

@@ -10,13 +10,16 @@ from __future__ import annotations
 import json
 import stat
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import msgspec
 
 from planner.base.errors import InputError
 
 T = TypeVar("T")
+
+Limits: TypeAlias = msgspec.Meta
+"""What a value of a declared type is held to while it is decoded, as in `Annotated[int, Limits(ge=0)]`."""
 
 MOST_JSON_BYTES = 64 << 20
 """The most bytes of one JSON text; the index of a model with 90,000 tensors has 9 MB."""

@@ -17,10 +17,10 @@ import stat
 import struct
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NoReturn
+from typing import Annotated, NoReturn
 
 from planner.base.errors import InputError
-from planner.model_files.json_text import check_no_repeated_key, decode_as, parts_of
+from planner.model_files.json_text import Limits, check_no_repeated_key, decode_as, parts_of
 from planner.base.record import Record
 
 MOST_HEADER_BYTES = 64 << 20
@@ -43,7 +43,7 @@ class StoredTensor(Record, gc=False):
     """
 
     dtype: str = ""
-    shape: tuple[int, ...] = ()
+    shape: Annotated[tuple[Annotated[int, Limits(ge=0)], ...], Limits(max_length=MOST_DIMENSIONS)] = ()
     data_offsets: tuple[int, int] = (0, -1)
 
     @property
@@ -151,24 +151,19 @@ def _entries(path: Path, raw: bytes) -> dict[str, StoredTensor]:
 
 
 def _check_places(path: Path, tensors: Mapping[str, StoredTensor]) -> int:
-    """Returns how many bytes of data there must be; refuses holes, overlaps and shapes that no tensor has."""
+    """Returns how many bytes of data there must be; refuses holes and overlaps."""
     end = 0
-    for start, stop, name in sorted((*tensor.data_offsets, name) for name, tensor in tensors.items()):
+    for start, stop in sorted([tensor.data_offsets for tensor in tensors.values()]):
         if start != end or stop < start:
+            name = next(name for name, tensor in tensors.items() if tensor.data_offsets == (start, stop))
             found = f"tensor {name[:_MOST_SHOWN]!r} has data_offsets [{start}, {stop}]"
             _fail(path, f"{found}; expected them to start at {end}, where the tensor before it ends")
         end = stop
     if end > MOST_DATA_BYTES:
         _fail(path, f"its header announces {end} bytes of data, more than any file has")
-    for name, tensor in tensors.items():
-        shape = tensor.shape
-        if not tensor.dtype or len(shape) > MOST_DIMENSIONS or (shape and min(shape) < 0):
-            found = f"dtype {tensor.dtype[:_MOST_SHOWN]!r} and shape {str(list(shape))[:_MOST_SHOWN]}"
-            _fail(
-                path,
-                f"tensor {name[:_MOST_SHOWN]!r} has {found}; expected a type and at most {MOST_DIMENSIONS} dimensions, "
-                "none negative",
-            )
+    if "" in {tensor.dtype for tensor in tensors.values()}:
+        name = next(name for name, tensor in tensors.items() if not tensor.dtype)
+        _fail(path, f"tensor {name[:_MOST_SHOWN]!r} has no dtype; expected one such as 'BF16'")
     return end
 
 
