@@ -221,6 +221,18 @@ def test_reads_the_configuration_of_the_language_model(tmp_path: Path) -> None:
     assert model.layers[0].module == "model.language_model.layers.0"
 
 
+def test_configurations_may_be_nested(tmp_path: Path) -> None:
+    inner: dict[str, Any] = {"num_hidden_layers": 1, "num_experts": 4}
+    tensors: Tensors = {"thinker.model.layers.0.mlp.experts.up_proj": ("BF16", (4, 8, 8))}
+    omni = {"num_hidden_layers": None, "thinker_config": {"num_experts": 9, "text_config": inner}}
+    assert _read(tmp_path / "a", omni, tensors).layers[0].n_expert == 4
+    for _ in range(900):
+        inner = {"text_config": inner}
+    assert _message(tmp_path / "b", {**inner, "num_hidden_layers": None}, tensors) == (
+        "config.json says None for num_hidden_layers; expected 1 to 4096"
+    )
+
+
 def test_what_is_not_known_is_unknown(tmp_path: Path) -> None:
     model = _read(tmp_path, {}, {f"{_L}.0.mlp.experts.up_proj": ("BF16", (4, 8, 8))})
     assert (model.n_expert_used, model.has_output_head) == (None, False)

@@ -45,6 +45,8 @@ _N_EXPERT_USED = (
     "top_k",
 )
 _NESTED = ("text_config", "llm_config", "language_config", "thinker_config", "ffn_config")
+# Qwen's omni models have two levels, `thinker_config` and `text_config`.
+_MOST_NESTED = 4
 
 
 def moe_from_folder(folder: HfFolder) -> MoeModel:
@@ -100,11 +102,14 @@ def moe_from_folder(folder: HfFolder) -> MoeModel:
 
 def language_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """Returns the part of a configuration that describes the language model; its own keys come before outer ones."""
-    for name in _NESTED:
-        inner = config.get(name)
-        if isinstance(inner, dict):
-            return {**config, **language_config(inner)}
-    return config
+    found, inner = dict(config), config
+    for _ in range(_MOST_NESTED):
+        deeper = next((inner[name] for name in _NESTED if isinstance(inner.get(name), dict)), None)
+        if deeper is None:
+            break
+        found.update(deeper)
+        inner = deeper
+    return found
 
 
 def quantisation_method(config: Mapping[str, Any]) -> str | None:
