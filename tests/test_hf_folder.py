@@ -150,6 +150,22 @@ def test_refuses_an_index_of_another_form(tmp_path: Path) -> None:
     assert _message(path) == f"{index}: 'a' appears twice in an index of safetensors files"
 
 
+def test_refuses_what_is_too_long(tmp_path: Path) -> None:
+    path = write_folder(tmp_path / "m", {}, TENSORS, files=2)
+    (path / INDEX).write_bytes(b'{"weight_map":{' + b'"":"",' * ((2 << 20) + 1) + b'"":""}}')
+    assert _message(path) == f"{path / INDEX}: names over 1048576 tensors; no model has more"
+    with open(path / INDEX, "wb") as file:
+        file.truncate((64 << 20) + 1)
+    assert _message(path) == (
+        f"{path / INDEX}: 67108865 bytes long; expected an index of safetensors files of at most 67108864 bytes"
+    )
+    with open(path / "config.json", "wb") as file:
+        file.truncate((4 << 20) + 1)
+    assert _message(path) == (
+        f"{path / 'config.json'}: 4194305 bytes long; expected a model's config.json of at most 4194304 bytes"
+    )
+
+
 @pytest.mark.parametrize(
     ("text", "fault"),
     [

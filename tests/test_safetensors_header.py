@@ -157,6 +157,11 @@ def test_refuses_what_is_no_json(tmp_path: Path) -> None:
     assert _refused(tmp_path, b'{"a":' + b"[" * 1_000_000).startswith(f"{what}: ")
 
 
+def test_refuses_more_tensors_than_any_model_has(tmp_path: Path) -> None:
+    raw = b"{" + b",".join(b'"%x":{}' % number for number in range((1 << 20) + 2)) + b"}"
+    assert _refused(tmp_path, raw) == "its header announces over 1048576 tensors; no model has more"
+
+
 @pytest.mark.parametrize("second", ["a", "\\u0061"])
 def test_refuses_a_name_that_appears_twice(tmp_path: Path, second: str) -> None:
     entry = '{"dtype": "U8", "shape": [4], "data_offsets": [0, 4]}'

@@ -19,14 +19,13 @@ from typing import Any, NoReturn
 
 from planner.base.errors import InputError
 from planner.model_files.json_text import check_no_repeated_key, decode_as, read_bounded, read_mapping
-from planner.model_files.safetensors_header import StoredTensor, read_safetensors_header
+from planner.model_files.safetensors_header import MOST_TENSORS, StoredTensor, read_safetensors_header
 from planner.base.record import Record
 from planner.base.text import listed
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 CONFIG = "config.json"
-MOST_TENSORS = 1 << 20
 _NUMBERED = re.compile(r"(?P<name>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.safetensors", re.ASCII)
 _MOST_SHOWN = 200
 
@@ -134,6 +133,8 @@ def _files_of(path: Path) -> tuple[Mapping[str, str], list[str]]:
 def _read_index(path: Path) -> dict[str, str]:
     what = "an index of safetensors files"
     raw = read_bounded(path, what)
+    if raw.count(b":") > 2 * MOST_TENSORS:
+        raise InputError(f"{path}: names over {MOST_TENSORS} tensors; no model has more")
     placed = decode_as(_Index, raw, path, what).weight_map
     # A name that stands twice loses its first place while it is decoded; escapes could hide it.
     if raw.count(b'.safetensors"') != len(placed) or b"\\" in raw:

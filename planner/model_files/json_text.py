@@ -24,6 +24,9 @@ Limits: TypeAlias = msgspec.Meta
 MOST_JSON_BYTES = 64 << 20
 """The most bytes of one JSON text; the index of a model with 90,000 tensors has 9 MB."""
 
+MOST_CONFIG_BYTES = 4 << 20
+"""The most bytes of a configuration; lists of modules that stay unquantised make it a megabyte at most."""
+
 _MOST_SHOWN = 120
 
 
@@ -76,7 +79,7 @@ def read_mapping(path: Path, what: str) -> dict[str, Any]:
         InputError: too long, no JSON, or no mapping.
         OSError: it cannot be opened or read.
     """
-    raw = read_bounded(path, what)
+    raw = read_bounded(path, what, most_bytes=MOST_CONFIG_BYTES)
     try:
         value = json.loads(raw)
     except (ValueError, RecursionError) as error:
