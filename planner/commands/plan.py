@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from planner.commands import common, placement
+from planner.commands import common, experts, placement
 
 _EXAMPLES = """\
 examples:
@@ -13,6 +13,7 @@ examples:
   hotsplit plan --model models/relu-llama-7b.powerinfer.gguf --vram-budget 8GiB --context 2048 --explain
   hotsplit plan --model models/relu-llama-7b.powerinfer.gguf --output plan.json
   hotsplit plan --config study.yaml --cell 3
+  hotsplit plan --engine ktransformers --model Qwen3-30B-A3B --statistics code=rank0.pt,rank1.pt --vram-budget 16GiB
 """
 
 
@@ -37,6 +38,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument("--json", action="store_true", help="print the plan with its account and its layers as JSON")
     placement.add_budget_options(parser)
+    experts.add_options(parser)
     placement.add_solver_options(parser)
     parser.set_defaults(run=run)
 
@@ -49,6 +51,9 @@ def run(arguments: argparse.Namespace) -> int:
         InputError: a file is not what it must be, or options contradict each other.
         OSError: a file cannot be read or written.
     """
+    engine = experts.engine_from(arguments)
+    if engine is not None:
+        return experts.run(arguments, engine)
     from planner.planning import DensePartError, make_plan
     from planner.plans.file import write_plan
 

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
 DEFAULT_ENGINE = "powerinfer"
 ENGINES: dict[str, str] = {
     "powerinfer": "planner.engines.powerinfer.engine",
+    "ktransformers": "planner.engines.experts.ktransformers",
+    "exllamav3": "planner.engines.experts.exllamav3",
+    "hot-cache": "planner.engines.experts.hot_cache",
+    "slots": "planner.engines.experts.slots",
 }
 """The name of each engine, and the module that holds its `ENGINE`."""
 

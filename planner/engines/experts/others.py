@@ -1,0 +1,27 @@
+"""Which engines take a model, in which form: what a refusal says to do instead."""
+
+from __future__ import annotations
+
+from planner.engines.experts.engine import FORMS, ExpertEngine
+from planner.engines.registry import ENGINES, engine_named
+from planner.model_files.moe.model import MoeModel
+
+
+def expert_engines() -> tuple[ExpertEngine, ...]:
+    """Returns the engines that place experts."""
+    found = [engine_named(name) for name, module in ENGINES.items() if module.startswith("planner.engines.experts.")]
+    return tuple(engine for engine in found if isinstance(engine, ExpertEngine))
+
+
+def engines_for(moe: MoeModel) -> str:
+    """Returns which engines take this model as it is, and which in another form, in one line."""
+    here, other = [], []
+    for engine in expert_engines():
+        knows = engine.architectures is None or moe.architecture in engine.architectures
+        note = ", read in a pull request only" if engine.caution else ""
+        if moe.form in engine.forms and knows:
+            here.append(f"--engine {engine.name}{note}")
+        elif moe.form not in engine.forms and engine.architectures is None and not engine.caution:
+            other.append(f"--engine {engine.name} with {' or '.join(FORMS[form] for form in engine.forms)}")
+    takes = f"this model as it is: {', '.join(here) if here else 'no engine here'}"
+    return f"{takes}; in another form: {', '.join(other)}" if other else takes
