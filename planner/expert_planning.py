@@ -29,7 +29,7 @@ from planner.engines.experts.others import engines_for
 from planner.engines.registry import engine_named
 from planner.expert_verdict import Verdict, verdict_of
 from planner.placement.expert_choice.candidates import Candidates, Choice, Room, candidates_of
-from planner.placement.expert_choice.least_bytes import least_bytes
+from planner.placement.expert_choice.least_bytes import least_budget
 from planner.placement.expert_choice.most_covered import most_covered
 from planner.planning import DensePartError, find_budget
 from planner.plans.plan import (
@@ -277,9 +277,9 @@ def _least(
     fixed_bytes = account.dense_bytes + account.kv_cache_bytes + account.reserve_bytes - zero_bytes
     found = []
     for share in SHARES:
-        experts_bytes = least_bytes(
+        experts_bytes, _ = least_budget(
             candidates, share, one_number=engine.one_number, spare_experts=engine.spare_experts
-        ).budget_bytes
+        )
         context = None
         if request.kv_cache_bytes is None:
             room_bytes = account.budget_bytes - fixed_bytes + account.kv_cache_bytes - experts_bytes

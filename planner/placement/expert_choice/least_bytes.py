@@ -41,6 +41,19 @@ def least_bytes(candidates: Candidates, share: float, *, one_number: bool = Fals
     Raises:
         InputError: the share is out of range.
     """
+    budget, bound = least_budget(candidates, share, one_number=one_number, spare_experts=spare_experts)
+    choice = most_covered(candidates, Room((budget,), one_number=one_number, spare_experts=spare_experts))
+    return Least(share, budget, choice, bound)
+
+
+def least_budget(
+    candidates: Candidates, share: float, *, one_number: bool = False, spare_experts: int = 0
+) -> tuple[int, int]:
+    """Returns the budget of `least_bytes` and its bound, without the choice itself, which takes longer.
+
+    Raises:
+        InputError: the share is out of range.
+    """
     if not 0 < share <= 1:
         raise InputError(f"share of choices: expected more than 0 and at most 1, found {share}")
     spares = spare_experts * sum(
@@ -57,8 +70,7 @@ def least_bytes(candidates: Candidates, share: float, *, one_number: bool = Fals
         number = int(np.searchsorted(has, wanted))
         taken = np.bincount(candidates.expert, weights=candidates.sizes[order], minlength=most)
         budget = int(taken[: number + 1].sum()) + spares
-        choice = most_covered(candidates, Room((budget,), one_number=True, spare_experts=spare_experts))
-        return Least(share, budget, choice, budget)
+        return budget, budget
     order = np.lexsort((np.arange(len(values)), -(values / candidates.sizes)))
     has, taken = np.cumsum(values[order], dtype=np.float64), np.cumsum(candidates.sizes[order])
     last = int(np.searchsorted(has, wanted))
@@ -74,6 +86,4 @@ def least_bytes(candidates: Candidates, share: float, *, one_number: bool = Fals
         limits = limits_of(candidates, Room((middle * unit,)), values)
         chosen, _ = best_within(candidates, limits, values)
         low, high = (low, middle) if values[chosen].sum(dtype=np.float64) >= wanted else (middle + 1, high)
-    budget = high * unit + spares
-    choice = most_covered(candidates, Room((budget,), spare_experts=spare_experts))
-    return Least(share, budget, choice, least + spares)
+    return high * unit + spares, least + spares
