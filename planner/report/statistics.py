@@ -20,9 +20,12 @@ def print_statistics(
     workloads: Sequence[Workload], worths: Sequence[Worth], matrix: Tried | None, console: Console
 ) -> None:
     """Prints one table per workload with sentences below it, and the matrix where there are several."""
-    for workload, worth in zip(workloads, worths, strict=True):
+    for place, (workload, worth) in enumerate(zip(workloads, worths, strict=True)):
+        if place:
+            console.print()
         _print_worth(workload, worth, console)
     if matrix is not None:
+        console.print()
         print_matrix(matrix, console)
 
 
@@ -39,7 +42,6 @@ def _print_worth(workload: Workload, worth: Worth, console: Console) -> None:
     print_table(shown, console)
     for line in sentences(worth):
         console.print(printable(line), soft_wrap=True)
-    console.print()
 
 
 def sentences(worth: Worth) -> Iterator[str]:
