@@ -14,7 +14,7 @@ import numpy as np
 
 from planner.activations.expert_counts.workload import Workload
 from planner.activations.expert_counts.workload_set import alike, read_workloads
-from planner.activations.expert_counts.worth import worth_of
+from planner.activations.expert_counts.worth import warnings_of, worth_of
 from planner.base.errors import InputError, NoAnswerError
 from planner.base.record import Record, field
 from planner.base.units import format_bytes
@@ -392,7 +392,7 @@ def _proof(choice: Choice, robust: str | None) -> SolverReport:
 def _notes(engine: ExpertEngine, model: ExpertModel, workloads: Sequence[Workload], account: Account) -> list[str]:
     found: list[str] = [note for workload in workloads for note in workload.notes]
     for workload in workloads:
-        found += [f"{workload.name}: {line}" for line in worth_of(workload, n_layer=len(model.n_units)).warnings]
+        found += [f"{workload.name}: {line}" for line in warnings_of(workload, n_layer=len(model.n_units))]
     found += engine.model_notes(model)
     mixed = [layer.layer for layer in model.moe.layers if len(set(layer.expert_bytes.tolist())) > 1]
     if mixed:

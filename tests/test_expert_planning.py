@@ -6,6 +6,8 @@ import csv
 import itertools
 import json
 import struct
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -474,3 +476,15 @@ def test_tensor_parallelism_is_refused_where_the_engine_divides_otherwise(
         "hotsplit: error: --tp: exllamav3 does not divide every layer evenly among GPUs, so 2 cannot be planned; plan "
         "for one GPU, or use --engine ktransformers\n"
     )
+
+
+def test_a_plan_of_one_workload_needs_neither_torch_nor_a_solver(tmp_path: Path) -> None:
+    code = counts_file(tmp_path / "code.csv", CODE)
+    options = ["--engine", "ktransformers", "--model", str(MOE / "hf/qwen3_moe"), "--vram-budget", "2GiB"]
+    script = (
+        "import sys\nfrom planner.__main__ import main\n"
+        f"assert main({['plan', *options, '--statistics', str(code)]!r}) == 0\n"
+        "assert not {'torch', 'pulp', 'scipy', 'matplotlib'} & set(sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr.count("Traceback")) == (0, 0), done.stderr

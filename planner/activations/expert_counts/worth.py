@@ -170,6 +170,17 @@ def worth_of(workload: Workload, *, n_layer: int | None = None) -> Worth:
     )
 
 
+def warnings_of(workload: Workload, *, n_layer: int | None = None) -> tuple[str, ...]:
+    """Returns what makes the counts of one workload look wrong, without the slower resampling of `worth_of`.
+
+    Args:
+        workload: the counts.
+        n_layer: layers of the model with experts.
+    """
+    whole = workload.counts[0].dtype.kind != "f" and workload.choices > 0
+    return tuple(_warnings(workload, n_layer, _chi_square(workload.counts) if whole else None, None))
+
+
 def tried(workloads: Sequence[Workload], share: float = TRIED_AT) -> Tried:
     """Returns what the choice from each workload covers of each.
 

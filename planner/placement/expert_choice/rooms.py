@@ -54,7 +54,7 @@ def limits_of(candidates: Candidates, room: Room, values: Array) -> Limits:
             f"{sum(room.budgets)} bytes have no room for an expert: one takes {int(candidates.sizes.min())} bytes"
             + (f", and the engine adds {spares} bytes of spare experts" if spares else "")
         )
-    unit = math.gcd(*np.unique(candidates.sizes).tolist())
+    unit = largest if same else math.gcd(*np.unique(candidates.sizes).tolist())
     return Limits(np.zeros_like(candidates.layer), candidates.sizes // unit, np.array([(total - spares) // unit]), same)
 
 
@@ -107,13 +107,20 @@ def finished(
         return True
 
     number = 0
-    for expert in np.flatnonzero(chosen).tolist():
+    together = int(candidates.sizes[chosen].sum())
+    alone = len(room.budgets) == 1 and not room.spare_experts and together <= room.budgets[0]
+    if alone:
+        # Everything lies on the one GPU: no need to place experts one by one.
+        lane[chosen], used[0] = 0, together
+    for expert in () if alone else np.flatnonzero(chosen).tolist():
         while not place(expert, number) and number < len(room.budgets) - 1:
             number += 1
     if not room.one_number:
         # What found no place, and then everything else, the most valuable first.
         smallest = int(candidates.sizes.min())
-        for expert in np.lexsort((np.arange(len(chosen)), -values, ~chosen)).tolist():
+        left = max(budget - taken for budget, taken in zip(room.budgets, used, strict=True))
+        rest = np.lexsort((np.arange(len(chosen)), -values, ~chosen)).tolist() if left >= smallest else ()
+        for expert in rest:
             if max(budget - taken for budget, taken in zip(room.budgets, used, strict=True)) < smallest:
                 break
             if lane[expert] < 0:
