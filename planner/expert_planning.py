@@ -28,6 +28,8 @@ from planner.engines.experts.model import ExpertModel
 from planner.engines.experts.others import engines_for
 from planner.engines.registry import engine_named
 from planner.expert_verdict import Verdict, verdict_of
+from planner.model_files.moe.model import MoeModel
+from planner.model_files.moe.read import read_moe_model
 from planner.placement.expert_choice.candidates import Candidates, Choice, Room, candidates_of
 from planner.placement.expert_choice.least_bytes import least_budget
 from planner.placement.expert_choice.most_covered import most_covered
@@ -150,12 +152,12 @@ def make_expert_plan(request: ExpertRequest) -> ExpertPlanning:
     try:
         whole = engine.read_model(request.model)
     except UnsuitableError as error:
-        raise InputError(f"{error}; {_instead(error, request, workloads)}") from None
+        raise InputError(f"{error}; {_instead(error.moe, request, workloads)}") from None
     model = engine.divided(whole, request.tp)
     tried_on = read_workloads(request.tried_on) if request.tried_on else ()
     workloads = checked_against(workloads, model.moe)
     tried_on = checked_against(tried_on, model.moe)
-    alike((*workloads, *tried_on))
+    _check_apart(workloads, alike((*workloads, *tried_on))[len(workloads) :])
     budget, notes = find_budget(engine, request.gpu, request.vram_budget_bytes)
     settings = Settings(context=request.context, kv_type=request.kv_type, reserve=request.reserve)
     account = engine.account(model, budget, settings, kv_cache_bytes=request.kv_cache_bytes)
@@ -210,6 +212,19 @@ def _check_request(request: ExpertRequest, engine: ExpertEngine) -> None:
             )
 
 
+def _check_apart(workloads: Sequence[Workload], tried_on: Sequence[Workload]) -> None:
+    """Refuses to try a plan on what it was chosen from."""
+    for other in tried_on:
+        for workload in workloads:
+            if other.name == workload.name:
+                raise InputError(f"--tried-on: workload {other.name!r} is also one of --statistics; name it otherwise")
+            if other.fingerprint == workload.fingerprint:
+                raise InputError(
+                    f"--tried-on: workload {other.name!r} has the same counts as {workload.name!r} of --statistics; "
+                    "give counts of other text"
+                )
+
+
 def _check_fits(account: Account, model: ExpertModel, request: ExpertRequest) -> None:
     if account.state is not EngineState.DENSE_INCOMPLETE:
         return
@@ -222,11 +237,25 @@ def _check_fits(account: Account, model: ExpertModel, request: ExpertRequest) ->
     )
 
 
-def _instead(error: UnsuitableError, request: ExpertRequest, workloads: Sequence[Workload]) -> str:
+def what_to_do_instead(request: ExpertRequest) -> str | None:
+    """Returns what to do with a mixture of experts that an engine of neurons refused; None for any other model.
+
+    Raises:
+        InputError: the recorded counts are not sound.
+        OSError: a file cannot be read.
+    """
+    try:
+        moe = read_moe_model(request.model)
+    except InputError:
+        return None
+    return _instead(moe, request, read_workloads(request.statistics))
+
+
+def _instead(moe: MoeModel, request: ExpertRequest, workloads: Sequence[Workload]) -> str:
     """Returns what to do instead: other engines, llama.cpp itself, and what the counts are worth."""
-    parts = [engines_for(error.moe)]
-    if error.moe.form == "gguf":
-        parts.append(_ncmoe(error, request))
+    parts = [engines_for(moe, refused_by=request.engine)]
+    if moe.form == "gguf":
+        parts.append(_ncmoe(moe, request))
     for workload in workloads:
         covered = next(each for each in worth_of(workload).covered if each.share == 0.2)
         parts.append(
@@ -236,9 +265,8 @@ def _instead(error: UnsuitableError, request: ExpertRequest, workloads: Sequence
     return "; ".join(parts)
 
 
-def _ncmoe(error: UnsuitableError, request: ExpertRequest) -> str:
+def _ncmoe(moe: MoeModel, request: ExpertRequest) -> str:
     """Returns what llama.cpp itself would do with the model, which places whole layers of experts."""
-    moe = error.moe
     budget_bytes = request.vram_budget_bytes
     if budget_bytes is None:
         try:

@@ -410,6 +410,48 @@ def test_a_new_user_with_a_qwen3_moe_gguf_is_told_what_to_do(
     )
 
 
+def test_an_engine_of_neurons_says_which_engines_place_experts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    counts = {layer: [100, 50, 20, 10, 9, 8, 2, 1] for layer in range(3)}
+    path = counts_file(tmp_path / "mine.csv", counts)
+    model = MOE / "gguf/tiny-moe.gguf"
+    done = failure(capsys, "--model", model, "--statistics", path, "--vram-budget", "16GiB")
+    assert done.exit_code == 2
+    assert done.err == (
+        f"hotsplit: error: {model}: --engine powerinfer places neurons and does not split this mixture of experts; "
+        "this model as it is: --engine slots, read in a pull request only; in another form: --engine ktransformers with a "
+        "Hugging Face folder, --engine exllamav3 with a folder quantised for exllamav3; not: --engine hot-cache, which "
+        "does not know the architecture 'qwen3moe'; llama.cpp itself runs it with -ngl 99 -ncmoe 0, which fits 16.00 "
+        "GiB with 4096 tokens of context; the counts of 'mine' are worth: the hottest 20% cover 58.3%, random ones "
+        "16.7% (hotsplit statistics says more)\n"
+    )
+    code = counts_file(tmp_path / "code.csv", CODE)
+    done = failure(capsys, "--model", MOE / "hf/qwen3_moe", "--statistics", code, "--vram-budget", "16GiB")
+    assert "this model as it is: --engine ktransformers; in another form: --engine exllamav3" in done.err
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("code", "--tried-on: workload 'code' is also one of --statistics; name it otherwise"),
+        (
+            "other",
+            "--tried-on: workload 'other' has the same counts as 'code' of --statistics; give counts of other text",
+        ),
+    ],
+)
+def test_a_plan_is_not_tried_on_what_it_was_chosen_from(
+    name: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = counts_file(tmp_path / "code.csv", CODE)
+    done = failure(
+        capsys, "--engine", "ktransformers", "--model", MOE / "hf/qwen3_moe", "--statistics", code,
+        "--tried-on", f"{name}={code}", "--vram-budget", "2GiB",
+    )  # fmt: skip
+    assert (done.exit_code, done.err) == (2, f"hotsplit: error: {message}\n")
+
+
 def test_a_gguf_for_ktransformers_is_refused_with_the_reason(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

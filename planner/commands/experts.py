@@ -112,6 +112,33 @@ def _settle_folder(arguments: argparse.Namespace) -> None:
     arguments.activations = paths[0]
 
 
+def advise(arguments: argparse.Namespace) -> None:
+    """Says what to do with a mixture of experts that an engine of neurons refused; for `--statistics` only.
+
+    Raises:
+        InputError: the model is a mixture of experts; the message says which engines take it.
+    """
+    if arguments.statistics is None or arguments.model is None:
+        return
+    from planner.expert_planning import ExpertRequest, what_to_do_instead
+
+    request = ExpertRequest(
+        model=arguments.model,
+        engine=arguments.engine,
+        statistics=tuple(arguments.statistics),
+        gpu=arguments.gpu,
+        vram_budget_bytes=arguments.vram_budget,
+        context=arguments.context,
+        kv_type=arguments.kv_type,
+        kv_cache_bytes=arguments.kv_cache,
+    )
+    if (instead := what_to_do_instead(request)) is not None:
+        raise InputError(
+            f"{arguments.model}: --engine {arguments.engine} places neurons and does not split this mixture of "
+            f"experts; {instead}"
+        ) from None
+
+
 def request_from(arguments: argparse.Namespace, engine: ExpertEngine) -> ExpertRequest:
     """Returns what the options ask for.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from planner.base.errors import InputError
 from planner.commands import common, experts, placement
 
 _EXAMPLES = """\
@@ -57,7 +58,11 @@ def run(arguments: argparse.Namespace) -> int:
     from planner.planning import DensePartError, make_plan
     from planner.plans.file import write_plan
 
-    placement.settle_model(arguments)
+    try:
+        placement.settle_model(arguments)
+    except InputError:
+        experts.advise(arguments)
+        raise
     if arguments.output is not None:
         from planner.base.outputs import PLAN, check_output
 
@@ -69,6 +74,9 @@ def run(arguments: argparse.Namespace) -> int:
             from planner.report.bill import print_bill
 
             print_bill(error.account, common.console())
+        raise
+    except InputError:
+        experts.advise(arguments)
         raise
     placement.note_all(planning)
     if arguments.output is not None:

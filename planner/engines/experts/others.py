@@ -13,15 +13,23 @@ def expert_engines() -> tuple[ExpertEngine, ...]:
     return tuple(engine for engine in found if isinstance(engine, ExpertEngine))
 
 
-def engines_for(moe: MoeModel) -> str:
-    """Returns which engines take this model as it is, and which in another form, in one line."""
-    here, other = [], []
+def engines_for(moe: MoeModel, *, refused_by: str | None = None) -> str:
+    """Returns which engines take this model as it is, which in another form, and which never, in one line.
+
+    Args:
+        moe: the model.
+        refused_by: the engine whose reason was given already.
+    """
+    here, other, never = [], [], []
     for engine in expert_engines():
         knows = engine.architectures is None or moe.architecture in engine.architectures
         note = ", read in a pull request only" if engine.caution else ""
         if moe.form in engine.forms and knows:
             here.append(f"--engine {engine.name}{note}")
+        elif not knows and engine.name != refused_by and moe.form in engine.forms:
+            never.append(f"--engine {engine.name}, which does not know the architecture {moe.architecture[:80]!r}")
         elif moe.form not in engine.forms and engine.architectures is None and not engine.caution:
             other.append(f"--engine {engine.name} with {' or '.join(FORMS[form] for form in engine.forms)}")
     takes = f"this model as it is: {', '.join(here) if here else 'no engine here'}"
-    return f"{takes}; in another form: {', '.join(other)}" if other else takes
+    parts = [takes, *([f"in another form: {', '.join(other)}"] if other else ())]
+    return "; ".join([*parts, *([f"not: {', '.join(never)}"] if never else ())])
