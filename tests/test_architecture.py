@@ -90,7 +90,7 @@ def names_in(cell: str) -> list[str]:
     """Returns the modules that a cell names: `planner/plan.py` is `planner.plan`."""
     return [
         found.removesuffix("/__init__.py").removesuffix(".py").replace("/", ".")
-        for found in re.findall(r"`([a-z_/]+(?:\.py)?)`", cell)
+        for found in re.findall(r"`([a-z0-9_/]+(?:\.py)?)`", cell)
     ]
 
 
