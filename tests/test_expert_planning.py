@@ -419,12 +419,12 @@ def test_an_engine_of_neurons_says_which_engines_place_experts(
     done = failure(capsys, "--model", model, "--statistics", path, "--vram-budget", "16GiB")
     assert done.exit_code == 2
     assert done.err == (
-        f"hotsplit: error: {model}: --engine powerinfer places neurons and does not split this mixture of experts; "
-        "this model as it is: --engine slots, read in a pull request only; in another form: --engine ktransformers "
-        "with a Hugging Face folder, --engine exllamav3 with a folder quantised for exllamav3; not: --engine hot-cache, which "
-        "does not know the architecture 'qwen3moe'; llama.cpp itself runs it with -ngl 99 -ncmoe 0, which fits 16.00 "
-        "GiB with 4096 tokens of context; the counts of 'mine' are worth: the hottest 20% cover 58.3%, random ones "
-        "16.7% (hotsplit statistics says more)\n"
+        f"hotsplit: error: {model}: --engine powerinfer places neurons and does not split this mixture of "
+        "experts; this model as it is: --engine slots, read in a pull request only; in another form: --engine "
+        "ktransformers with a Hugging Face folder, --engine exllamav3 with a folder quantised for exllamav3; "
+        "not: --engine hot-cache, which does not know the architecture 'qwen3moe'; llama.cpp itself runs it with "
+        "-ngl 99 -ncmoe 0, which fits 16.00 GiB with 4096 tokens of context; the counts of 'mine' are worth: the "
+        "hottest 20% cover 58.3%, random ones 16.7% (hotsplit statistics says more)\n"
     )
     code = counts_file(tmp_path / "code.csv", CODE)
     done = failure(capsys, "--model", MOE / "hf/qwen3_moe", "--statistics", code, "--vram-budget", "16GiB")
