@@ -106,3 +106,24 @@ def test_workloads_of_different_models_are_refused(tmp_path: Path, capsys: pytes
         f"hotsplit: error: workloads 'imatrix' ({hot}) and 'sglang-buffer16' ({sglang}) are of different models: "
         "layers with choices are 0 to 2 (3) and 1 to 3 (3); name counts of one model\n"
     )
+
+
+def test_the_page_shows_curves_and_matrix_and_runs_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = tmp_path / "worth.html"
+    files = [counts_file(tmp_path, kind) for kind in ("arxiv", "book")]
+    done = hotsplit(capsys, "statistics", f"<b>x={files[0]}", files[1], "--html", page)
+    assert done.exit_code == 0, done.err
+    text = page.read_text(encoding="utf-8")
+    assert "<b>x" not in text
+    assert "&lt;b&gt;x" in text
+    assert "<script" not in text
+    crossed = share(olmoe("book"), hottest(olmoe("arxiv"), 38))
+    assert f"<td>{crossed:.1%}</td>" in text
+    assert text.count("<svg") >= 2
+    # A page of Hotsplit's is replaced, anything else is not.
+    assert hotsplit(capsys, "statistics", files[0], "--html", page).exit_code == 0
+    refused = hotsplit(capsys, "statistics", files[0], "--html", files[1])
+    assert refused.exit_code == 2
+    assert "--force" in refused.err
+    forced = hotsplit(capsys, "statistics", files[0], "--html", files[0], "--force")
+    assert (forced.exit_code, forced.out) == (2, "")

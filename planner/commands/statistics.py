@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from planner.commands import common
 
@@ -32,6 +33,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="one workload: SGLang's .pt, .json or .csv, an imatrix (GGUF), exllamav3's or the hot cache's JSON, a "
         "trace of lines layer,expert, or a folder of activation_<L>.pt; files joined by commas are added",
     )
+    parser.add_argument(
+        "--html", type=Path, metavar="FILE", help="write a page with the curves and the matrix as pictures"
+    )
+    common.add_force_option(parser)
     parser.add_argument("--json", action="store_true", help="print JSON, shares from 0 to 1")
     parser.set_defaults(run=run)
 
@@ -46,9 +51,21 @@ def run(arguments: argparse.Namespace) -> int:
     from planner.activations.expert_counts.workload_set import read_workloads
     from planner.activations.expert_counts.worth import tried, worth_of
 
+    if arguments.html is not None:
+        from planner.base.outputs import STUDY_PAGE, check_output
+
+        check_output(arguments.html, STUDY_PAGE, force=arguments.force)
     workloads = read_workloads(arguments.statistics)
     worths = [worth_of(workload) for workload in workloads]
     matrix = tried(workloads) if len(workloads) > 1 else None
+    if arguments.html is not None:
+        from planner.base.files import write_whole
+        from planner.base.outputs import keep_inputs
+        from planner.report.statistics_page import statistics_page
+
+        keep_inputs(arguments.html, *(Path(source) for workload in workloads for source in workload.sources))
+        write_whole(arguments.html, statistics_page(worths, matrix).encode("utf-8", "backslashreplace"))
+        common.note(f"written to {arguments.html}")
     if arguments.json:
         from planner.report.statistics import statistics_as_dict
 
