@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 
 WRITERS: dict[str, str] = {
     "powerinfer": "exporter.powerinfer.writer",
+    "ktransformers": "exporter.experts.ktransformers",
+    "exllamav3": "exporter.experts.exllama",
+    "hot-cache": "exporter.experts.hot_cache",
+    "slots": "exporter.experts.slots",
 }
 """The name of each engine, and the module that holds its `WRITER`."""
 
@@ -42,7 +46,7 @@ class Writer(Protocol):
     def write(
         self,
         plan: Plan,
-        statistics: Statistics,
+        statistics: Statistics | None,
         output: Path,
         *,
         model: EngineModel | None,
@@ -55,7 +59,7 @@ class Writer(Protocol):
 
         Args:
             plan: what to place.
-            statistics: the counts that the hottest units are selected by.
+            statistics: the counts that the hottest units are selected by; None when the plan names every unit.
             output: the file to write.
             model: the model, where it is at hand, to check the plan against.
             device: where to select: `auto`, `cpu` or `cuda`; the file is the same for all.

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from planner.base.errors import InputError
 from planner.engines.powerinfer.defaults import INDEX_SUFFIX
 from planner.engines.powerinfer.geometry import Geometry
 
@@ -39,7 +40,7 @@ class IndexWriter:
     def write(
         self,
         plan: Plan,
-        statistics: Statistics,
+        statistics: Statistics | None,
         output: Path,
         *,
         model: EngineModel | None,
@@ -51,6 +52,8 @@ class IndexWriter:
         """Writes the index (`exporter.powerinfer.export`)."""
         from exporter.powerinfer.export import export_plan
 
+        if statistics is None:
+            raise InputError(f"{where}: an index is selected by statistics; say where they are with --activations DIR")
         export_plan(
             plan, statistics, output, geometry=_geometry(model), device=device, force=force, note=note, where=where
         )

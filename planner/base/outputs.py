@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import filecmp
+import itertools
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -26,6 +27,7 @@ from planner.base.files import check_replaceable, staged
 
 # Where files say what they are: at their beginning, PDF at its end.
 _END_BYTES = 8192
+_MOST_SLOTS_BYTES = 1 << 26
 
 GENERATOR = "hotsplit"
 """What pages and plots carry as the program that made them."""
@@ -70,6 +72,31 @@ PROFILE_CHECKPOINT = _told_by("a checkpoint of a count", rb"hotsplit\.profile ch
 INDEX_COPY = _told_by("a copy of a GPU index", rb"GGUF.*generic\.gpu_index")
 NUMPY_MASKS = _told_by("masks of a GPU index", rb"PK\x03\x04.{26}blk\.[0-9.]+\.gpu_idx\.npy")
 TORCH_MASKS = _told_by("masks of a GPU index", rb"PK\x03\x04.*blk\.[0-9.]+\.gpu_idx")
+# A recording cannot be made again; so the recorders' own files, which have the same keys, are not of these kinds.
+TORCH_COUNTS = _told_by("counts of experts for SGLang", rb"PK\x03\x04.*generator.{1,9}hotsplit.*logical_count")
+HOT_CACHE = _told_by("counts for the hot cache", rb'\{\n "generator": "hotsplit",\n "schema": "llama\.cpp\.moe_layer')
+# exllamav3 asks for keys of layers and nothing else, so what tells such a file is its layout: a line for each layer.
+EXLLAMAV3_COUNTS = _told_by(
+    "counts of experts for exllamav3", rb'\{\n "[A-Za-z0-9_.]*layers\.[0-9]+\.\w+": \[[^\n]*\],?\n.*\]\n\}\n$'
+)
+COUNTS_CSV = _told_by("counts of experts as csv", rb"layer,expert,count\n")
+
+
+def _slots_objection(path: Path) -> str | None:
+    """A trace of choices has the same header and the same columns, but never each expert once and in order."""
+    with path.open("rb") as file:
+        content = file.read(_MOST_SLOTS_BYTES + 1)
+    rows = re.findall(rb"^([0-9]{1,6}),([0-9]{1,6})$", content, re.MULTILINE)
+    numbers = [(int(layer), int(expert)) for layer, expert in rows]
+    is_list = content == b"".join([b"layer,expert\n", *(b"%d,%d\n" % pair for pair in numbers)])
+    in_order = all(before < after for before, after in itertools.pairwise(numbers))
+    # The trace of a single token may look like this, and is no loss.
+    if is_list and in_order:
+        return None
+    return "a file that is not a list of experts for slots of Hotsplit's"
+
+
+SLOTS = Kind("a list of experts for slots", _slots_objection)
 
 
 def objection_to_replacing(path: Path, kind: Kind) -> str | None:
