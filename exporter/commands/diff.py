@@ -1,4 +1,4 @@
-"""`hotsplit diff`: which neurons two indexes place differently."""
+"""`hotsplit diff`: which neurons two indexes, or which experts two files of experts, place differently."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from planner.base.errors import InputError
 from planner.commands import common
 
 if TYPE_CHECKING:
+    from exporter.experts.contents import Contents
     from exporter.powerinfer.compare import LayerDifference
     from exporter.powerinfer.index_file import IndexFile
 
@@ -26,14 +28,14 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     """Adds the command's options."""
     parser = subparsers.add_parser(
         "diff",
-        help="compare two GPU indexes",
+        help="compare two GPU indexes, or two files of experts",
         description=(
             "Shows for each layer how many neurons are on the GPU in A only, in B only and in both. Layers pair by "
-            "number; layers that are the same are counted, not listed."
+            "number; layers that are the same are counted, not listed. Files of experts may be for different engines."
         ),
         epilog=_EXAMPLE,
     )
-    parser.add_argument("a", type=Path, metavar="A", help="an index")
+    parser.add_argument("a", type=Path, metavar="A", help="an index, or a file of experts")
     parser.add_argument("b", type=Path, metavar="B", help="another one")
     parser.add_argument("--json", action="store_true", help="print JSON, every layer")
     parser.set_defaults(run=run)
@@ -46,8 +48,16 @@ def run(arguments: argparse.Namespace) -> int:
         InputError: a file is not an index.
         OSError: a file cannot be read.
     """
+    from exporter.experts.contents import contents_of
     from exporter.powerinfer.compare import compare
     from exporter.powerinfer.index_file import IndexFile
+
+    experts_a, experts_b = contents_of(arguments.a), contents_of(arguments.b)
+    if experts_a is not None and experts_b is not None:
+        return _diff_experts(arguments, experts_a, experts_b)
+    if experts_a is not None or experts_b is not None:
+        one, other = (arguments.a, arguments.b) if experts_a is not None else (arguments.b, arguments.a)
+        raise InputError(f"{one}: is a file of experts, and {other} is not; two files of one kind can be compared")
 
     with IndexFile(arguments.a) as a, IndexFile(arguments.b) as b:
         layers = compare(a, b)
@@ -129,3 +139,52 @@ def _print(a: IndexFile, b: IndexFile, layers: list[LayerDifference], *, is_equa
         f"split.vram_capacity {change_bytes:+d} bytes",
         soft_wrap=True,
     )
+
+
+def _diff_experts(arguments: argparse.Namespace, a: Contents, b: Contents) -> int:
+    """Prints how the experts of two files differ; returns 0 when they do not, else 1."""
+    from exporter.experts.contents import differences
+    from exporter.powerinfer.compare import jaccard
+    from planner.base.text import listed, printable
+    from planner.report.tables import name, number, print_table, table, text
+
+    layers = differences(a, b)
+    different = [layer for layer in layers if layer.only_a or layer.only_b]
+    totals = {key: sum(len(getattr(layer, key)) for layer in layers) for key in ("only_a", "only_b", "both")}
+    if arguments.json:
+        common.print_json(
+            {
+                "a": str(arguments.a),
+                "b": str(arguments.b),
+                "engine": {"a": a.engine, "b": b.engine},
+                "equal": not different,
+                **totals,
+                "jaccard": jaccard(**totals),
+                "layers": [
+                    {key: getattr(layer, key) for key in ("layer", "only_a", "only_b", "both")} for layer in layers
+                ],
+            }
+        )
+        return 1 if different else 0
+    console = common.console()
+    for letter, path, contents in (("A", arguments.a, a), ("B", arguments.b, b)):
+        console.print(
+            f"{letter}: {printable(str(path))}: {contents.placed:,} experts, {contents.engine}", soft_wrap=True
+        )
+    if not different:
+        console.print("the same experts")
+        return 0
+    shown = table(name("layer"), number("only in A"), number("only in B"), number("in both"), text("A, B"))
+    for layer in different[:_MOST_ROWS]:
+        sides = [listed([str(expert) for expert in side], most=4) or "–" for side in (layer.only_a, layer.only_b)]
+        counts = (f"{len(part):,}" for part in (layer.only_a, layer.only_b, layer.both))
+        shown.add_row(str(layer.layer), *counts, "; ".join(sides))
+    print_table(shown, console)
+    if len(different) > _MOST_ROWS:
+        console.print(f"… and {len(different) - _MOST_ROWS} more; --json shows all")
+    console.print(
+        f"in all: {totals['only_a']:,} only in A, {totals['only_b']:,} only in B, {totals['both']:,} in both "
+        f"(Jaccard {jaccard(**totals):.3f}); {len(layers) - len(different)} layers the same",
+        soft_wrap=True,
+    )
+    return 1

@@ -91,7 +91,7 @@ class _Source(NamedTuple):
 
     writer: Writer
     plan: Plan
-    statistics: Statistics
+    statistics: Statistics | None
     model: EngineModel | None
     path: Path | None
 
@@ -139,14 +139,31 @@ def _from_plan(arguments: argparse.Namespace) -> _Source:
     elif path is not None:
         common.note(f"{path}: the plan's model is not here, so the plan is not checked against it")
     folder = arguments.activations or (Path(plan.statistics[0].path) if plan.statistics else None)
-    if folder is None and path is not None:
+    named = _names_every_unit(plan)
+    if folder is None and path is not None and not named:
         folder = engine.statistics_beside(path)
+    if named and arguments.activations is None and not _all_there(folder):
+        if folder is not None:
+            common.note(f"{folder}: the plan's statistics are not here, so the plan is not checked against them")
+        return _Source(writer, plan, None, model, path)
     if folder is None:
         raise InputError(f"{arguments.plan}: names no statistics; say where they are with --activations DIR")
     statistics = engine.read_statistics(folder, None)
     for line in remarks(statistics):
         common.note(line)
     return _Source(writer, plan, statistics, model, path)
+
+
+def _names_every_unit(plan: Plan) -> bool:
+    """Says whether the plan itself says which units it places, so that no statistics are needed."""
+    return all(group.ids is not None for group in plan.groups)
+
+
+def _all_there(statistics: Path | None) -> bool:
+    """Says whether a plan's statistics, one file or several joined by commas, are where the plan says."""
+    if statistics is None:
+        return False
+    return statistics.exists() or all(Path(part).exists() for part in str(statistics).split(","))
 
 
 def _check_engine_takes(writer: Writer, model: EngineModel, *, force: bool) -> None:
@@ -178,10 +195,16 @@ def _report(writer: Writer, plan: Plan, output: Path, *, as_json: bool) -> None:
     if as_json:
         from planner.plans.file import plan_as_dict
 
-        common.print_json({"output": str(output), "size_bytes": size_bytes, "plan": plan_as_dict(plan)})
+        steps = list(writer.next_steps(plan, output))
+        common.print_json(
+            {"output": str(output), "size_bytes": size_bytes, "next_steps": steps, "plan": plan_as_dict(plan)}
+        )
         return
-    caught = f", {plan.hit_rate:.1%} of all activations" if plan.hit_rate is not None else ""
+    covered = "choices" if plan.units.kind == "experts" else "activations"
+    caught = f", {plan.hit_rate:.1%} of all {covered}" if plan.hit_rate is not None else ""
     common.say(
         f"{output}: {sum(plan.solved_list):,} hot {plan.units.kind} in {len(plan.solved_list)} layers{caught}, "
         f"{format_bytes(plan.vram_required_bytes)} of VRAM ({format_bytes(size_bytes)} on disk)"
     )
+    for step in writer.next_steps(plan, output):
+        common.say(step)

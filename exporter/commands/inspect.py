@@ -1,4 +1,4 @@
-"""`hotsplit inspect`: what an index says: its header, its layers, the first neurons of each."""
+"""`hotsplit inspect`: what an index or a file of experts says: its layers, and the first units of each."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from planner.commands import common
 
 if TYPE_CHECKING:
+    from exporter.experts.contents import Contents
     from exporter.powerinfer.index_file import IndexFile
 
 _EXAMPLE = """\
@@ -25,14 +26,14 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     """Adds the command's options."""
     parser = subparsers.add_parser(
         "inspect",
-        help="show what a GPU index says",
+        help="show what a GPU index or a file of experts says",
         description=(
-            "Shows an index's header and, for each layer, how many neurons are on the GPU and the first of their "
-            "numbers. It believes the file; `hotsplit verify` does not."
+            "Shows an index's header and, for each layer, how many neurons or experts are on the GPU and the first of "
+            "their numbers. It believes the file; `hotsplit verify` does not."
         ),
         epilog=_EXAMPLE,
     )
-    parser.add_argument("file", type=Path, metavar="FILE.gpuidx", help="the index")
+    parser.add_argument("file", type=Path, metavar="FILE", help="the index, or an engine's file of experts")
     parser.add_argument("--json", action="store_true", help="print JSON, every layer, sizes in bytes")
     parser.set_defaults(run=run)
 
@@ -43,7 +44,16 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         InputError: not an index, or one whose tensors cannot be found.
     """
+    from exporter.experts.contents import contents_of
     from exporter.powerinfer.index_file import IndexFile
+
+    contents = contents_of(arguments.file)
+    if contents is not None:
+        if arguments.json:
+            common.print_json(_experts_as_json(arguments.file, contents))
+        else:
+            _print_experts(arguments.file, contents)
+        return 0
 
     with IndexFile(arguments.file) as index:
         if arguments.json:
@@ -106,3 +116,47 @@ def _print(index: IndexFile) -> None:
         console.print(f"… and {len(index.layers) - _MOST_ROWS} more; --json shows all")
     neurons, hot_neurons = (sum(layer.n_ff for layer in index.layers), sum(x.hot_neurons for x in index.layers))
     console.print(f"in all: {hot_neurons:,} of {neurons:,} neurons on the GPU ({hot_neurons / neurons:.1%})")
+
+
+def _experts_as_json(path: Path, contents: Contents) -> dict[str, Any]:
+    return {
+        "file": str(path),
+        "file_bytes": path.stat().st_size,
+        "engine": contents.engine,
+        "experts": contents.n_expert,
+        "placed": contents.placed,
+        "faults": list(contents.loaded.faults),
+        "layers": [
+            {"layer": layer, "experts": contents.loaded.n_expert.get(layer), "placed": list(experts)}
+            for layer, experts in contents.loaded.experts.items()
+        ],
+    }
+
+
+def _print_experts(path: Path, contents: Contents) -> None:
+    from planner.base.text import printable
+    from planner.base.units import format_bytes
+    from planner.report.tables import name, number, print_table, table, text
+
+    console = common.console()
+    size = format_bytes(path.stat().st_size)
+    console.print(f"{printable(str(path))}: {contents.file_kind} for {contents.engine}, {size}", soft_wrap=True)
+    shown_layers = table(name("layer"), number("experts placed"), number("of"), text("first experts"))
+    filled = [(layer, experts) for layer, experts in contents.loaded.experts.items() if experts]
+    for layer, experts in filled[:_MOST_ROWS]:
+        preview = [*map(str, experts[:_PREVIEWED]), *(["…"] if len(experts) > _PREVIEWED else [])]
+        shown_layers.add_row(
+            str(layer), f"{len(experts):,}", _count(contents.loaded.n_expert.get(layer)), " ".join(preview)
+        )
+    print_table(shown_layers, console)
+    if len(filled) > _MOST_ROWS:
+        console.print(f"… and {len(filled) - _MOST_ROWS} more; --json shows all")
+    empty = len(contents.loaded.experts) - len(filled)
+    without = f"; {empty} layers have none" if empty else ""
+    console.print(f"in all: {contents.placed:,} experts in {len(filled)} layers{without}")
+    for fault in contents.loaded.faults:
+        console.print(printable(fault), soft_wrap=True)
+
+
+def _count(number: int | None) -> str:
+    return "unknown" if number is None else f"{number:,}"

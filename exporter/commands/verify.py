@@ -1,4 +1,4 @@
-"""`hotsplit verify`: everything about an index that the engine does not check."""
+"""`hotsplit verify`: everything about an engine's file that the engine does not check."""
 
 from __future__ import annotations
 
@@ -21,15 +21,16 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     """Adds the command's options."""
     parser = subparsers.add_parser(
         "verify",
-        help="check everything about a GPU index that the engine does not",
+        help="check everything about an engine's file that the engine does not",
         description=(
             "Checks layout, masks and buckets; with a model also layers, neurons and bytes; with statistics that the "
             "neurons are the hottest; with a plan that the counts are the plan's. One line for each "
-            "fault. Which of equally hot neurons are chosen is no fault, only a note."
+            "fault. Which of equally hot neurons are chosen is no fault, only a note. A file of experts is read by its "
+            "engine's own rule; with a plan it must give exactly the plan's experts."
         ),
         epilog=_EXAMPLE,
     )
-    parser.add_argument("file", type=Path, metavar="FILE.gpuidx", help="the index")
+    parser.add_argument("file", type=Path, metavar="FILE", help="the index, or an engine's file of experts")
     parser.add_argument(
         "--model", type=Path, metavar="M", help="the model it is for: a file, or a folder with one model"
     )
