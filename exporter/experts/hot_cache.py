@@ -3,6 +3,10 @@
 `exporter.experts.rules.hot_cache` has the source. Experts that are not listed are cached too while there is room,
 unless the environment says otherwise; the command line says so. What the file counts decides only in which order
 experts ask for room, so it holds the recorded counts, and 1 where none are at hand or an expert was never chosen.
+
+With several GPUs the cache asks lane after lane for room (device strategy `warm`), for the highest count first when the
+weighting is `pressure` and the file has no times. So an expert's count is higher the earlier its lane, and each lane is
+full before the next lane's experts come.
 """
 
 from __future__ import annotations
@@ -19,7 +23,6 @@ from exporter.experts.rules.loaded import Loaded
 from exporter.experts.writer import ExpertWriter, model_of, natural, settings_of
 from planner.base.errors import InputError
 from planner.base.outputs import GENERATOR, HOT_CACHE
-from planner.base.units import format_bytes
 
 if TYPE_CHECKING:
     from planner.activations.folder import Statistics
@@ -93,38 +96,25 @@ class HotCacheWriter(ExpertWriter):
         return []
 
     def content(self, plan: Plan, layers: Sequence[LayerChoice], statistics: Statistics | None) -> bytes:
-        """Returns the JSON.
-
-        Raises:
-            InputError: the cache would divide the experts among its lanes in such a way that not all find room.
-        """
+        """Returns the JSON."""
+        order = list(lanes(plan))
         counts: dict[int, dict[int, int]] = {}
         for position, each in enumerate(layers):
             if not each.placed:
                 continue
-            if statistics is None:
+            if len(order) > 1:
+                lane_of = {expert: order.index(device) for device, ids in each.experts.items() for expert in ids}
+                counts[each.layer] = {expert: len(order) - lane_of[expert] for expert in each.placed}
+            elif statistics is None:
                 counts[each.layer] = dict.fromkeys(each.placed, 1)
             else:
                 row = statistics.values[position]
                 counts[each.layer] = {expert: max(1, round(row[expert].item())) for expert in each.placed}
-        self._check_room(plan, counts)
         sizes = {each.n_expert for each in layers}
         pairs = {layer: list(row.items()) for layer, row in counts.items()}
         return list_of_counts(
             pairs, sizes.pop() if len(sizes) == 1 else None, natural(settings_of(plan), "top_k") or None
         )
-
-    def _check_room(self, plan: Plan, counts: dict[int, dict[int, int]]) -> None:
-        rooms = lanes(plan)
-        unit_bytes = {int(group.label): group.unit_bytes or 0 for group in plan.groups}
-        kept = rule.fill(rule.ranked(counts), unit_bytes, [mib * _MIB for mib in rooms.values()])
-        left = sum(map(len, counts.values())) - sum(map(len, kept.values()))
-        if left:
-            needed = format_bytes(sum(rooms.values()) * _MIB)
-            raise InputError(
-                f"{left} experts would find no room: the cache divides experts among its {len(rooms)} lanes "
-                f"({needed} in all) by rank, and a layer in two lanes has a zero expert in each; plan for fewer bytes"
-            )
 
     def looks_like(self, start: bytes) -> bool:
         """Says whether it is JSON with the cache's schema."""
@@ -142,8 +132,9 @@ class HotCacheWriter(ExpertWriter):
             if len(rooms) > 1 or device != ONE_DEVICE:
                 options.append(f"--moe-hot-cache-{lane}device {shlex.quote(device)}")
             options.append(f"--moe-hot-cache-{lane}max-mib {mib}")
+        by_count = "LLAMA_MOE_HOT_CACHE_WEIGHTING=pressure " if len(rooms) > 1 else ""
         return (
-            f"LLAMA_MOE_HOT_CACHE_FILL_RANDOM=0 llama-server -m {model_of(plan)} "
+            f"LLAMA_MOE_HOT_CACHE_FILL_RANDOM=0 {by_count}llama-server -m {model_of(plan)} "
             f"-c {settings_of(plan).get('context', 'CONTEXT')} --cpu-moe --moe-hot-cache {shlex.quote(str(output))} "
             + " ".join(options),
         )

@@ -1,7 +1,8 @@
 """The hot cache's rule: experts by their rank within a layer, each put into the first lane that still has room.
 
 Source: adrianhoehne/llama.cpp 04c1003, `src/moe-hot-cache/`: `…-parser.cpp` 40-140 (counts of 0 are skipped),
-`…-weighting.cpp` 394-441 (`flat`, the default: rank first, then count, layer and expert), `…-planner.cpp` 29-52 and
+`…-weighting.cpp` 394-441 (`flat`, the default: rank first, then count, layer and expert; `pressure`, which our command
+asks for when there are several lanes, multiplies each count by a weight, 1 without times), `…-planner.cpp` 29-52 and
 300-345 (a layer's first expert in a lane takes the room of two, because a zero dummy comes with it; what does not fit
 is skipped, and what comes after it is tried). With LLAMA_MOE_HOT_CACHE_FILL_RANDOM=0 nothing else is loaded.
 """
@@ -50,7 +51,8 @@ def load(path: Path, plan: Plan | None) -> Loaded:
         other = next(size for size in n_expert.values() if size != stated)
         faults.append(f"n_expert: found {stated}, but the plan has layers of {other} experts")
     budgets = [room * MIB for room in lane_mib(plan)]
-    kept = fill(ranked(listed), unit_bytes, budgets)
+    order = by_rank(listed) if len(budgets) < 2 else by_count(listed)
+    kept = fill(order, unit_bytes, budgets)
     dropped = sum(map(len, listed.values())) - sum(map(len, kept.values()))
     if dropped:
         faults.append(f"{dropped} experts of the list do not fit into {' + '.join(map(str, lane_mib(plan)))} MiB")
@@ -69,7 +71,13 @@ def lane_mib(plan: Plan) -> list[int]:
     return [-(-n_bytes // MIB) for n_bytes in needed.values() if n_bytes]
 
 
-def ranked(listed: dict[int, dict[int, int]]) -> list[tuple[int, int]]:
+def by_count(listed: dict[int, dict[int, int]]) -> list[tuple[int, int]]:
+    """Returns (layer, expert) in the order of the weighting `pressure` for a file without times: by count alone."""
+    entries = [(-count, layer, expert) for layer, row in listed.items() for expert, count in row.items()]
+    return [(layer, expert) for _, layer, expert in sorted(entries)]
+
+
+def by_rank(listed: dict[int, dict[int, int]]) -> list[tuple[int, int]]:
     """Returns (layer, expert) in the order in which the weighting `flat` asks for room.
 
     Args:
