@@ -174,8 +174,8 @@ def test_convert_asks_for_what_a_recording_does_not_say(house: Path, capsys: Cap
     done = hotsplit(capsys, "convert", "trace.csv", "x.pt")
     assert (done.exit_code, done.err) == (
         2,
-        "hotsplit: error: trace.csv: does not say how many experts a layer has, only that expert 2 was chosen; say how many "
-        "with --experts N\n",
+        "hotsplit: error: trace.csv: does not say how many experts a layer has, only that expert 2 was chosen; say how "
+        "many with --experts N\n",
     )
     done = hotsplit(capsys, "convert", "trace.csv", "x.pt", "--experts", 2)
     assert (done.exit_code, done.err) == (2, "hotsplit: error: --experts 2: trace.csv has counts of 3 experts\n")
