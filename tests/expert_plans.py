@@ -46,7 +46,7 @@ def plan_of(
         "kv_type": "f16",
         "n_layer": str(n_layer if n_layer is not None else max(ids) + 1),
         "top_k": "2",
-        "total_experts": str(n_expert * len(ids)),
+        "total_experts": str(sum(group.placed for group in groups)),
         "tp": "1",
     }
     if engine == "exllamav3":

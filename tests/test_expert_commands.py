@@ -71,7 +71,7 @@ def test_a_plan_that_names_its_experts_needs_no_statistics(house: Path, capsys: 
     done = hotsplit(capsys, "export", "--plan", "plan.json", "--output", "x.csv", "--json")
     assert done.exit_code == 0, done.err
     assert done.err == (
-        "hotsplit: note: counts.pt: the plan's statistics are not here, so the plan is not checked against them\n"
+        "hotsplit: note: counts.pt: is not one file that is here, so the plan is not checked against its statistics\n"
     )
     assert json.loads(done.out)["next_steps"] == [
         "llama-server -m 'models/tiny moe' -c 4096 -ncmoe 99 --moe-cache-profile x.csv --moe-cache-slots 2"

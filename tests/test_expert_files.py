@@ -204,10 +204,6 @@ def test_one_number_for_all_layers_is_asked_for(tmp_path: Path) -> None:
             "engine.settings.n_layer: found '-4', expected a whole number",
         ),
         (
-            plan_of("ktransformers", IDS, 8, settings={"total_experts": "9"}),
-            "engine.settings.total_experts: found 9, but the groups have 24",
-        ),
-        (
             plan_of("ktransformers", {1: {"a": [0], "b": [1]}}, 8),
             "units.groups: place experts on a, b; of these engines only hot-cache divides them",
         ),
@@ -305,3 +301,16 @@ def test_our_own_file_is_replaced_and_a_recording_stays(engine: str, tmp_path: P
         write(first, path)
     assert path.read_bytes() == recording
     assert write(first, path, force=True) != recording
+
+
+def test_a_recording_that_ends_before_the_last_expert_will_do(tmp_path: Path) -> None:
+    # A trace does not say how many experts there are: its rows end at the last one that was chosen.
+    statistics = statistics_of({1: [9, 0, 1, 8], 2: [1, 9, 8], 4: [0, 1, 2, 3, 4, 9, 6, 7]})
+    plan = plan_of("slots", IDS, 8, statistics=statistics)
+    counted = plan_of("slots", IDS, 8, statistics=statistics, numbers=False)
+    assert write(plan, tmp_path / "a.csv", statistics) == write(counted, tmp_path / "b.csv", statistics)
+    last = plan_of("slots", {**IDS, 2: [1, 7]}, 8, statistics=statistics)
+    assert faults_of(last, tmp_path / "c.csv", statistics) == [
+        "plan.json: units.groups[1].ids: cover 9 choices of counts.pt, but the 2 most often chosen experts of layer 2 "
+        "cover 17"
+    ]

@@ -78,6 +78,9 @@ def test_another_model_is_found(engine: str, tmp_path: Path) -> None:
     assert faults(path, engine, plan=plan, model=other) == [
         f"plan: units.groups[2].unit_bytes: found {MIB}, but other has {MIB + 1}"
     ]
+    halved = plan_of(engine, IDS, 8, unit_bytes=MIB // 2, settings={"tp": "2"})
+    whole = TinyModel("whole", 5, (8, 8, 8), (MIB, MIB, MIB))
+    assert faults(path, engine, plan=halved, model=whole) == []
     small = TinyModel("small", 5, (6, 6, 6), (MIB, MIB, MIB))
     assert "plan: units.groups[0].units: found 8, but small has 6" in faults(path, engine, plan=plan, model=small)
     assert faults(path, engine, model=TinyModel("two", 5, (8, 8), (MIB, MIB))) == [

@@ -142,9 +142,9 @@ def _from_plan(arguments: argparse.Namespace) -> _Source:
     named = _names_every_unit(plan)
     if folder is None and path is not None and not named:
         folder = engine.statistics_beside(path)
-    if named and arguments.activations is None and not _all_there(folder):
+    if named and arguments.activations is None and (folder is None or not folder.exists()):
         if folder is not None:
-            common.note(f"{folder}: the plan's statistics are not here, so the plan is not checked against them")
+            common.note(f"{folder}: is not one file that is here, so the plan is not checked against its statistics")
         return _Source(writer, plan, None, model, path)
     if folder is None:
         raise InputError(f"{arguments.plan}: names no statistics; say where they are with --activations DIR")
@@ -157,13 +157,6 @@ def _from_plan(arguments: argparse.Namespace) -> _Source:
 def _names_every_unit(plan: Plan) -> bool:
     """Says whether the plan itself says which units it places, so that no statistics are needed."""
     return all(group.ids is not None for group in plan.groups)
-
-
-def _all_there(statistics: Path | None) -> bool:
-    """Says whether a plan's statistics, one file or several joined by commas, are where the plan says."""
-    if statistics is None:
-        return False
-    return statistics.exists() or all(Path(part).exists() for part in str(statistics).split(","))
 
 
 def _check_engine_takes(writer: Writer, model: EngineModel, *, force: bool) -> None:
@@ -197,7 +190,12 @@ def _report(writer: Writer, plan: Plan, output: Path, *, as_json: bool) -> None:
 
         steps = list(writer.next_steps(plan, output))
         common.print_json(
-            {"output": str(output), "size_bytes": size_bytes, "next_steps": steps, "plan": plan_as_dict(plan)}
+            {
+                "output": str(output),
+                "size_bytes": size_bytes,
+                **({"next_steps": steps} if steps else {}),
+                "plan": plan_as_dict(plan),
+            }
         )
         return
     covered = "choices" if plan.units.kind == "experts" else "activations"

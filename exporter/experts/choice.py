@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from planner.base.record import Record
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+
     from planner.activations.folder import Statistics
     from planner.plans.plan import Plan
 
@@ -39,6 +43,12 @@ def names_every_expert(plan: Plan) -> bool:
     return all(group.ids is not None or group.placed in (0, group.units) for group in plan.groups)
 
 
+def padded(counts: npt.NDArray[Any], n_expert: int | None) -> npt.NDArray[Any]:
+    """Returns counts with zeros for experts behind the last one of a recording that does not say how many there are."""
+    lacking = 0 if n_expert is None else n_expert - counts.size
+    return np.pad(counts, (0, lacking)) if lacking > 0 else counts
+
+
 def choose(plan: Plan, statistics: Statistics | None, *, device: str, note: Callable[[str], None]) -> list[LayerChoice]:
     """Returns what to place, one entry for each group of the plan.
 
@@ -65,7 +75,8 @@ def choose(plan: Plan, statistics: Statistics | None, *, device: str, note: Call
             from exporter.select import select_hottest
 
             assert statistics is not None, "checked before: a plan without numbers needs statistics"
-            hottest = select_hottest(statistics.values[position], group.placed, device, note=note)
+            counts = padded(statistics.values[position], n_expert)
+            hottest = select_hottest(counts, group.placed, device, note=note)
             experts = {ONE_DEVICE: tuple(hottest.tolist())}
         found.append(LayerChoice(int(group.label), n_expert, experts))
     return found

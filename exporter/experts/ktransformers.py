@@ -56,7 +56,7 @@ class KTransformersWriter(ExpertWriter):
             lines.append(f"units.groups: have {' and '.join(map(str, sorted(map(int, filter(None, sizes)))))} experts; "
                          "KTransformers takes the same number in all layers")  # fmt: skip
         try:
-            n_layer, total = (natural(settings_of(plan), key) for key in ("n_layer", "total_experts"))
+            n_layer = natural(settings_of(plan), "n_layer")
         except InputError as error:
             return [*lines, str(error)]
         last = int(plan.groups[-1].label)
@@ -66,9 +66,6 @@ class KTransformersWriter(ExpertWriter):
             )
         elif not last < n_layer <= 1024:
             lines.append(f"engine.settings.n_layer: found {n_layer}, expected {last + 1} to 1024")
-        units = sum(group.units or 0 for group in plan.groups)
-        if total is not None and total < units:
-            lines.append(f"engine.settings.total_experts: found {total}, but the groups have {units}")
         return lines
 
     def check_name(self, output: Path) -> None:
@@ -96,7 +93,7 @@ class KTransformersWriter(ExpertWriter):
     def next_steps(self, plan: Plan, output: Path) -> Sequence[str]:
         """Returns the server's command; words in capitals stand for what the plan does not know."""
         settings = settings_of(plan)
-        total = natural(settings, "total_experts") or sum(group.units or 0 for group in plan.groups)
+        total = sum(group.units or 0 for group in plan.groups)
         ratio = gpu_experts_ratio(sum(plan.solved_list), total)
         return (
             f"python -m sglang.launch_server --model-path {model_of(plan)} --kt-weight-path KT_WEIGHT_PATH "

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from exporter.experts.choice import names_every_expert
+from exporter.experts.choice import names_every_expert, padded
 
 if TYPE_CHECKING:
     from planner.activations.folder import Statistics
@@ -68,12 +68,14 @@ def _with_model(plan: Plan, model: EngineModel) -> Iterator[str]:
     if len(plan.groups) != len(model.n_units):
         yield f"units.groups: found {len(plan.groups)}, but {model.source} has {len(model.n_units)} layers with experts"
         return
+    is_whole = plan.engine is None or plan.engine.settings.get("tp", "1") == "1"
     for number, group in enumerate(plan.groups):
         if group.units is not None and group.units != model.n_units[number]:
             yield f"units.groups[{number}].units: found {group.units}, but {model.source} has {model.n_units[number]}"
         elif group.placed > model.n_units[number]:
             yield f"units.groups[{number}].placed: found {group.placed}, but {model.source} has {model.n_units[number]}"
-        if group.unit_bytes is not None and group.unit_bytes != model.unit_bytes[number]:
+        # Divided among several GPUs, an expert takes less on each than the model's file says.
+        if is_whole and group.unit_bytes is not None and group.unit_bytes != model.unit_bytes[number]:
             yield (
                 f"units.groups[{number}].unit_bytes: found {group.unit_bytes}, but {model.source} has "
                 f"{model.unit_bytes[number]}"
@@ -94,7 +96,8 @@ def _with_statistics(plan: Plan, statistics: Statistics) -> Iterator[str]:
         only = sorted(set(plan.labels) ^ set(statistics.labels), key=lambda label: (len(label), label))
         yield f"units.groups: are not the layers of {source}: only one of the two has layer {', '.join(only[:4])}"
         return
-    for number, (group, counts) in enumerate(zip(plan.groups, statistics.values, strict=True)):
+    for number, (group, row) in enumerate(zip(plan.groups, statistics.values, strict=True)):
+        counts = padded(row, group.units)
         if group.units is not None and group.units != len(counts):
             yield f"units.groups[{number}].units: found {group.units}, but {source} has counts of {len(counts)} experts"
         elif group.placed > len(counts):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from exporter.experts.choice import padded
 from exporter.experts.plan_checks import disagreements
 from planner.base.errors import FaultsError, InputError
 from planner.base.text import listed
@@ -72,7 +73,7 @@ def _faults(
     yield from loaded.faults
     if plan is not None:
         for position, group in enumerate(plan.groups):
-            counts = statistics.values[position] if statistics is not None else None
+            counts = padded(statistics.values[position], group.units) if statistics is not None else None
             yield from _against_plan(group, loaded.experts.get(int(group.label), ()), counts)
         return
     if model is not None:
