@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from planner.plan import write_plan
-
 from exporter.demo.folder import write_demo
 from exporter.powerinfer.export import export_plan
 from planner.activations.folder import Statistics

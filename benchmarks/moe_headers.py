@@ -78,7 +78,10 @@ def main() -> None:
     options = parser.parse_args()
     from planner.model_files.moe.read import read_moe_model
 
-    ours = "import sys, pathlib\nfrom planner.model_files.moe.read import read_moe_model\nread_moe_model(pathlib.Path(sys.argv[1]))"
+    ours = (
+        "import sys, pathlib\nfrom planner.model_files.moe.read import read_moe_model\n"
+        "read_moe_model(pathlib.Path(sys.argv[1]))"
+    )
     theirs = (
         "import sys, pathlib\nfrom safetensors import safe_open\n"
         "for path in sorted(pathlib.Path(sys.argv[1]).glob('*.safetensors')):\n"

@@ -50,7 +50,7 @@ class Measured:
     Attributes:
         name: shape, bytes, budget and threshold.
         solved_s: best seconds of the solver part.
-        hit_rate: share of the activations caught.
+        hit_rate: share of the activations covered.
         relative_gap: proven.
         status: of the solution.
         memory: peak bytes over the bytes of the statistics; None when not measured.
@@ -146,10 +146,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--repeat", type=int, default=1, metavar="N", help="best of N runs (default: 1)")
     options = parser.parse_args(arguments)
     asked = [shapes[name] for name in options.shape] + ([MOE] if options.moe else [])
-    columns = [text("problem"), *map(number, ("solver part", "caught", "proven gap")), text("status")]
+    columns = [text("problem"), *map(number, ("solver part", "covered", "proven gap")), text("status")]
     columns += [number("peak")] if options.memory else []
     for rival in options.against:
-        columns += [number(rival), number("caught"), number("times ours"), text("says")]
+        columns += [number(rival), number("covered"), number("times ours"), text("says")]
     shown = table(*columns)
     worst = 0.0
     for each in measured(asked, options, options.against):
@@ -158,8 +158,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         cells += [] if each.memory is None else [f"{each.memory:.2f}"]
         for answer in each.rivals.values():
             theirs = answer.built_s + answer.solved_s
-            caught = f"{answer.caught / each.total:.4%}" if answer.fits else "nothing usable"
-            cells += [_seconds(theirs), caught, f"{theirs / each.solved_s:,.0f}", answer.status]
+            covered = f"{answer.covered / each.total:.4%}" if answer.fits else "nothing usable"
+            cells += [_seconds(theirs), covered, f"{theirs / each.solved_s:,.0f}", answer.status]
         shown.add_row(*cells)
         print(f"{each.name}: {_seconds(each.solved_s)}", file=sys.stderr, flush=True)
     Console(width=None if sys.stdout.isatty() else 200, highlight=False, markup=False).print(shown)

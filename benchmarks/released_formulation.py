@@ -46,14 +46,14 @@ class PlainAnswer:
 
     Attributes:
         status: in the solver's own words.
-        caught: activations; 0 where it gave no usable answer.
+        covered: activations; 0 where it gave no usable answer.
         built_s: seconds to pose it.
         solved_s: seconds in the solver.
         fits: whether the answer holds the constraints.
     """
 
     status: str
-    caught: float
+    covered: float
     built_s: float
     solved_s: float
     fits: bool
@@ -138,4 +138,4 @@ def _judged(
     on = chosen > 0.5
     hot = np.bincount(groups.layer[on], weights=groups.neurons[on], minlength=len(problem.n_ff)).astype(int).tolist()
     fits = problem.faults_of(hot) == []
-    return PlainAnswer(status, float(problem.hotness.caught(hot).sum()) if fits else 0.0, built_s, solved_s, fits)
+    return PlainAnswer(status, float(problem.hotness.covered(hot).sum()) if fits else 0.0, built_s, solved_s, fits)

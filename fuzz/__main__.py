@@ -13,8 +13,8 @@ from pathlib import Path
 from fuzz.targets import TARGETS, Target
 from planner.base.errors import install_advice
 
-_MOST_SECONDS_AN_INPUT = 10
-_MOST_MEMORY_MB = 2048
+_MAX_SECONDS_AN_INPUT = 10
+_MAX_MEMORY_MB = 2048
 _EXECUTED = re.compile(r"stat::number_of_executed_units:\s*(\d+)")
 
 
@@ -65,8 +65,8 @@ def _fuzz(name: str, target: Target, seconds: int, folder: Path) -> tuple[int, l
             f"-artifact_prefix={findings}/",
             f"-max_total_time={seconds}",
             f"-max_len={target.longest}",
-            f"-timeout={_MOST_SECONDS_AN_INPUT}",
-            f"-rss_limit_mb={_MOST_MEMORY_MB}",
+            f"-timeout={_MAX_SECONDS_AN_INPUT}",
+            f"-rss_limit_mb={_MAX_MEMORY_MB}",
             "-print_final_stats=1",
         ],
         stderr=subprocess.PIPE,

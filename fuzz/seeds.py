@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-from planner.plan import Plan, PlannedActivations, PlannedBudget, PlannedModel, SolverReport
 
 from exporter.powerinfer.index_format import MARK_MODEL, IndexedLayer, Magic
 from exporter.powerinfer.index_writer import write_index

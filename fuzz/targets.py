@@ -22,7 +22,7 @@ from pathlib import Path
 
 from planner.base.errors import HotsplitError
 
-_MOST_LINE = 200_000
+_MAX_LINE = 200_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ def _read(data: bytes, name: str, read: Callable[[Path], None]) -> None:
     try:
         read(path)
     except HotsplitError as error:
-        if not error.lines or not all(error.lines) or len(str(error)) > _MOST_LINE:
+        if not error.lines or not all(error.lines) or len(str(error)) > _MAX_LINE:
             raise BrokenPromiseError(f"not one clear line: {str(error)[:200]!r}") from error
 
 

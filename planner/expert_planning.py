@@ -48,7 +48,7 @@ from planner.plans.plan import (
 SHARES = (0.5, 0.8, 0.9)
 ONE_GPU = "gpu"
 # A cache of more tokens is asked for by nobody; the search for the most context ends there.
-_MOST_CONTEXT = 1 << 24
+_MAX_CONTEXT = 1 << 24
 
 
 class ExpertRequest(Record):
@@ -319,7 +319,7 @@ def _least(
 def _most_context(engine: ExpertEngine, model: ExpertModel, kv_type: str, room_bytes: int) -> int:
     cache = model.moe.kv_cache
     room_bytes -= cache.state_bytes or 0
-    low, high = 0, _MOST_CONTEXT
+    low, high = 0, _MAX_CONTEXT
     while low < high:
         middle = (low + high + 1) // 2
         fits = cache.bytes_for(middle, kv_type, window_rule=engine.window) <= room_bytes

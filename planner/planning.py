@@ -196,7 +196,7 @@ def make_plan(request: PlanRequest) -> Planning:
         problem=problem,
         solution=solution,
         plan=_plan(request, engine, divided, account, statistics, problem, solution, hotness),
-        covered=tuple(hotness.caught(solution.solved_list).tolist()),
+        covered=tuple(hotness.covered(solution.solved_list).tolist()),
         notes=(),
     )
     return replace(planning, notes=(*notes, *_notes(planning)))

@@ -156,7 +156,7 @@ class CabinetWriter:
     def write(
         self,
         plan: Plan,
-        statistics: Statistics,
+        statistics: Statistics | None,
         output: Path,
         *,
         model: EngineModel | None,
@@ -165,6 +165,7 @@ class CabinetWriter:
         note: Callable[[str], None],
         where: str,
     ) -> None:
+        assert statistics is not None
         if plan.statistics and plan.statistics[0].fingerprint != statistics.fingerprint:
             raise FaultsError([f"{where}: the counts changed"])
         rows = [

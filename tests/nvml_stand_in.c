@@ -28,7 +28,7 @@ enum {
     UNKNOWN = 999
 };
 
-enum { MOST_DEVICES = 64 };
+enum { MAX_DEVICES = 64 };
 
 typedef struct {
     char line[1024];
@@ -49,7 +49,7 @@ typedef struct {
     char bus_id[32];
 } pci_info_t;
 
-static device_t devices[MOST_DEVICES];
+static device_t devices[MAX_DEVICES];
 static int n_devices;
 static char driver[1024];
 static int started;
@@ -100,7 +100,7 @@ static int read_scenario(void) {
         int is_gpu = strncmp(line, "gpu\t", 4) == 0, is_mig = strncmp(line, "mig\t", 4) == 0;
         if (strncmp(line, "driver\t", 7) == 0) {
             snprintf(driver, sizeof driver, "%s", line);
-        } else if ((is_gpu || is_mig) && n_devices < MOST_DEVICES) {
+        } else if ((is_gpu || is_mig) && n_devices < MAX_DEVICES) {
             if (is_gpu) gpu = n_devices;
             snprintf(devices[n_devices].line, sizeof devices[n_devices].line, "%s", line);
             devices[n_devices].is_mig = is_mig;

@@ -70,7 +70,7 @@ def allowed_lists(problem: Problem) -> Iterator[tuple[int, ...]]:
             yield chosen
 
 
-def caught_by(problem: Problem, chosen: Sequence[int]) -> float:
+def covered_by(problem: Problem, chosen: Sequence[int]) -> float:
     """Returns what the hottest neurons of each layer catch, summed one by one."""
     layers = [sorted(problem.hotness.layer(layer).tolist(), reverse=True) for layer in range(len(problem.n_ff))]
     return float(sum(sum(each[:count]) for each, count in zip(layers, chosen, strict=True)))
@@ -78,4 +78,4 @@ def caught_by(problem: Problem, chosen: Sequence[int]) -> float:
 
 def best_of_all(problem: Problem) -> float | None:
     """Returns the most that any allowed list catches; None when there is none."""
-    return max((caught_by(problem, chosen) for chosen in allowed_lists(problem)), default=None)
+    return max((covered_by(problem, chosen) for chosen in allowed_lists(problem)), default=None)

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hypothesis_numpy
 
-from planner.activations.folder import fingerprint_of, read_statistics, statistics_from_values, strangers
+from planner.activations.folder import fingerprint_of, ignored_files, read_statistics, statistics_from_values
 from planner.base.errors import InputError
 
 
@@ -69,7 +69,7 @@ def test_many_strangers_take_few_lines(folder: Path, count: int, lines: int) -> 
     save(folder, "activation_0.pt")
     for number in range(count):
         (folder / f"stray{number:03}").touch()
-    told = strangers(read_statistics(folder))
+    told = ignored_files(read_statistics(folder))
     assert len(told) == lines
     assert told[:7] == [
         f"{folder}: stray{number:03} is not an activation_<L>.pt file, ignored" for number in range(min(count, 7))

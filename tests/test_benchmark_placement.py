@@ -48,4 +48,4 @@ def test_the_released_formulation_finds_the_best_groups(seed: int) -> None:
     answer = solve_with_cbc(problem, 2)
     assert answer.fits
     assert answer.status == "optimal solution found"
-    assert answer.caught == pytest.approx(best)
+    assert answer.covered == pytest.approx(best)

@@ -20,16 +20,16 @@ class Best:
 
     def __init__(self, curves: Curves) -> None:
         self.curves = curves
-        self.caught = -math.inf
+        self.covered = -math.inf
         self.settled = 0
 
     def __call__(self) -> float:
-        return self.caught
+        return self.covered
 
     def try_layers(self, on: npt.NDArray[np.bool_]) -> float:
         self.settled += 1
         found = settle(self.curves, range_of(self.curves, on))
-        self.caught = max(self.caught, found.caught)
+        self.covered = max(self.covered, found.covered)
         return found.bound
 
 

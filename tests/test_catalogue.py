@@ -4,7 +4,7 @@ import pytest
 
 from planner.base.errors import FaultsError, InputError
 from planner.catalogue.entries import SHIPPED, Catalogue, HotnessCurve, PcieLink, load_catalogue
-from planner.config.schema import sound
+from planner.config.schema import parse_or_none
 from planner.engines.powerinfer.account import account_for
 from planner.engines.powerinfer.architectures import ARCHITECTURES
 from planner.engines.powerinfer.budget import stated_budget
@@ -172,12 +172,12 @@ def test_names_are_plain_words(tmp_path: Path) -> None:
     ],
 )
 def test_a_curve_that_is_none_is_refused(curve: dict[str, object]) -> None:
-    assert sound(HotnessCurve, curve) is None
+    assert parse_or_none(HotnessCurve, curve) is None
 
 
 def test_a_curve_of_one_point_or_several() -> None:
     def pairs(curve: dict[str, object]) -> tuple[tuple[float, float], ...]:
-        found = sound(HotnessCurve, curve)
+        found = parse_or_none(HotnessCurve, curve)
         assert found is not None
         return found.pairs()
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from planner.base.errors import FaultsError
 from planner.config.config_values import BytesPerSecond, SizeBytes, SizeOrZeroBytes, SizesBytes
-from planner.config.schema import Table, check, json_schema_of, sound
+from planner.config.schema import Table, check, json_schema_of, parse_or_none
 from planner.config.yaml_file import parse_yaml
 
 GIB = 1 << 30
@@ -84,7 +84,7 @@ def test_what_is_no_such_value_is_refused(text: str, fault: str) -> None:
 @given(st.integers(1, 1 << 12), st.integers(0, 1 << 12), st.integers(1, 1 << 10))
 def test_a_range_goes_up_in_steps_and_ends_at_its_end(first: int, more: int, step: int) -> None:
     written = {"from": f"{first}MiB", "to": f"{first + more}MiB", "step": f"{step}MiB"}
-    values = sound(Values, {"sizes": written})
+    values = parse_or_none(Values, {"sizes": written})
     assert values is not None
     assert values.sizes is not None
     expected, size = [], first
@@ -98,8 +98,8 @@ def test_a_range_goes_up_in_steps_and_ends_at_its_end(first: int, more: int, ste
 def test_editors_take_as_a_size_what_the_reader_takes(text: str) -> None:
     properties = json_schema_of(Values)["properties"]
     pattern = properties["zero"]["anyOf"][0]["anyOf"][0]["pattern"]
-    if sound(Values, {"zero": text}) is not None:
+    if parse_or_none(Values, {"zero": text}) is not None:
         assert re.search(pattern, text)
     rate = properties["rate"]["anyOf"][0]["anyOf"][0]["pattern"]
-    if sound(Values, {"rate": text}) is not None:
+    if parse_or_none(Values, {"rate": text}) is not None:
         assert re.search(rate, text)

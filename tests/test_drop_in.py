@@ -167,12 +167,12 @@ def test_the_engines_own_call_in_its_own_shell(model: Path, tmp_path: Path) -> N
     assert index.vram_required == vram_bytes // step_bytes * step_bytes
     assert done.stdout == (
         f"hotsplit: {sum(taken):,} of 3,264 neurons ({sum(taken) / 3264:.1%}) on the GPU, "
-        f"192.0 KiB of 195.3 KiB; {caught(counts, taken):.1%} of activations\n"
+        f"192.0 KiB of 195.3 KiB; {covered(counts, taken):.1%} of activations\n"
         f"hotsplit: wrote {model}.generated.gpuidx\n"
     )
 
 
-def caught(counts: list[Array], taken: list[int]) -> float:
+def covered(counts: list[Array], taken: list[int]) -> float:
     hot = sum(int(np.sort(layer)[::-1][:k].sum()) for layer, k in zip(counts, taken, strict=True))
     return hot / int(np.sum(counts))
 

@@ -49,8 +49,8 @@ def test_a_cell_by_hand(catalogue: Catalogue) -> None:
     assert answer.hit_rate == pytest.approx(0.75, abs=1e-3)
     assert answer.proof is not None
     assert answer.proof.status == "optimal"
-    assert answer.proof.caught / answer.proof.total == answer.hit_rate
-    assert answer.proof.upper_bound >= answer.proof.caught
+    assert answer.proof.covered / answer.proof.total == answer.hit_rate
+    assert answer.proof.upper_bound >= answer.proof.covered
     active_bytes = 0.25 * N_LAYER * N_FF * NEURON_BYTES
     gpu_bytes = DENSE_BYTES + KV_BYTES + active_bytes * answer.hit_rate
     host_bytes = active_bytes * (1 - answer.hit_rate)

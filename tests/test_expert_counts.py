@@ -16,9 +16,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from planner.base.errors import InputError
 from planner.activations.expert_counts.reading import EXPECTED, read_recorded
 from planner.activations.expert_counts.recorded import MOST_COUNT, RecordedCounts
+from planner.base.errors import InputError
 
 SAMPLES = Path(__file__).parent / "data" / "recorded"
 TRUTH: dict[str, Any] = json.loads((SAMPLES / "truth.json").read_text())

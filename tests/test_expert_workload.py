@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from planner.base.errors import InputError
 from planner.activations.expert_counts.recorded import RecordedCounts
 from planner.activations.expert_counts.workload import parse_workload, read_workload, with_experts, workload_of
+from planner.base.errors import InputError
 
 SAMPLES = Path(__file__).parent / "data" / "recorded"
 FORM = "expected NAME=FILE[,FILE...][:WEIGHT], such as code=rank0.pt,rank1.pt:2"

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from planner.base.errors import InputError
 from planner.activations.expert_counts.workload import Workload, read_workload
 from planner.activations.expert_counts.worth import SHARES, tried, worth_of
+from planner.base.errors import InputError
 from planner.base.record import as_builtins, replace
 from tests.expert_tables import real, workload
 

@@ -16,9 +16,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from planner.model_files import header as header_module
 from planner.base.errors import InputError
-from planner.model_files.header import MOST_KEPT_NUMBERS, MOST_TEXT_BYTES, ArraySummary, Header, read_header
+from planner.model_files import header as header_module
+from planner.model_files.header import MAX_TEXT_BYTES, MOST_KEPT_NUMBERS, ArraySummary, Header, read_header
 from tests.model_files import F16, F32, Q4_0, ModelFile, key, llama, n_bytes, string, tensor
 
 _VALUES = [
@@ -309,7 +309,7 @@ def test_every_truncation_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_text_of_megabytes_leaves_its_length_behind(tmp_path: Path) -> None:
-    longest = b"a" * (MOST_TEXT_BYTES - 4) + "\U0001f600".encode()
+    longest = b"a" * (MAX_TEXT_BYTES - 4) + "\U0001f600".encode()
     keys = key("short", "string", longest) + key("long", "string", b"\xff" * (20 << 20)) + key("next", "u8", 7)
     path = tmp_path / "m.gguf"
     path.write_bytes(b"PWRI" + struct.pack("<IQQ", 3, 0, 3) + keys)

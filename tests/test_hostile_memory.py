@@ -39,7 +39,7 @@ def test_statistics_larger_than_what_is_kept_give_the_same_index(
     plan = Plan.of_solved_list((1000,) * N_LAYER, 1)
     everything = read_statistics(folder)
     export_plan(plan, everything, tmp_path / "kept.gpuidx")
-    monkeypatch.setattr(statistics_module, "MOST_KEPT_BYTES", 3 * LAYER_BYTES)
+    monkeypatch.setattr(statistics_module, "MAX_KEPT_BYTES", 3 * LAYER_BYTES)
     tracemalloc.start()
     streamed = read_statistics(folder)
     assert streamed.n_ff == everything.n_ff
@@ -58,7 +58,7 @@ def test_statistics_larger_than_what_is_kept_give_the_same_index(
 def test_statistics_that_change_while_they_are_in_use_are_noticed(
     folder: Path, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
-    monkeypatch.setattr(statistics_module, "MOST_KEPT_BYTES", 0)
+    monkeypatch.setattr(statistics_module, "MAX_KEPT_BYTES", 0)
     statistics = read_statistics(folder)
     path = folder / "activation_5.pt"
     content = path.read_bytes()
@@ -86,19 +86,19 @@ def test_impacts_larger_than_memory_are_sorted_in_a_file(
     random = np.random.default_rng(0)
     values = [random.integers(0, 1 << 40, N_FF) for _ in range(N_LAYER)]
     expected = Hotness.from_values(values)
-    monkeypatch.setattr(hotness_module, "_MOST_MEMORY_BYTES", LAYER_BYTES)
+    monkeypatch.setattr(hotness_module, "_MAX_MEMORY_BYTES", LAYER_BYTES)
     tracemalloc.start()
     found = Hotness.from_values(values)
     peak_bytes = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert np.array_equal(found.impacts, expected.impacts)
     assert found.total == expected.total
-    assert np.array_equal(found.caught([17] * N_LAYER), expected.caught([17] * N_LAYER))
+    assert np.array_equal(found.covered([17] * N_LAYER), expected.covered([17] * N_LAYER))
     assert peak_bytes < most_layers * LAYER_BYTES
 
 
 def test_a_layer_wider_than_any_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(statistics_module, "MOST_NEURONS", N_FF - 1)
+    monkeypatch.setattr(statistics_module, "MAX_NEURONS", N_FF - 1)
     with pytest.raises(InputError) as caught:
         read_statistics(folder)
     assert str(caught.value) == (

@@ -26,7 +26,7 @@ def test_prefix_sums_of_the_sorted_layers(dtype: npt.DTypeLike, lengths: list[in
     hotness = Hotness.from_values(values)
     counts = [int(random.integers(0, length + 1)) for length in lengths]
     expected = [sum(sorted((float(v) for v in each), reverse=True)[:k]) for each, k in zip(values, counts, strict=True)]
-    assert hotness.caught(counts).tolist() == expected
+    assert hotness.covered(counts).tolist() == expected
     assert hotness.totals.tolist() == [sum(float(v) for v in each) for each in values]
     assert hotness.total == sum(hotness.totals.tolist())
     assert hotness.n_ff == tuple(lengths)
@@ -38,13 +38,13 @@ def test_prefix_sums_of_the_sorted_layers(dtype: npt.DTypeLike, lengths: list[in
 def test_pairs_of_layers_and_counts() -> None:
     hotness = Hotness.from_values([np.arange(300), np.arange(5)])
     pairs = [(0, 0), (0, 64), (0, 65), (0, 300), (1, 2), (1, 5)]
-    caught = hotness.caught_in([layer for layer, _ in pairs], [count for _, count in pairs])
+    caught = hotness.covered_in([layer for layer, _ in pairs], [count for _, count in pairs])
     assert caught.tolist() == [0.0, sum(range(236, 300)), sum(range(235, 300)), sum(range(300)), 7.0, 10.0]
 
 
 def test_more_pairs_than_one_slice() -> None:
     hotness = Hotness.from_values([np.ones(3, dtype=np.int8)])
-    assert hotness.caught_in([0] * 9000, [2] * 9000).tolist() == [2.0] * 9000
+    assert hotness.covered_in([0] * 9000, [2] * 9000).tolist() == [2.0] * 9000
 
 
 def test_layers_are_descending_and_read_only() -> None:
@@ -89,7 +89,7 @@ def test_means_of_steps(granularity: int) -> None:
 
 def test_no_layers_at_all() -> None:
     hotness = Hotness.from_values([])
-    assert (hotness.n_layer, hotness.n_ff, hotness.total, hotness.caught([]).tolist()) == (0, (), 0.0, [])
+    assert (hotness.n_layer, hotness.n_ff, hotness.total, hotness.covered([]).tolist()) == (0, (), 0.0, [])
 
 
 @pytest.mark.parametrize(

@@ -117,7 +117,7 @@ def test_the_exact_program_finds_the_best_of_all_lists(solver: str, problem: Pro
     for each, count in zip(model.layers, answer.hot, strict=True):
         hot[each.layer] = count
     assert problem.faults_of(hot) == []
-    assert float(problem.hotness.caught(hot).sum()) == pytest.approx(best, rel=1e-6, abs=1e-6)
+    assert float(problem.hotness.covered(hot).sum()) == pytest.approx(best, rel=1e-6, abs=1e-6)
 
 
 @pytest.mark.parametrize("solver", SOLVERS)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from exporter.powerinfer.index_file import MOST_NEURONS, IndexFile
+from exporter.powerinfer.index_file import MAX_NEURONS, IndexFile
 from exporter.powerinfer.index_format import MARK_MODEL, IndexedLayer
 from exporter.powerinfer.index_writer import _header, write_index
 from exporter.powerinfer.overwrite import INDEX
@@ -58,11 +58,11 @@ def test_every_fault_of_the_layout_is_told_at_once(tmp_path: Path) -> None:
 
 def test_a_file_of_holes_that_is_longer_than_any_index_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.gpuidx"
-    layers = [IndexedLayer(str(layer), MOST_NEURONS, 0) for layer in range(65)]
+    layers = [IndexedLayer(str(layer), MAX_NEURONS, 0) for layer in range(65)]
     with open(path, "wb") as file:
         file.writelines(_header(layers, 0, {}, "PWRI"))
         file.write(bytes(-file.tell() % 32))
-        file.truncate(file.tell() + 65 * 4 * MOST_NEURONS)
+        file.truncate(file.tell() + 65 * 4 * MAX_NEURONS)
     file_bytes = path.stat().st_size
     with pytest.raises(InputError) as caught:
         IndexFile(path)

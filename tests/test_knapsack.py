@@ -26,10 +26,10 @@ def test_the_best_of_all_lists_is_found_and_proven(problem: Problem) -> None:
         return
     assert found.positions is not None
     assert problem.faults_of(curves.neurons(found.positions).tolist()) == []
-    assert found.caught == pytest.approx(best, rel=1e-14)
+    assert found.covered == pytest.approx(best, rel=1e-14)
     assert best * (1 - 1e-14) <= found.bound <= best + 1e-10 * problem.hotness.total
     if problem.hotness.exact:
-        assert found.bound == found.caught == best
+        assert found.bound == found.covered == best
 
 
 @given(small_problems(thresholds=False, whole_numbers=True))
@@ -37,8 +37,8 @@ def test_without_room_for_lists_the_bound_still_holds(problem: Problem) -> None:
     curves = curves_of(problem)
     best = best_of_all(problem)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_MOST_CANDIDATES", 1)
-        patch.setattr(module, "_MOST_WITHOUT_PROOF", 1)
+        patch.setattr(module, "_MAX_CANDIDATES", 1)
+        patch.setattr(module, "_MAX_WITHOUT_PROOF", 1)
         found = settle(curves, whole_range(curves))
     if best is None:
         assert found.positions is None
@@ -46,7 +46,7 @@ def test_without_room_for_lists_the_bound_still_holds(problem: Problem) -> None:
     assert found.bound >= best
     if found.positions is not None:
         assert problem.faults_of(curves.neurons(found.positions).tolist()) == []
-        assert found.caught <= best
+        assert found.covered <= best
 
 
 @pytest.mark.parametrize("granularity", [1, 64, 100])
@@ -61,7 +61,7 @@ def test_layers_of_real_size_close_to_nothing(sizes: list[int], granularity: int
     curves = curves_of(problem)
     found = settle(curves, whole_range(curves))
     assert found.positions is not None
-    assert found.caught == found.bound
+    assert found.covered == found.bound
     assert problem.faults_of(curves.neurons(found.positions).tolist()) == []
 
 
@@ -70,7 +70,7 @@ def test_a_floor_close_to_the_capacity_decides() -> None:
     problem = problem_of([[1], [5]], [10, 9], 10, host_bytes=9)
     found = settle(curves_of(problem), whole_range(curves_of(problem)))
     assert found.positions is not None
-    assert (found.positions.tolist(), found.caught, found.bound) == ([1, 0], 1.0, 1.0)
+    assert (found.positions.tolist(), found.covered, found.bound) == ([1, 0], 1.0, 1.0)
 
 
 def test_layers_that_are_on_have_their_least_and_others_nothing() -> None:
@@ -80,8 +80,8 @@ def test_layers_that_are_on_have_their_least_and_others_nothing() -> None:
     one = settle(curves, range_of(curves, np.array([False, True])))
     assert both.positions is not None
     assert one.positions is not None
-    assert (both.positions.tolist(), both.caught) == ([2, 2], 26.0)
-    assert (one.positions.tolist(), one.caught, one.bound) == ([0, 3], 24.0, 24.0)
+    assert (both.positions.tolist(), both.covered) == ([2, 2], 26.0)
+    assert (one.positions.tolist(), one.covered, one.bound) == ([0, 3], 24.0, 24.0)
 
 
 def test_too_much_on_is_proven_impossible() -> None:
@@ -109,7 +109,7 @@ def test_when_the_time_is_over_the_answer_comes_with_its_gap() -> None:
     late = settle(curves, whole_range(curves), lambda: True)
     done = settle(curves, whole_range(curves))
     assert late.positions is not None
-    assert late.caught <= done.caught == done.bound <= late.bound
+    assert late.covered <= done.covered == done.bound <= late.bound
     assert problem.faults_of(curves.neurons(late.positions).tolist()) == []
 
 
@@ -122,13 +122,13 @@ def _many_sizes(seed: int) -> Problem:
 @pytest.mark.parametrize("seed", [0, 2])
 def test_where_many_sizes_leave_a_gap_more_is_listed(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
     curves = curves_of(_many_sizes(seed))
-    monkeypatch.setattr(module, "_MOST_CANDIDATES", 2000)
-    monkeypatch.setattr(module, "_MOST_WITHOUT_PROOF", 100)
+    monkeypatch.setattr(module, "_MAX_CANDIDATES", 2000)
+    monkeypatch.setattr(module, "_MAX_WITHOUT_PROOF", 100)
     gaps = []
     for wider in (1, 20):
         monkeypatch.setattr(module, "_WIDER", wider)
         found = settle(curves, whole_range(curves))
-        gaps.append(found.bound - found.caught)
+        gaps.append(found.bound - found.covered)
     assert 0 < gaps[1] < gaps[0]
 
 
@@ -146,4 +146,4 @@ def test_time_that_is_over_in_the_middle_of_a_listing_leaves_an_answer() -> None
     exact = settle(curves, whole_range(curves))
     assert found.positions is not None
     assert problem.faults_of(curves.neurons(found.positions).tolist()) == []
-    assert found.caught <= exact.caught <= exact.bound <= found.bound * (1 + 1e-12)
+    assert found.covered <= exact.covered <= exact.bound <= found.bound * (1 + 1e-12)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from benchmarks.drawn import skewed
 from planner.placement.lagrangian import count_from, curves_of, cut, dual_bound, filled, gains, whole_range
 from planner.placement.problem import Problem
-from tests.placements import allowed_lists, best_of_all, caught_by, problem_of, small_problems
+from tests.placements import allowed_lists, best_of_all, covered_by, problem_of, small_problems
 
 
 @given(small_problems(), st.floats(0, 2000))
@@ -128,5 +128,5 @@ def test_every_allowed_list_is_counted_like_the_definition() -> None:
     problem = problem_of([[5, 4, 1], [9, 1]], [2, 3], 9)
     curves = curves_of(problem)
     for chosen in allowed_lists(problem):
-        assert curves.caught(np.array(chosen)) == caught_by(problem, chosen)
+        assert curves.covered(np.array(chosen)) == covered_by(problem, chosen)
         assert curves.units(np.array(chosen)) == problem.bytes_of(chosen)

@@ -75,7 +75,7 @@ def test_a_plan_says_what_it_maximised_and_is_exported(capsys: pytest.CaptureFix
     plan = tmp_path / "plan.json"
     options = ("--model", model, "--vram-budget", "7GiB", "--objective", "host-reads")
     done = hotsplit(capsys, "plan", *options, "--output", plan)
-    assert " bytes of host reads, this one catches " in done.out
+    assert " bytes of host reads, this one covers " in done.out
     assert " of all bytes of host reads; " in done.out
     document = json.loads(plan.read_text())
     assert document["solver"]["maximises"] == "host-reads"

@@ -22,11 +22,11 @@ def test_lines_are_never_under_the_curve_and_touch_it_where_asked(problem: Probl
         asked = min(max(int(at[layer]), int(curves.first[layer])), int(curves.steps[layer]))
         for position in range(int(curves.first[layer]), int(curves.steps[layer]) + 1):
             neurons = min(position * int(curves.width[layer]), int(curves.n_ff[layer]))
-            caught = float(curves.hotness.caught_in([layer], [neurons])[0])
+            covered = float(curves.hotness.covered_in([layer], [neurons])[0])
             heights = [slope * neurons + rest for slope, rest in lines]
-            assert min(heights) >= caught * (1 - 1e-12) - 1e-9
+            assert min(heights) >= covered * (1 - 1e-12) - 1e-9
             if position == asked:
-                assert min(heights) == pytest.approx(caught, rel=1e-12, abs=1e-9)
+                assert min(heights) == pytest.approx(covered, rel=1e-12, abs=1e-9)
 
 
 def test_with_every_step_the_curve_is_exact() -> None:

@@ -108,7 +108,7 @@ def test_with_statistics(plan: Plan, lines: list[str]) -> None:
     assert disagreements(plan, statistics=STATISTICS, where="p") == [f"p: {line}" for line in lines]
 
 
-def caught_plan(objective: float, hit_rate: float | None) -> Plan:
+def covered_plan(objective: float, hit_rate: float | None) -> Plan:
     proof = SolverReport(name="s", status="feasible", objective=objective, upper_bound=objective, relative_gap=0.0)
     return Plan.of_solved_list((2, 3), 80, solver=proof, hit_rate=hit_rate)
 
@@ -117,10 +117,10 @@ def caught_plan(objective: float, hit_rate: float | None) -> Plan:
     ("plan", "lines"),
     [
         # 3 + 2 of 3 + 2 + 1 and 4 + 3 + 2 of 4 + 3 + 2 + 1.
-        (caught_plan(14.0, 14 / 16), []),
-        (caught_plan(14.0, None), []),
-        (caught_plan(14.0000001, 0.875), []),
-        (caught_plan(14.1, 0.875), ["solver.objective: found 14.1, but the hot neurons catch 14.0 in stats"]),
+        (covered_plan(14.0, 14 / 16), []),
+        (covered_plan(14.0, None), []),
+        (covered_plan(14.0000001, 0.875), []),
+        (covered_plan(14.1, 0.875), ["solver.objective: found 14.1, but the hot neurons catch 14.0 in stats"]),
         (Plan.of_solved_list((2, 3), 80, hit_rate=0.8754), []),
         (
             Plan.of_solved_list((2, 3), 80, hit_rate=0.88),

@@ -53,8 +53,8 @@ def test_the_table_shows_layers_totals_and_what_they_rest_on(capsys: pytest.Capt
     assert rows[2][4] == f"{sum(range(87, 98)) / sum(range(2, 98)):.1%}"
     assert f"model         {model} (llama, 3 layers)" in done.out
     assert "filled        100.00% of the FFN's bytes (0 B left)" in done.out
-    caught = f"{sum(range(87, 96)) + sum(range(87, 97)) + sum(range(87, 98)):,}"
-    assert f"proof         optimal: no placement catches more than {caught} activations, this one catches {caught}" in (
+    covered = f"{sum(range(87, 96)) + sum(range(87, 97)) + sum(range(87, 98)):,}"
+    assert f"proof         optimal: no placement covers more than {covered} activations, this one covers {covered}" in (
         done.out
     )
 
@@ -81,8 +81,8 @@ def test_a_proof_is_about_placements_in_its_groups(
     options = ("--vram-budget", budget_for(capsys, model, 40), "--reserve", "0B", "--granularity", "32")
     done = hotsplit(capsys, "plan", "--model", model, *options, "--output", tmp_path / "plan.json")
     # Layer 2 counts 2 to 97; single neurons would catch more.
-    caught = f"{sum(range(66, 98)):,}"
-    assert f"proof         optimal: no placement in groups of 32 catches more than {caught} activations" in done.out
+    covered = f"{sum(range(66, 98)):,}"
+    assert f"proof         optimal: no placement in groups of 32 covers more than {covered} activations" in done.out
     assert "groups of     32 neurons, as asked" in done.out
     assert [group.step for group in read_plan(tmp_path / "plan.json").groups] == [32] * 3
 
@@ -93,10 +93,10 @@ def test_a_proof_that_the_time_limit_cut_short_says_so(capsys: pytest.CaptureFix
     options = ("--vram-budget", budget, "--reserve", "0B", "--threshold", "70")
     done = hotsplit(capsys, "plan", "--model", model, *options, "--time-limit", "1e-9")
     assert done.exit_code == 0
-    assert "proof         feasible: no placement catches more than " in done.out
+    assert "proof         feasible: no placement covers more than " in done.out
     assert "; the time limit of 1e-09 s came before the proof)" in done.out
     done = hotsplit(capsys, "plan", "--model", model, *options, "--time-limit", "1000")
-    assert "proof         optimal: no placement catches more than " in done.out
+    assert "proof         optimal: no placement covers more than " in done.out
     assert "time limit" not in done.out
 
 

@@ -50,7 +50,7 @@ def test_another_run_is_refused_by_name(path: Path) -> None:
     other = {**IDENTITY, "context": 256, "model": "sha256:cc"}
     message = (
         f"{path}: the checkpoint is of another run: model (aa, now cc), context (512, now 256); "
-        "run it as then, or start over with --force"
+        "use the same settings, or start over with --force"
     )
     with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
         load_checkpoint(path, other, N_FF)

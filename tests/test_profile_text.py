@@ -149,7 +149,7 @@ def test_survey_tells_bad_text_before_anything_is_counted(
 def test_survey_refuses_a_folder_and_an_endless_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match=re.escape(f"{tmp_path}: not a file; --data takes files of text")):
         survey([tmp_path])
-    monkeypatch.setattr(text_module, "_LONGEST_LINE_BYTES", 1 << 20)
+    monkeypatch.setattr(text_module, "_MAX_LINE_BYTES", 1 << 20)
     path = write(tmp_path / "a.jsonl", b'{"text": "' + b"x" * (1 << 20) + b'"}')
     with pytest.raises(InputError, match=re.escape("line 1 is longer than 1 MiB; one document a line is wanted")):
         survey([path])

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from planner.base.record import Draft, Record, as_builtins, field, field_names, replace
+from planner.base.record import MutableRecord, Record, as_builtins, field, field_names, replace
 
 
 class Colour(enum.Enum):
@@ -50,7 +50,7 @@ class Share(Record):
             raise ValueError("more than one")
 
 
-class Count(Draft):
+class Count(MutableRecord):
     seen: int = 0
     found: list[int] = field(default_factory=list)
 

@@ -17,9 +17,9 @@ from planner.config.schema import (
     about,
     as_mapping,
     check,
+    given_values,
     json_schema_of,
-    sound,
-    told,
+    parse_or_none,
     written_as,
 )
 from planner.config.yaml_file import parse_yaml
@@ -167,9 +167,9 @@ def test_faults_beyond_fifty_are_counted() -> None:
 
 
 def test_a_part_is_sound_or_not() -> None:
-    assert sound(Oven, "fast") == Oven(name="fast")
-    assert sound(Oven, {"watts": 1}) is None
-    assert sound(Recipe, "cake") is None
+    assert parse_or_none(Oven, "fast") == Oven(name="fast")
+    assert parse_or_none(Oven, {"watts": 1}) is None
+    assert parse_or_none(Recipe, "cake") is None
 
 
 def test_a_key_has_one_type() -> None:
@@ -177,14 +177,14 @@ def test_a_key_has_one_type() -> None:
         key: int | str = 0
 
     with pytest.raises(TypeError, match="a key has one type, not 2"):
-        sound(Torn, {})
+        parse_or_none(Torn, {})
 
 
 def test_what_a_table_says() -> None:
     oven = Oven(watts=2000, fan=True)
     assert as_mapping(oven) == {"watts": 2000, "fan": True}
-    assert told(oven) == {"fan": True}
-    assert told(Recipe(eggs=12, steps=("mix",))) == {"eggs": 12, "steps": ("mix",)}
+    assert given_values(oven) == {"fan": True}
+    assert given_values(Recipe(eggs=12, steps=("mix",))) == {"eggs": 12, "steps": ("mix",)}
     recipe = Recipe(eggs=12, tin=(1, 2.0), ovens=(oven,), shops={"a": oven})
     assert as_mapping(recipe) == {
         "eggs": 12,
@@ -245,7 +245,7 @@ def _holds(oven: Oven) -> bool:
     "steps": _VALUES, "shops": _VALUES,
 }))  # fmt: skip
 def test_whatever_is_written_is_refused_or_as_declared(written: dict[str, object]) -> None:
-    recipe = sound(Recipe, written)
+    recipe = parse_or_none(Recipe, written)
     if recipe is None:
         return
     assert type(recipe.minutes) is float

@@ -14,7 +14,7 @@ from planner.placement import solve as module
 from planner.placement.ilp import IlpAnswer, IlpModel, IlpStatus
 from planner.placement.problem import SOLVERS, Problem, Solution, SolverOptions, SolverStatus
 from planner.placement.solve import solve
-from tests.placements import best_of_all, caught_by, problem_of, small_problems
+from tests.placements import best_of_all, covered_by, problem_of, small_problems
 
 QUICK = SolverOptions(confirm=False)
 
@@ -33,7 +33,7 @@ def test_small_problems_against_every_list(solver: str, problem: Problem) -> Non
         return
     assert solution.status is SolverStatus.OPTIMAL
     assert problem.faults_of(solution.solved_list) == []
-    assert solution.objective == pytest.approx(caught_by(problem, solution.solved_list), rel=1e-14)
+    assert solution.objective == pytest.approx(covered_by(problem, solution.solved_list), rel=1e-14)
     assert solution.objective == pytest.approx(best, rel=1e-12)
     assert solution.upper_bound >= best * (1 - 1e-14)
     assert solution.relative_gap <= 1e-10
@@ -127,7 +127,7 @@ def test_the_solver_closes_what_branching_leaves(solver: str, share: float, monk
     values = [each.tolist() for each in skewed(16, 8192, seed=4)]
     problem = problem_of(values, [512] * 16, int(share * 8192 * 512 * 16), thresholds=[2000] * 16)
     exact = solve(problem)
-    monkeypatch.setattr(module, "_MOST_NODES", 0)
+    monkeypatch.setattr(module, "_MAX_NODES", 0)
     solution = solve(problem, SolverOptions(solver=solver))
     assert solution.status is SolverStatus.OPTIMAL
     assert solution.relative_gap <= 1e-5

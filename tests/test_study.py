@@ -9,7 +9,7 @@ from planner.base.errors import FaultsError, InputError
 from planner.base.units import parse_size
 from planner.catalogue.entries import load_catalogue
 from planner.engines.powerinfer.architectures import ARCHITECTURES
-from planner.studies.study import MOST_CELLS, Study, load_study, study_of
+from planner.studies.study import MAX_CELLS, Study, load_study, study_of
 from planner.studies.study_file import json_schema
 
 GIB = 1 << 30
@@ -287,7 +287,7 @@ def test_a_grid_that_explodes_is_refused_before_it_is_made(tmp_path: Path) -> No
         f"models: [a.gguf, b.gguf, c.gguf, d.gguf]\nhosts: [pc-low, pc-high]\ngpus: {{catalogue: t4, vram: {axis}}}\n"
     )
     assert faults(tmp_path, text + "contexts: [1, 2]\n") == [
-        f"x.yaml: found 131088 cells, expected at most {MOST_CELLS}; make an axis shorter"
+        f"x.yaml: found 131088 cells, expected at most {MAX_CELLS}; make an axis shorter"
     ]
 
 

@@ -26,7 +26,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from planner.activations.torch_file import MOST_FILE_BYTES, read_array, read_vector
+from planner.activations.torch_file import MAX_FILE_BYTES, read_array, read_vector
 from planner.base.errors import InputError
 
 INTEGERS = [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.uint16, torch.uint32, torch.uint64]
@@ -644,7 +644,7 @@ def test_what_is_not_a_regular_file(path: Path, tmp_path: Path) -> None:
         assert refusal(fifo) == f"is not a regular file; {EXPECTED}"
     large = tmp_path / "large.pt"
     with large.open("wb") as file:
-        file.truncate(MOST_FILE_BYTES + 1)
+        file.truncate(MAX_FILE_BYTES + 1)
     assert refusal(large) == f"has 268435457 bytes; {EXPECTED}, of at most 268435456 bytes"
     empty = tmp_path / "empty.pt"
     empty.touch()

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from exporter.powerinfer.index_format import MARK_ACTIVATIONS, MARK_MODEL, IndexedLayer
 from exporter.powerinfer.index_writer import write_index
-from exporter.powerinfer.verify import MOST_FAULTS, tie_note, verify_index
+from exporter.powerinfer.verify import MAX_FAULTS, tie_note, verify_index
 from planner.activations.folder import Statistics, fingerprint_of
 from planner.engines.powerinfer.geometry import Geometry
 from planner.plans.plan import Plan, PlannedModel, PlannedStatistics
@@ -434,11 +434,11 @@ def test_experts(tmp_path: Path) -> None:
 
 
 def test_many_faults_are_counted_not_listed(tmp_path: Path) -> None:
-    n_layer = MOST_FAULTS + 30
+    n_layer = MAX_FAULTS + 30
     layers = [IndexedLayer(str(layer), N_FF, 1) for layer in range(n_layer)]
     write_index(tmp_path / "x.gpuidx", layers, [np.array([0], dtype=np.int32)] * n_layer, 0)
     faults = verify_index(tmp_path / "x.gpuidx", plan=Plan.of_solved_list((2,) * n_layer, 0))
-    assert len(faults) == MOST_FAULTS + 1
+    assert len(faults) == MAX_FAULTS + 1
     assert faults[-1] == "… and 30 more faults"
 
 

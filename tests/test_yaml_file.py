@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from planner.base.errors import InputError
-from planner.config.yaml_file import MOST_DEPTH, parse_yaml, read_yaml
+from planner.config.yaml_file import MAX_DEPTH, parse_yaml, read_yaml
 
 
 def value_of(text: str) -> object:
@@ -164,13 +164,13 @@ def test_deep_nesting_is_refused_at_once() -> None:
     depth = 200_000
     began = time.process_time()
     # PyYAML 6.0.4 refuses 1,001 levels itself, before it tells of the first of them.
-    columns = {MOST_DEPTH + 1, 1001}
+    columns = {MAX_DEPTH + 1, 1001}
     assert fault_of("[" * depth) in {
-        f"study.yaml: line 1, column {column}: found more than {MOST_DEPTH} levels, expected a configuration"
+        f"study.yaml: line 1, column {column}: found more than {MAX_DEPTH} levels, expected a configuration"
         for column in columns
     }
     assert time.process_time() - began < 2
-    assert value_of("[" * MOST_DEPTH + "]" * MOST_DEPTH) is not None
+    assert value_of("[" * MAX_DEPTH + "]" * MAX_DEPTH) is not None
 
 
 def test_a_billion_laughs_are_refused_at_once() -> None:

@@ -21,7 +21,7 @@ examples:
 
 exit codes: 0 the same neurons and split.vram_capacity, 1 they differ, 2 a file cannot be used
 """
-_MOST_ROWS = 256
+_MAX_ROWS = 256
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -118,7 +118,7 @@ def _print(a: IndexFile, b: IndexFile, layers: list[LayerDifference], *, is_equa
     if different:
         headings = ("only in A", "only in B", "in both", "Jaccard", "neurons in A, B")
         shown = table(name("layer"), *map(number, headings))
-        for layer in different[:_MOST_ROWS]:
+        for layer in different[:_MAX_ROWS]:
             same_size = layer.n_ff[0] == layer.n_ff[1]
             shown.add_row(
                 layer.label,
@@ -129,8 +129,8 @@ def _print(a: IndexFile, b: IndexFile, layers: list[LayerDifference], *, is_equa
                 f"{layer.n_ff[0]:,}" if same_size else f"{layer.n_ff[0]:,}, {layer.n_ff[1]:,}",
             )
         print_table(shown, console)
-    if len(different) > _MOST_ROWS:
-        console.print(f"… and {len(different) - _MOST_ROWS} more; --json shows all")
+    if len(different) > _MAX_ROWS:
+        console.print(f"… and {len(different) - _MAX_ROWS} more; --json shows all")
     totals = _totals(layers)
     change_bytes = b.vram_capacity_bytes - a.vram_capacity_bytes
     console.print(
@@ -175,13 +175,13 @@ def _diff_experts(arguments: argparse.Namespace, a: Contents, b: Contents) -> in
         console.print("the same experts")
         return 0
     shown = table(name("layer"), number("only in A"), number("only in B"), number("in both"), text("A, B"))
-    for layer in different[:_MOST_ROWS]:
+    for layer in different[:_MAX_ROWS]:
         sides = [listed([str(expert) for expert in side], most=4) or "–" for side in (layer.only_a, layer.only_b)]
         counts = (f"{len(part):,}" for part in (layer.only_a, layer.only_b, layer.both))
         shown.add_row(str(layer.layer), *counts, "; ".join(sides))
     print_table(shown, console)
-    if len(different) > _MOST_ROWS:
-        console.print(f"… and {len(different) - _MOST_ROWS} more; --json shows all")
+    if len(different) > _MAX_ROWS:
+        console.print(f"… and {len(different) - _MAX_ROWS} more; --json shows all")
     console.print(
         f"in all: {totals['only_a']:,} only in A, {totals['only_b']:,} only in B, {totals['both']:,} in both "
         f"(Jaccard {jaccard(**totals):.3f}); {len(layers) - len(different)} layers the same",

@@ -198,10 +198,10 @@ def _report(writer: Writer, plan: Plan, output: Path, *, as_json: bool) -> None:
             }
         )
         return
-    covered = "choices" if plan.units.kind == "experts" else "activations"
-    caught = f", {plan.hit_rate:.1%} of all {covered}" if plan.hit_rate is not None else ""
+    what = "choices" if plan.units.kind == "experts" else "activations"
+    covered = f", {plan.hit_rate:.1%} of all {what}" if plan.hit_rate is not None else ""
     common.say(
-        f"{output}: {sum(plan.solved_list):,} hot {plan.units.kind} in {len(plan.solved_list)} layers{caught}, "
+        f"{output}: {sum(plan.solved_list):,} hot {plan.units.kind} in {len(plan.solved_list)} layers{covered}, "
         f"{format_bytes(plan.vram_required_bytes)} of VRAM ({format_bytes(size_bytes)} on disk)"
     )
     for step in writer.next_steps(plan, output):

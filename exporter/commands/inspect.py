@@ -19,7 +19,7 @@ examples:
 """
 _PREVIEWED = 8
 # A mixture of experts has thousands of entries; a table of them all helps nobody.
-_MOST_ROWS = 256
+_MAX_ROWS = 256
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -100,7 +100,7 @@ def _print(index: IndexFile) -> None:
     shown_layers = table(
         name("layer"), number("hot neurons"), number("of"), number("share of layer"), text("first hot neurons")
     )
-    for position, layer in enumerate(index.layers[:_MOST_ROWS]):
+    for position, layer in enumerate(index.layers[:_MAX_ROWS]):
         preview = [str(number) for number in index.gpu_bucket(position, _PREVIEWED)]
         if layer.hot_neurons > _PREVIEWED:
             preview.append("…")
@@ -112,8 +112,8 @@ def _print(index: IndexFile) -> None:
             " ".join(preview),
         )
     print_table(shown_layers, console)
-    if len(index.layers) > _MOST_ROWS:
-        console.print(f"… and {len(index.layers) - _MOST_ROWS} more; --json shows all")
+    if len(index.layers) > _MAX_ROWS:
+        console.print(f"… and {len(index.layers) - _MAX_ROWS} more; --json shows all")
     neurons, hot_neurons = (sum(layer.n_ff for layer in index.layers), sum(x.hot_neurons for x in index.layers))
     console.print(f"in all: {hot_neurons:,} of {neurons:,} neurons on the GPU ({hot_neurons / neurons:.1%})")
 
@@ -143,14 +143,14 @@ def _print_experts(path: Path, contents: Contents) -> None:
     console.print(f"{printable(str(path))}: {contents.file_kind} for {contents.engine}, {size}", soft_wrap=True)
     shown_layers = table(name("layer"), number("experts placed"), number("of"), text("first experts"))
     filled = [(layer, experts) for layer, experts in contents.loaded.experts.items() if experts]
-    for layer, experts in filled[:_MOST_ROWS]:
+    for layer, experts in filled[:_MAX_ROWS]:
         preview = [*map(str, experts[:_PREVIEWED]), *(["…"] if len(experts) > _PREVIEWED else [])]
         shown_layers.add_row(
             str(layer), f"{len(experts):,}", _count(contents.loaded.n_expert.get(layer)), " ".join(preview)
         )
     print_table(shown_layers, console)
-    if len(filled) > _MOST_ROWS:
-        console.print(f"… and {len(filled) - _MOST_ROWS} more; --json shows all")
+    if len(filled) > _MAX_ROWS:
+        console.print(f"… and {len(filled) - _MAX_ROWS} more; --json shows all")
     empty = len(contents.loaded.experts) - len(filled)
     without = f"; {empty} layers have none" if empty else ""
     console.print(f"in all: {contents.placed:,} experts in {len(filled)} layers{without}")

@@ -130,7 +130,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _progress_shown() -> Iterator[Callable[[Progress], None]]:
     """Shows a bar on a terminal; elsewhere a line whenever a checkpoint was written."""
     if not sys.stderr.isatty():
-        yield lambda progress: note(_told(progress)) if progress.agreement is not None else None
+        yield lambda progress: note(_progress_line(progress)) if progress.agreement is not None else None
         return
     from rich.console import Console
     from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -151,7 +151,7 @@ def _progress_shown() -> Iterator[Callable[[Progress], None]]:
         yield show
 
 
-def _told(progress: Progress) -> str:
+def _progress_line(progress: Progress) -> str:
     return f"{progress.tokens:,} tokens, {progress.fraction:.0%}{_agreement(progress)}"
 
 

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 DEFAULT_SHAPE = "relu-llama-7b"
 # `llama_ftype` in the engine's llama.h.
 _FILE_TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "Q5_0": 8, "Q5_1": 9}
-_MOST_SEED = (1 << 32) - 1
+_MAX_SEED = (1 << 32) - 1
 
 
 class DemoFolder(Record):
@@ -102,8 +102,8 @@ def write_demo(
             f"shape {shape[:80]!r} is not in the catalogue; expected one of {', '.join(shapes)}"
             f"{closest(shape, tuple(shapes))}"
         )
-    if not 0 <= seed <= _MOST_SEED:
-        raise InputError(f"seed is {seed}; expected 0 to {_MOST_SEED}")
+    if not 0 <= seed <= _MAX_SEED:
+        raise InputError(f"seed is {seed}; expected 0 to {_MAX_SEED}")
     entry = shapes[shape]
     dimensions = dimensions_of(entry, quantisation)
     tensors = tensors_of(dimensions, source=shape)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from planner.engines.engine import EngineModel
     from planner.plans.plan import Plan, UnitGroup
 
-MOST_FAULTS = 100
+MAX_FAULTS = 100
 # Counts are whole, or float64 sums of decayed ones.
 _COVERED_TOLERANCE = 1e-9
 
@@ -63,8 +63,8 @@ def verify_file(
 
 def _first(lines: Sequence[str] | Iterator[str]) -> list[str]:
     found = list(lines)
-    more = len(found) - MOST_FAULTS
-    return found if more <= 0 else [*found[:MOST_FAULTS], f"and {more} more"]
+    more = len(found) - MAX_FAULTS
+    return found if more <= 0 else [*found[:MAX_FAULTS], f"and {more} more"]
 
 
 def _faults(

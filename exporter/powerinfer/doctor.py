@@ -18,14 +18,14 @@ from planner.base.record import Record
 from planner.base.text import listed
 from planner.base.units import format_bytes
 from planner.engines.powerinfer.defaults import ACTIVATIONS_FOLDER
-from planner.engines.powerinfer.kernel_limits import LEAST_NEURONS, ROW_STEP, unknown_ffn_types
+from planner.engines.powerinfer.kernel_limits import MIN_NEURONS, ROW_STEP, unknown_ffn_types
 from planner.engines.powerinfer.supported_models import ENGINE_SPLITS_NOT, MIXTURE, PUBLISHED
 from planner.hardware.nvml import INSTEAD
 from planner.model_files.ggml_types import TYPES_BY_NAME
 
 # From this many layers on, upstream's helper sorts `activation_10.pt` before `activation_2.pt`.
 _UPSTREAM_SORTS_WRONG_FROM = 11
-_MOST_SHOWN = 5
+_MAX_SHOWN = 5
 
 
 class Status(enum.Enum):
@@ -145,12 +145,12 @@ def check_kernels(case: Case) -> Iterator[Finding]:
                 "so Q4_0 cannot hold them"
             )
         yield Finding("kernels", Status.PROBLEM, unknown, remedy)
-    narrow = [layer for layer, n_ff in enumerate(model.n_ff) if n_ff < LEAST_NEURONS]
+    narrow = [layer for layer, n_ff in enumerate(model.n_ff) if n_ff < MIN_NEURONS]
     if narrow:
         yield Finding(
             "kernels",
             Status.PROBLEM,
-            f"layer {narrow[0]} has {model.n_ff[narrow[0]]} FFN neurons; below {LEAST_NEURONS} the engine takes them "
+            f"layer {narrow[0]} has {model.n_ff[narrow[0]]} FFN neurons; below {MIN_NEURONS} the engine takes them "
             "for attention heads (ggml.c 14904)",
             "the engine cannot run so small a model sparse",
         )
@@ -409,11 +409,11 @@ def check_index(case: Case) -> Iterator[Finding]:
         yield Finding("index", Status.PROBLEM, f"broken: {case.index.fault}", export)
         return
     lines = [*index.faults, *index.stale]
-    for line in lines[:_MOST_SHOWN]:
+    for line in lines[:_MAX_SHOWN]:
         yield Finding("index", Status.PROBLEM, f"{case.index_path}: {line}", export)
-    if len(lines) > _MOST_SHOWN:
+    if len(lines) > _MAX_SHOWN:
         yield Finding(
-            "index", Status.PROBLEM, f"{case.index_path}: … {len(lines) - _MOST_SHOWN} more of the kind", export
+            "index", Status.PROBLEM, f"{case.index_path}: … {len(lines) - _MAX_SHOWN} more of the kind", export
         )
     if lines:
         return

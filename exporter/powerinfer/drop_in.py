@@ -43,9 +43,9 @@ _TAKEN_OUT = (
 )
 
 _TIME_LIMIT_S = 30.0
-_MOST_BYTES = (1 << 63) - 1
-_MOST_NEURONS = (1 << 31) - 1
-_MOST_LAYERS = 1 << 16
+_MAX_BYTES = (1 << 63) - 1
+_MAX_NEURONS = (1 << 31) - 1
+_MAX_LAYERS = 1 << 16
 
 EPILOG = f"""\
 PowerInfer runs this itself; `hotsplit engine install` puts it where PowerInfer looks. For more to say in the matter use
@@ -219,10 +219,10 @@ _bytes_option = common.option(_bytes)
 def _check(arguments: argparse.Namespace) -> None:
     """Refuses numbers that no model has."""
     for name, value, least, most in (
-        ("--layer", arguments.layer, 1, _MOST_LAYERS),
-        ("--neuron", arguments.neuron, 1, _MOST_NEURONS),
-        ("--vram-capacity", arguments.vram_capacity or 0, 0, _MOST_BYTES),
-        ("--batch", 1 if arguments.batch is None else arguments.batch, 1, _MOST_NEURONS),
+        ("--layer", arguments.layer, 1, _MAX_LAYERS),
+        ("--neuron", arguments.neuron, 1, _MAX_NEURONS),
+        ("--vram-capacity", arguments.vram_capacity or 0, 0, _MAX_BYTES),
+        ("--batch", 1 if arguments.batch is None else arguments.batch, 1, _MAX_NEURONS),
     ):
         if not least <= value <= most:
             raise InputError(f"{name}: found {value}, expected {least} to {most}")

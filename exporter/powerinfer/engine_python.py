@@ -16,7 +16,7 @@ from exporter.powerinfer.install import ENGINE_COMMAND, is_drop_in
 from planner.base.record import Record
 
 LIMIT_S = 120.0
-_MOST_SHOWN = 300
+_MAX_SHOWN = 300
 
 # The number that the engine's fork of ggml has for I32 (`ggml.h`), so that a written index is readable to it.
 _ENGINE_I32 = 18
@@ -139,7 +139,7 @@ def _run(command: list[str], limit_s: float) -> _Ran:
         return _Ran(done.stdout, None)
     complaints = [line.strip() for line in done.stderr.splitlines() if line.strip()]
     return _Ran(
-        done.stdout, complaints[-1][:_MOST_SHOWN] if complaints else f"it ended with exit code {done.returncode}"
+        done.stdout, complaints[-1][:_MAX_SHOWN] if complaints else f"it ended with exit code {done.returncode}"
     )
 
 
@@ -154,5 +154,5 @@ def _whose(location: Path) -> Helper:
 
 def _writes_another_i32(command: str, limit_s: float) -> bool:
     """Returns whether upstream's helper would number I32 as today's `gguf` does (26), unreadable to the engine."""
-    told = _run([command, "-c", "import gguf; print(int(gguf.GGMLQuantizationType.I32))"], limit_s)
-    return told.fault is None and told.stdout.split()[-1:] != [str(_ENGINE_I32)]
+    query = _run([command, "-c", "import gguf; print(int(gguf.GGMLQuantizationType.I32))"], limit_s)
+    return query.fault is None and query.stdout.split()[-1:] != [str(_ENGINE_I32)]

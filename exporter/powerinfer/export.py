@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from planner.engines.powerinfer.geometry import Geometry
 
-_MOST_VRAM_BYTES = (1 << 64) - 1
+_MAX_VRAM_BYTES = (1 << 64) - 1
 
 
 def load_activation_weights(models_base: str | os.PathLike[str]) -> list[torch.Tensor]:
@@ -187,8 +187,8 @@ def _whole(count: object, name: str) -> int:
         number = int(count) if isinstance(count, float) and count.is_integer() else operator.index(count)  # type: ignore[arg-type]
     except TypeError:
         raise InputError(f"{name}: found {count!r}, expected a whole number") from None
-    if not 0 <= number <= _MOST_VRAM_BYTES:
-        raise InputError(f"{name}: found {number}, expected 0 to {_MOST_VRAM_BYTES}")
+    if not 0 <= number <= _MAX_VRAM_BYTES:
+        raise InputError(f"{name}: found {number}, expected 0 to {_MAX_VRAM_BYTES}")
     return number
 
 

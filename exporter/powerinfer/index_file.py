@@ -33,10 +33,10 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 # The widest FFN known has under 10^5 neurons; 64 MiB for a mask bounds what one tensor of a hostile file can cost.
-MOST_NEURONS = 1 << 24
+MAX_NEURONS = 1 << 24
 # Four times the index of the largest mixture of experts known, 126 million neurons. A file of holes is as long as it
 # likes for nothing, and takes as long to check as one of data.
-MOST_INDEX_BYTES = 1 << 32
+MAX_INDEX_BYTES = 1 << 32
 
 # Each key's type, and whether an index must have it. (The engine refuses a `split.vram_capacity` of any other type.)
 _KEYS = {
@@ -94,7 +94,7 @@ class IndexFile:
         """Returns the mask of `layers[position]`: [n_ff] int32."""
         return self._read(self.header.tensors[2 * position])
 
-    def gpu_bucket(self, position: int, most: int = MOST_NEURONS) -> npt.NDArray[np.int32]:
+    def gpu_bucket(self, position: int, most: int = MAX_NEURONS) -> npt.NDArray[np.int32]:
         """Returns the bucket of `layers[position]`: [k_L] int32, or its first `most` numbers."""
         return self._read(self.header.tensors[2 * position + 1], most)
 
@@ -114,7 +114,7 @@ class IndexFile:
     def _start(self, tensor: TensorInfo) -> int:
         return self.header.data_offset + tensor.offset
 
-    def _read(self, tensor: TensorInfo, most: int = MOST_NEURONS) -> npt.NDArray[np.int32]:
+    def _read(self, tensor: TensorInfo, most: int = MAX_NEURONS) -> npt.NDArray[np.int32]:
         n_bytes = min(tensor.shape[0], most) * NUMBER_TYPE.itemsize
         self._file.seek(self._start(tensor))
         data = self._file.read(n_bytes)
@@ -179,8 +179,8 @@ def _tensor_faults(header: Header) -> list[str]:
             return [f"{name}: found type {tensor.type_name}, expected I32"]
         if len(tensor.shape) != 1:
             return [f"{name}: found shape {list(tensor.shape)}, expected one dimension"]
-        if tensor.shape[0] > MOST_NEURONS:
-            return [f"{name}: found {tensor.shape[0]} numbers, more than any layer has neurons ({MOST_NEURONS})"]
+        if tensor.shape[0] > MAX_NEURONS:
+            return [f"{name}: found {tensor.shape[0]} numbers, more than any layer has neurons ({MAX_NEURONS})"]
         n_ff = tensors[number - number % 2].shape[0]
         if n_ff < 1:
             return [f"{name}: found 0 numbers, expected one for each neuron"]
@@ -214,8 +214,8 @@ def _data_faults(header: Header) -> list[str]:
         return [f"data: the file has {header.file_bytes} bytes, expected {end}; it was cut off"]
     if header.file_bytes > end:
         return [f"data: the file has {header.file_bytes} bytes, expected {end}; something follows the index"]
-    if end > MOST_INDEX_BYTES:
-        return [f"data: the file has {end} bytes, more than any index ({MOST_INDEX_BYTES})"]
+    if end > MAX_INDEX_BYTES:
+        return [f"data: the file has {end} bytes, more than any index ({MAX_INDEX_BYTES})"]
     return []
 
 

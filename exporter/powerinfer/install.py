@@ -25,7 +25,7 @@ KEPT_ASIDE = "powerinfer.before-hotsplit"
 ENGINE_COMMAND = "python" if os.name == "nt" else "python3"
 
 _MARKER = "Installed by `hotsplit engine install`"
-_MOST_MARKED_BYTES = 1 << 16
+_MAX_MARKED_BYTES = 1 << 16
 _FILES = {
     "__init__.py": f'"""{_MARKER}: PowerInfer\'s own call runs Hotsplit. `hotsplit engine uninstall` undoes it."""\n',
     "__main__.py": '''\
@@ -84,7 +84,7 @@ def is_drop_in(package: Path) -> bool:
     """Returns whether a folder is the drop-in of some version of Hotsplit, told by the marker it carries."""
     try:
         with open(package / "__init__.py", "rb") as file:
-            return _MARKER.encode() in file.read(_MOST_MARKED_BYTES)
+            return _MARKER.encode() in file.read(_MAX_MARKED_BYTES)
     except OSError:
         return False
 
@@ -149,9 +149,9 @@ def uninstall(folder: Path) -> bool:
             kept.rename(package)
             return True
         return False
-    strangers = sorted(path.name for path in package.iterdir() if path.name not in {*_FILES, "__pycache__"})
-    if strangers:
-        raise InputError(f"{package}: {strangers[0]} is not Hotsplit's; move it away, then uninstall again")
+    other_files = sorted(path.name for path in package.iterdir() if path.name not in {*_FILES, "__pycache__"})
+    if other_files:
+        raise InputError(f"{package}: {other_files[0]} is not Hotsplit's; move it away, then uninstall again")
     (folder / _EARLY).unlink(missing_ok=True)
     leaving = folder / f".{PACKAGE}.{secrets.token_hex(6)}.hotsplit-partial"
     package.rename(leaving)

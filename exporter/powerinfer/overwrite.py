@@ -15,7 +15,7 @@ _INDEX_ENDING = ".gpuidx"
 # Where the architecture stands in an index, with room for keys before it.
 _HEAD_BYTES = 4096
 # An index that was cut off before it could say what it is.
-_LEAST_HEADER_BYTES = 128
+_MIN_HEADER_BYTES = 128
 
 
 def _objection(path: Path) -> str | None:
@@ -45,7 +45,7 @@ def _begins_like_an_index(path: Path) -> bool:
         head = file.read(_HEAD_BYTES)
     if head[:4] not in (b"PWRI", b"GGUF"):
         return False
-    return ARCHITECTURE.encode() in head or len(head) < _LEAST_HEADER_BYTES
+    return ARCHITECTURE.encode() in head or len(head) < _MIN_HEADER_BYTES
 
 
 INDEX = Kind("a GPU index", _objection)

@@ -72,8 +72,8 @@ def _of_the_catch(plan: Plan, statistics: Statistics) -> Iterator[str]:
     """Yields what a plan says its neurons catch and they do not; its counts must fit the statistics."""
     if plan.solver is None and plan.hit_rate is None:
         return
-    caught, total = _caught(plan.solved_list, statistics.values, statistics.n_ff)
-    hit_rate = caught / total if total else 0.0
+    covered, total = _covered(plan.solved_list, statistics.values, statistics.n_ff)
+    hit_rate = covered / total if total else 0.0
     maximised = plan.solver.maximises if plan.solver is not None else None
     if maximised is not None and maximised not in OBJECTIVES:
         yield f"solver.maximises: found {maximised[:80]!r}, expected one of {', '.join(OBJECTIVES)}"
@@ -81,25 +81,25 @@ def _of_the_catch(plan: Plan, statistics: Statistics) -> Iterator[str]:
     sizes = [group.unit_bytes for group in plan.groups if group.unit_bytes is not None]
     if maximised is not None and len(sizes) == len(plan.groups):
         impacts = OBJECTIVES[maximised].impacts(statistics.values, sizes)
-        caught, _ = _caught(plan.solved_list, impacts, statistics.n_ff)
-    if plan.solver is not None and not math.isclose(plan.solver.objective, caught, rel_tol=_OBJECTIVE_TOLERANCE):
+        covered, _ = _covered(plan.solved_list, impacts, statistics.n_ff)
+    if plan.solver is not None and not math.isclose(plan.solver.objective, covered, rel_tol=_OBJECTIVE_TOLERANCE):
         objective = plan.solver.objective
-        yield f"solver.objective: found {objective}, but the hot neurons catch {caught} in {statistics.source}"
+        yield f"solver.objective: found {objective}, but the hot neurons catch {covered} in {statistics.source}"
     if plan.hit_rate is not None and abs(plan.hit_rate - hit_rate) > _HIT_RATE_TOLERANCE:
         yield f"hit_rate: found {plan.hit_rate}, but the hot neurons catch {hit_rate} of {statistics.source}"
 
 
-def _caught(solved_list: Sequence[int], impacts: Values, n_ff: Sequence[int]) -> tuple[float, float]:
+def _covered(solved_list: Sequence[int], impacts: Values, n_ff: Sequence[int]) -> tuple[float, float]:
     """Returns what the hot neurons of all layers catch, and what there is in all."""
 
     def add_up(layers: range) -> list[tuple[float, float]]:
-        return [_caught_of(impacts[layer], solved_list[layer]) for layer in layers]
+        return [_covered_of(impacts[layer], solved_list[layer]) for layer in layers]
 
     sums = [each for share in in_shares(add_up, n_ff) for each in share]
-    return math.fsum(caught for caught, _ in sums), math.fsum(total for _, total in sums)
+    return math.fsum(covered for covered, _ in sums), math.fsum(total for _, total in sums)
 
 
-def _caught_of(values: npt.NDArray[Any], hot_neurons: int) -> tuple[float, float]:
+def _covered_of(values: npt.NDArray[Any], hot_neurons: int) -> tuple[float, float]:
     hottest = (
         np.partition(values, len(values) - hot_neurons)[len(values) - hot_neurons :] if hot_neurons else values[:0]
     )

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from planner.engines.powerinfer.geometry import Geometry
     from planner.plans.plan import Plan
 
-MOST_FAULTS = 100
+MAX_FAULTS = 100
 
 
 def verify_index(
@@ -59,8 +59,8 @@ def verify_index(
         found = [line.removeprefix(f"{path}: ") for line in error.lines]
     except InputError as error:
         found = [str(error).removeprefix(f"{path}: ")]
-    if len(found) > MOST_FAULTS:
-        found[MOST_FAULTS:] = [f"… and {len(found) - MOST_FAULTS} more faults"]
+    if len(found) > MAX_FAULTS:
+        found[MAX_FAULTS:] = [f"… and {len(found) - MAX_FAULTS} more faults"]
     return found
 
 

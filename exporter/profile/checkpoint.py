@@ -25,7 +25,7 @@ from planner.base.units import MIB
 
 CHECKPOINT_NAME = "profile.checkpoint"
 _MAGIC = b"hotsplit.profile checkpoint 1\n"
-_LONGEST_JSON_BYTES = MIB
+_MAX_JSON_BYTES = MIB
 # What some keys of the identity were called before they were named as the options are.
 _FORMER_KEYS = {"context": "window", "batch": "windows_per_batch", "threshold": "active_above"}
 
@@ -87,7 +87,7 @@ def load_checkpoint(path: Path, identity: Mapping[str, Any], n_ff: Sequence[int]
     with path.open("rb") as handle:
         if handle.read(len(_MAGIC)) != _MAGIC:
             raise InputError(f"{path}: not a checkpoint of this version; {remedy}")
-        line = handle.readline(_LONGEST_JSON_BYTES)
+        line = handle.readline(_MAX_JSON_BYTES)
         # One byte more, so that a file that is too long is seen without being read.
         payload = handle.read(payload_bytes + 1)
     try:
@@ -107,8 +107,10 @@ def load_checkpoint(path: Path, identity: Mapping[str, Any], n_ff: Sequence[int]
     found = {names.get(key, key): value for key, value in found.items()}
     differing = [key for key in identity if found.get(key) != identity[key]]
     if differing:
-        told = [f"{key} ({_short(found.get(key))}, now {_short(identity[key])})" for key in differing]
-        raise InputError(f"{path}: the checkpoint is of another run: {listed(told)}; run it as then, or {remedy}")
+        differences = [f"{key} ({_short(found.get(key))}, now {_short(identity[key])})" for key in differing]
+        raise InputError(
+            f"{path}: the checkpoint is of another run: {listed(differences)}; use the same settings, or {remedy}"
+        )
     if len(payload) != payload_bytes or f"sha256:{hashlib.sha256(payload).hexdigest()}" != written:
         raise InputError(f"{path}: the checkpoint is damaged; {remedy}")
     flat = np.frombuffer(payload, dtype="<i8").astype(np.int64)

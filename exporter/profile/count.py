@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from exporter.profile.checkpoint import Checkpoint
-from exporter.profile.model import OpenModel, told
+from exporter.profile.model import OpenModel, readable_errors
 from exporter.profile.split_half import Agreement, compare_halves
 from exporter.profile.text import Position, Window
 from planner.base.errors import InputError
@@ -160,7 +160,7 @@ class Counter:
         self._seen = [None] * len(self._model.neurons.n_ff)
         self._not_a_number = []
         remedy = f"use a --windows-per-batch under {len(batch)} or a --window under {length}"
-        with torch.inference_mode(), told(self._model.folder, "run the model", remedy=remedy):
+        with torch.inference_mode(), readable_errors(self._model.folder, "run the model", remedy=remedy):
             self._model.module(input_ids=tokens.to(device), attention_mask=mask.to(device), use_cache=False)
         if any(layer is None for layer in self._seen):
             raise InputError(

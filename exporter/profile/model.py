@@ -37,7 +37,7 @@ _REMEMBERED = (
 _TRUE = {"1", "ON", "YES", "TRUE"}
 
 # Longer windows than this cost attention time and memory, and the counts do not need them.
-_LONGEST_DEFAULT_CONTEXT = 2048
+_MAX_DEFAULT_CONTEXT = 2048
 # Files up to this size are hashed whole, weights by samples of this many bytes.
 _WHOLE_BYTES = 16 * MIB
 _SAMPLE_BYTES = 64 << 10
@@ -76,7 +76,7 @@ class OpenModel(Record):
     @property
     def default_context(self) -> int:
         """Tokens a window has when nobody says otherwise."""
-        return min(self.context_most or _LONGEST_DEFAULT_CONTEXT, _LONGEST_DEFAULT_CONTEXT)
+        return min(self.context_most or _MAX_DEFAULT_CONTEXT, _MAX_DEFAULT_CONTEXT)
 
 
 def choose_device(wanted: Literal["auto", "cpu", "cuda"]) -> Device:
@@ -153,10 +153,14 @@ def open_model(folder: Path, *, device: Device, dtype: DtypeName, any_activation
     transformers = _transformers()
     import torch
 
-    with _quiet(transformers), told(folder, "open config.json"):
+    with _quiet(transformers), readable_errors(folder, "open config.json"):
         config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     model_type = str(getattr(config, "model_type", "")) or "unknown"
-    with _quiet(transformers), told(folder, "build the model that config.json describes"), torch.device("meta"):
+    with (
+        _quiet(transformers),
+        readable_errors(folder, "build the model that config.json describes"),
+        torch.device("meta"),
+    ):
         outline = transformers.AutoModel.from_config(config, trust_remote_code=False)
     neurons = find_neurons(outline, model_type)
     activation = _activation_name(config, neurons)
@@ -169,7 +173,7 @@ def open_model(folder: Path, *, device: Device, dtype: DtypeName, any_activation
         )
     tokenize = sentence_pieces(folder) if needs_sentence_pieces(folder) else _transformers_tokens(folder, transformers)
     wanted = _dtype(config, dtype, device)
-    with _quiet(transformers), told(folder, "open the weights"):
+    with _quiet(transformers), readable_errors(folder, "open the weights"):
         module, loading = transformers.AutoModel.from_pretrained(
             folder,
             config=config,
@@ -181,7 +185,7 @@ def open_model(folder: Path, *, device: Device, dtype: DtypeName, any_activation
         )
     _check_loaded(folder, loading)
     module.eval()
-    with told(folder, f"put the model on {device}"):
+    with readable_errors(folder, f"put the model on {device}"):
         module.to(device)
     embedding = module.get_input_embeddings()
     most = getattr(config, "max_position_embeddings", None)
@@ -206,7 +210,7 @@ def _transformers_tokens(folder: Path, transformers: Any) -> Callable[[str], lis
     Raises:
         InputError: it finds none that it can open.
     """
-    with _quiet(transformers), told(folder, "open the tokenizer"):
+    with _quiet(transformers), readable_errors(folder, "open the tokenizer"):
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
 
     def tokenize(text: str) -> list[int]:
@@ -291,7 +295,7 @@ def _quiet(transformers: Any) -> Iterator[None]:
 
 
 @contextmanager
-def told(
+def readable_errors(
     folder: Path, doing: str, *, remedy: str = "use --dtype float16 or bfloat16, or --device cpu"
 ) -> Iterator[None]:
     """Makes one line of whatever transformers, torch or safetensors say of a folder they cannot work with.

@@ -17,7 +17,7 @@ from planner.base.text import printable
 MODEL_NAME = "tokenizer.model"
 _CONFIG_NAME = "tokenizer_config.json"
 # Nobody's is larger; LLaMA's has 500 kB, the largest in use some MB.
-_MOST_BYTES = 1 << 28
+_MAX_BYTES = 1 << 28
 
 
 def needs_sentence_pieces(folder: Path) -> bool:
@@ -42,7 +42,7 @@ def sentence_pieces(folder: Path) -> Callable[[str], list[int]]:
             f"{folder}: {MODEL_NAME} is its only tokenizer, which needs the sentencepiece library ({error}); install "
             "it with: pip install sentencepiece protobuf"
         ) from None
-    if path.stat().st_size > _MOST_BYTES:
+    if path.stat().st_size > _MAX_BYTES:
         raise InputError(f"{path}: {path.stat().st_size} bytes; expected a SentencePiece model of some MB")
     begin, end = (_setting(folder, name, usual) for name, usual in (("add_bos_token", True), ("add_eos_token", False)))
     try:

@@ -22,7 +22,7 @@ from planner.base.text import listed
 from planner.base.units import MIB
 
 _PIECE_BYTES = MIB
-_LONGEST_LINE_BYTES = 64 * MIB
+_MAX_LINE_BYTES = 64 * MIB
 _LINES = frozenset({".jsonl", ".ndjson"})
 # Known not to be plain text, though some would pass as UTF-8 and be counted as what they are not.
 _NOT_TEXT = frozenset({".json", ".csv", ".parquet", ".arrow", ".gz", ".bz2", ".xz", ".zst", ".zip", ".tar", ".pdf"})
@@ -202,10 +202,10 @@ def _surveyed(path: Path) -> TextFile:
 def _lines(path: Path, handle: BinaryIO, at: Position) -> Iterator[Document]:
     first_piece = at.piece
     at = replace(at, line=max(1, at.line), piece=0)
-    while line := handle.readline(_LONGEST_LINE_BYTES + 1):
-        if len(line) > _LONGEST_LINE_BYTES:
+    while line := handle.readline(_MAX_LINE_BYTES + 1):
+        if len(line) > _MAX_LINE_BYTES:
             raise InputError(
-                f"{path}: line {at.line} is longer than {_LONGEST_LINE_BYTES // MIB} MiB; one document a line is wanted"
+                f"{path}: line {at.line} is longer than {_MAX_LINE_BYTES // MIB} MiB; one document a line is wanted"
             )
         if line.removeprefix(_BYTE_ORDER_MARK).strip():
             text = _text_of_line(path, at.line, line.removeprefix(_BYTE_ORDER_MARK))

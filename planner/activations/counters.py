@@ -27,7 +27,7 @@ _STOPS = {
     "float32": 1 << 24,
     "float64": 1 << 53,
 }
-_MOST_LABELS = 6
+_MAX_LABELS = 6
 
 
 class Extent(Record):
@@ -107,4 +107,4 @@ def _of(found: list[str], labels: Sequence[str]) -> str:
     kind = "expert" if "." in labels[0] else "layer"
     if len(found) == len(labels):
         return f"all {kind}s"
-    return f"{kind}{'s' if len(found) > 1 else ''} {listed(found, most=_MOST_LABELS)}"
+    return f"{kind}{'s' if len(found) > 1 else ''} {listed(found, most=_MAX_LABELS)}"

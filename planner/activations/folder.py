@@ -25,11 +25,11 @@ from planner.base.record import Record
 from planner.base.text import listed
 
 # What is kept of a folder's counts: all of those of any model without experts, and of 31 million neurons.
-MOST_KEPT_BYTES = 256 << 20
+MAX_KEPT_BYTES = 256 << 20
 # Beyond any layer; an index of wider ones could not be read back (`exporter.powerinfer.index_file`).
-MOST_NEURONS = 1 << 24
+MAX_NEURONS = 1 << 24
 # A line each; nobody reads more of them.
-_MOST_STRANGERS = 8
+_MAX_IGNORED_SHOWN = 8
 
 _FILE_NAME = re.compile(r"activation_([0-9]{1,9})(?:_([0-9]{1,9}))?\.pt", re.ASCII)
 _NAMING = "expected activation_0.pt, activation_1.pt, … or, for experts, activation_0_0.pt, activation_0_1.pt, …"
@@ -42,7 +42,7 @@ class Statistics(Record, dict=True):
         source: where the numbers come from, for people: a folder, or the name of a catalogue entry.
         labels: one for each entry of `values`: the layer `L`, or layer and expert `L.E`, ascending by number.
         values: for each label the activation counts by neuron number, shape [n_ff], a real numeric type of its own,
-            finite and at least 0, not sorted. Of statistics of more than `MOST_KEPT_BYTES` a part is read again each
+            finite and at least 0, not sorted. Of statistics of more than `MAX_KEPT_BYTES` a part is read again each
             time it is asked for, so ask in order and once.
         known_fingerprint: the fingerprint, where it was worked out while the values were read.
         ignored: names in the folder that are not statistics, sorted.
@@ -123,7 +123,7 @@ class _StoredCounts(Sequence["npt.NDArray[Any]"]):
             lengths.append(counts.size)
             extents.append(extent_of(counts, dtype))
             kept_bytes += counts.nbytes
-            if kept_bytes <= MOST_KEPT_BYTES:
+            if kept_bytes <= MAX_KEPT_BYTES:
                 self._kept[position] = counts
             yield counts
         self.lengths = tuple(lengths)
@@ -223,13 +223,13 @@ def fingerprint_of(labels: Sequence[str], values: Iterable[npt.NDArray[Any]]) ->
 def remarks(statistics: Statistics) -> list[str]:
     """Returns what a user should know of statistics before a plan is made of them, one line each."""
     lines = [f"{statistics.source}: {line}" for line in doubts(statistics.labels, statistics.extents)]
-    return strangers(statistics) + lines
+    return ignored_files(statistics) + lines
 
 
-def strangers(statistics: Statistics) -> list[str]:
+def ignored_files(statistics: Statistics) -> list[str]:
     """Returns a line for each name in the folder that was ignored; for many, of the first and of how many more."""
     ignored = statistics.ignored
-    shown = ignored if len(ignored) <= _MOST_STRANGERS else ignored[: _MOST_STRANGERS - 1]
+    shown = ignored if len(ignored) <= _MAX_IGNORED_SHOWN else ignored[: _MAX_IGNORED_SHOWN - 1]
     lines = [f"{statistics.source}: {name} is not an activation_<L>.pt file, ignored" for name in shown]
     if len(shown) < len(ignored):
         lines.append(f"{statistics.source}: {len(ignored) - len(shown)} more names are ignored, too")
@@ -339,8 +339,8 @@ def _check_counts(place: str, counts: npt.NDArray[Any]) -> None:
     """Checks that there are counts, and that they are finite and not negative."""
     if not counts.size:
         raise InputError(f"{place}: has no numbers; expected one for each neuron")
-    if counts.size > MOST_NEURONS:
-        raise InputError(f"{place}: has {counts.size} numbers; no layer has more than {MOST_NEURONS} neurons")
+    if counts.size > MAX_NEURONS:
+        raise InputError(f"{place}: has {counts.size} numbers; no layer has more than {MAX_NEURONS} neurons")
     if counts.dtype.kind == "u":
         return
     # NaN comes through both minimum and maximum, so two passes tell of all three faults.

@@ -16,10 +16,10 @@ import numpy.typing as npt
 
 from planner.activations.curve_segments import Segment, whole_counts
 from planner.activations.folder import Statistics, statistics_from_values
-from planner.activations.layer_summaries import MOST_NEURONS, Point
+from planner.activations.layer_summaries import MAX_NEURONS, Point
 from planner.base.errors import InputError
 
-_MOST_POINTS = 1000
+_MAX_POINTS = 1000
 # Counts of a declared curve average this, near the published folders' 36,000 to 66,000, so that rounding is as fine.
 _DECLARED_MEAN = 1 << 16
 
@@ -42,8 +42,8 @@ def declared_statistics(
     if len(weights) != len(n_ff):
         raise InputError(f"there are {len(weights)} layer weights; expected {len(n_ff)}, one a layer")
     for layer, (neurons, weight) in enumerate(zip(n_ff, weights, strict=True)):
-        if not 1 <= neurons <= MOST_NEURONS:
-            raise InputError(f"layer {layer} has {neurons} neurons; expected 1 to {MOST_NEURONS}")
+        if not 1 <= neurons <= MAX_NEURONS:
+            raise InputError(f"layer {layer} has {neurons} neurons; expected 1 to {MAX_NEURONS}")
         if not 0.0 < weight <= 1e6:
             raise InputError(f"the weight of layer {layer} is {weight}; expected a positive number up to 1e6")
     shown = ", ".join(f"{neuron_share:.4g} → {activation_share:.4g}" for neuron_share, activation_share in points)
@@ -115,8 +115,8 @@ class HotnessCurve:
 
 def _checked_points(points: Sequence[Point]) -> list[Point]:
     """Returns the points of a hotness curve with both ends."""
-    if not 1 <= len(points) <= _MOST_POINTS:
-        raise InputError(f"a hotness curve has {len(points)} points; expected 1 to {_MOST_POINTS}")
+    if not 1 <= len(points) <= _MAX_POINTS:
+        raise InputError(f"a hotness curve has {len(points)} points; expected 1 to {_MAX_POINTS}")
     for number, point in enumerate(points):
         if not all(math.isfinite(share) and 0.0 <= share <= 1.0 for share in point):
             raise InputError(f"point {number} of the hotness curve is {point}; expected two shares from 0 to 1")

@@ -30,7 +30,7 @@ from planner.base.record import Record
 
 # How far the count where the slope begins stands between two means: what is tried.
 _WEIGHTS = np.arange(1, 32) / 32
-_MOST_EXPONENT = 1e7
+_MAX_EXPONENT = 1e7
 _HALVINGS = 40
 
 _Terms: TypeAlias = "tuple[Numbers, ...]"
@@ -168,8 +168,8 @@ def _best_weights(frames: Sequence[_Frame]) -> list[float]:
     largest = column(float(layer.max) for layer in figures)
     segments = [_spikes(lengths[0], largest, turning, means[0], rest), *tail]
     spread = sum(squares_of(length, *terms) for length, terms in zip(lengths, segments, strict=True)) / squares - 1.0
-    caught = [column(frame.knots[number][1] for frame in frames) for number in range(4)]
-    area = sum(caught[number] * lengths[number] + area_of(lengths[number], *segments[number]) for number in range(4))
+    covered = [column(frame.knots[number][1] for frame in frames) for number in range(4)]
+    area = sum(covered[number] * lengths[number] + area_of(lengths[number], *segments[number]) for number in range(4))
     # Neurons that never fired stand behind the last knot; the first half neuron's triangle is below rounding.
     area += column(frame.knots[-1][1] * (frame.figures.neurons - frame.figures.nonzero) for frame in frames)
     gini = 2 * area / column(frame.figures.neurons * frame.knots[-1][1] for frame in frames) - 1
@@ -197,7 +197,7 @@ def _spikes(length: Numbers, first: Numbers, last: Numbers, mean: Numbers, squar
 
     stays = (plain[3] <= 1.0) | (squares_of(length, *plain) <= squares)
     low = np.log(np.where(stays, 2.0, plain[3]))
-    high = np.full_like(low, math.log(_MOST_EXPONENT))
+    high = np.full_like(low, math.log(_MAX_EXPONENT))
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
         more = squares_of(length, *at(np.exp(middle))) > squares
@@ -221,7 +221,7 @@ def _spiked(length: float, first: float, last: float, mean: float, squares: floa
         linear = _spike_slope(first, last, mean, exponent)
         return Segment(1.0, length, last, linear, first - last - linear, exponent)
 
-    low, high = math.log(plain.exponent), math.log(_MOST_EXPONENT)
+    low, high = math.log(plain.exponent), math.log(_MAX_EXPONENT)
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
         if at(math.exp(middle)).squares() > squares:

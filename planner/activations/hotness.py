@@ -27,12 +27,12 @@ Floats = npt.NDArray[np.float64]
 _STRIDE = 64
 
 # More than any model known: 128 million neurons counted in 64 bits.
-_MOST_MEMORY_BYTES = 1 << 30
+_MAX_MEMORY_BYTES = 1 << 30
 
 _EXACT_BELOW = float(1 << 53)
 
 # Below the smallest normal float rounding is no longer relative to the number, and a search for a price need not end.
-_LEAST_IMPACT = float(np.finfo(np.float64).tiny)
+_MIN_IMPACT = float(np.finfo(np.float64).tiny)
 
 
 class Hotness(Record, eq=False):
@@ -157,7 +157,7 @@ class Hotness(Record, eq=False):
         self._means[:] = [(granularity, means)]
         return means
 
-    def caught(self, counts: npt.ArrayLike) -> Floats:
+    def covered(self, counts: npt.ArrayLike) -> Floats:
         """Returns F_l(counts[l]), the impact that the hottest counts[l] neurons of each layer catch.
 
         Args:
@@ -166,14 +166,14 @@ class Hotness(Record, eq=False):
         Returns:
             Shape (layers,), activations.
         """
-        return self.caught_in(np.arange(self.n_layer), counts)
+        return self.covered_in(np.arange(self.n_layer), counts)
 
     def hit_rate(self, counts: npt.ArrayLike) -> float:
         """Returns the share of the total that the hottest counts[l] neurons of each layer catch, 0 of nothing."""
         # The total is added up in another order, so everything may seem a little more than all.
-        return min(1.0, math.fsum(self.caught(counts)) / self.total) if self.total > 0 else 0.0
+        return min(1.0, math.fsum(self.covered(counts)) / self.total) if self.total > 0 else 0.0
 
-    def caught_in(self, layers: npt.ArrayLike, counts: npt.ArrayLike) -> Floats:
+    def covered_in(self, layers: npt.ArrayLike, counts: npt.ArrayLike) -> Floats:
         """Returns F_l(x) for pairs of a layer and a count; both arguments have shape (pairs,), so has the answer."""
         which = np.asarray(layers, dtype=np.int64)
         upto = np.asarray(counts, dtype=np.int64)
@@ -223,9 +223,9 @@ def _rank(layer: int, column: npt.NDArray[Any], impacts: npt.NDArray[Any], prefi
             f"found {column[~(np.isfinite(column) & (column >= 0))][0]}"
         )
     least = _least_above_zero(ranked)
-    if least < _LEAST_IMPACT:
+    if least < _MIN_IMPACT:
         raise InputError(
-            f"statistics of layer {layer}: expected 0 or at least {_LEAST_IMPACT:.1e}, found {least}; "
+            f"statistics of layer {layer}: expected 0 or at least {_MIN_IMPACT:.1e}, found {least}; "
             "smaller ones lose their digits in a 64-bit float, so scale them up"
         )
     # A sum that overflows is reported with the others'.
@@ -257,7 +257,7 @@ def _narrowed(column: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 def _room(count: int, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
     """Returns an array to fill: a very large one is a file without a name, which memory may hold only in part."""
-    if count * dtype.itemsize <= _MOST_MEMORY_BYTES:
+    if count * dtype.itemsize <= _MAX_MEMORY_BYTES:
         return np.empty(count, dtype=dtype)
     with tempfile.TemporaryFile() as file:
         mapped: npt.NDArray[Any] = np.memmap(file, dtype=dtype, mode="w+", shape=(count,)).view(np.ndarray)

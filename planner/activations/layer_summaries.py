@@ -21,8 +21,8 @@ from planner.base.record import Record
 
 _FOLDER = Path(__file__).parent.parent / "catalogue" / "data" / "statistics"
 _COLUMNS = ("layer", "neurons", "nonzero", "max", "mean", "std", "gini", "hot_80", "hot_90", "hot_95")
-_MOST_FILE_BYTES = 1 << 22
-MOST_NEURONS = 1 << 26
+_MAX_FILE_BYTES = 1 << 22
+MAX_NEURONS = 1 << 26
 
 HOT_SHARES = (0.80, 0.90, 0.95)
 
@@ -81,8 +81,8 @@ def read_figures(path: Path) -> tuple[LayerFigures, ...]:
     check_regular(path, "a file of figures")
     content = read_bounded(
         path,
-        _MOST_FILE_BYTES,
-        too_large=f"is larger than {_MOST_FILE_BYTES} bytes; expected one line of figures for each layer",
+        _MAX_FILE_BYTES,
+        too_large=f"is larger than {_MAX_FILE_BYTES} bytes; expected one line of figures for each layer",
     )
     try:
         text = content.decode("utf-8")
@@ -125,7 +125,7 @@ def fault_of(figures: LayerFigures) -> str | None:
     numbers = (figures.mean, figures.std, figures.gini)
     if not all(math.isfinite(number) for number in numbers):
         return f"mean, std and gini are {numbers}; expected finite numbers"
-    if not 2 <= figures.nonzero <= figures.neurons <= MOST_NEURONS:
+    if not 2 <= figures.nonzero <= figures.neurons <= MAX_NEURONS:
         return f"nonzero is {figures.nonzero} of {figures.neurons} neurons; expected 2 or more, and no more than all"
     if not 0 < figures.mean * figures.neurons / figures.nonzero <= figures.max < 1 << 53:
         return f"max is {figures.max} and mean {figures.mean}; expected a maximum of at least the nonzero mean"

@@ -31,21 +31,21 @@ from planner.base.errors import InputError
 from planner.base.input_file import START_BYTES, stand_in
 from planner.base.text import listed
 
-MOST_FILE_BYTES = 1 << 28
-_MOST_PICKLE_BYTES = 1 << 16
-_MOST_ENTRIES = 1024
+MAX_FILE_BYTES = 1 << 28
+_MAX_PICKLE_BYTES = 1 << 16
+_MAX_ENTRIES = 1024
 # What a zip reader may read of an archive's list of contents; every entry in it takes 46 bytes and becomes an object.
-_MOST_DIRECTORY_BYTES = 1 << 20
+_MAX_DIRECTORY_BYTES = 1 << 20
 # Five pickles, and the number of values behind them.
-_MOST_LEGACY_HEAD_BYTES = 5 * _MOST_PICKLE_BYTES + 64
-_LONGEST_ORDER = 20
+_MAX_LEGACY_HEAD_BYTES = 5 * _MAX_PICKLE_BYTES + 64
+_MAX_ORDER_BYTES = 20
 # As many as numpy has had at all times.
 _MOST_DIMENSIONS = 32
 
 _ZIP_START = b"PK\x03\x04"
 # The first pickle of the older form is the number 0x1950a86a20f9469cfc6c (`torch.serialization.MAGIC_NUMBER`).
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
-_LONGEST_LEGACY_START = 64
+_MAX_LEGACY_START_BYTES = 64
 _LEGACY_PROTOCOL = 1001
 
 _STORAGE_DTYPES = {
@@ -118,7 +118,7 @@ def read_vector(path: Path) -> npt.NDArray[Any]:
     tensor, as long as every value has bytes of its own.
 
     Args:
-        path: a regular file of at most `MOST_FILE_BYTES`.
+        path: a regular file of at most `MAX_FILE_BYTES`.
 
     Returns:
         Shape [n], native byte order, contiguous, read-only; at most as large as the file, times 4 for 8-bit floats.
@@ -147,7 +147,7 @@ def read_array(path: Path, key: str, expected: str) -> npt.NDArray[Any]:
     the dict is looked at.
 
     Args:
-        path: a regular file of at most `MOST_FILE_BYTES`.
+        path: a regular file of at most `MAX_FILE_BYTES`.
         key: the entry's name.
         expected: what the caller looks for, such as `expected counts written by …`, for messages.
 
@@ -181,10 +181,10 @@ def _read(path: Path, describe: _Describe) -> StoredVector:
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
         raise InputError(f"is {'a folder' if stat.S_ISDIR(status.st_mode) else 'not a regular file'}; {EXPECTED}")
-    if status.st_size > MOST_FILE_BYTES:
-        raise InputError(f"has {status.st_size} bytes; {EXPECTED}, of at most {MOST_FILE_BYTES} bytes")
+    if status.st_size > MAX_FILE_BYTES:
+        raise InputError(f"has {status.st_size} bytes; {EXPECTED}, of at most {MAX_FILE_BYTES} bytes")
     with _ThriftyFile(path) as file:
-        start = file.read(_LONGEST_LEGACY_START)
+        start = file.read(_MAX_LEGACY_START_BYTES)
         if start.startswith(_ZIP_START):
             return _read_zip(file, describe)
         if head_bytes := _legacy_start(start):
@@ -206,7 +206,7 @@ class _ThriftyFile(io.FileIO):
         most: the most bytes of one read.
     """
 
-    most = _MOST_DIRECTORY_BYTES
+    most = _MAX_DIRECTORY_BYTES
 
     def read(self, size: int | None = -1) -> bytes:
         """Returns the next `size` bytes, or as many as there are.
@@ -217,7 +217,7 @@ class _ThriftyFile(io.FileIO):
         left = os.fstat(self.fileno()).st_size - self.tell()
         wanted = left if size is None or size < 0 else min(size, left)
         if wanted > self.most:
-            raise InputError(f"is an archive of more than {_MOST_ENTRIES} entries; {EXPECTED}")
+            raise InputError(f"is an archive of more than {_MAX_ENTRIES} entries; {EXPECTED}")
         pieces = []
         while wanted > 0 and (piece := super().read(wanted)):
             pieces.append(piece)
@@ -229,7 +229,7 @@ def _read_zip(file: _ThriftyFile, describe: _Describe) -> StoredVector:
     """Reads the form of PyTorch 1.6 and later."""
     try:
         with zipfile.ZipFile(file) as archive:
-            file.most = MOST_FILE_BYTES
+            file.most = MAX_FILE_BYTES
             return _read_archive(archive, describe)
     except zipfile.BadZipFile as error:
         raise InputError(f"is truncated or damaged ({error}); {EXPECTED}") from None
@@ -243,8 +243,8 @@ def _read_zip(file: _ThriftyFile, describe: _Describe) -> StoredVector:
 
 def _read_archive(archive: zipfile.ZipFile, describe: _Describe) -> StoredVector:
     names = archive.namelist()
-    if len(names) > _MOST_ENTRIES:
-        raise InputError(f"is an archive of more than {_MOST_ENTRIES} entries; {EXPECTED}")
+    if len(names) > _MAX_ENTRIES:
+        raise InputError(f"is an archive of more than {_MAX_ENTRIES} entries; {EXPECTED}")
     if len(set(names)) != len(names):
         raise InputError(f"holds two entries of the same name; {EXPECTED}")
     pickles = [name for name in names if name == "data.pkl" or (name.endswith("/data.pkl") and name.count("/") == 1)]
@@ -252,7 +252,7 @@ def _read_archive(archive: zipfile.ZipFile, describe: _Describe) -> StoredVector
         raise InputError(f"is an archive without a data.pkl; {EXPECTED}")
     prefix = pickles[0][: -len("data.pkl")]
     pickled = _stored(archive, pickles[0])
-    if pickled.file_size > _MOST_PICKLE_BYTES:
+    if pickled.file_size > _MAX_PICKLE_BYTES:
         raise InputError(f"has a pickle of {pickled.file_size} bytes, too much for one tensor; {EXPECTED}")
     if not any(entry.CRC for entry in archive.infolist()):
         # `torch.serialization.set_crc32_options(False)` writes 0 for every entry, and PyTorch reads what it wrote. One
@@ -263,9 +263,9 @@ def _read_archive(archive: zipfile.ZipFile, describe: _Describe) -> StoredVector
     order = "little"
     if prefix + "byteorder" in names:
         with archive.open(_stored(archive, prefix + "byteorder")) as text:
-            order = text.read(_LONGEST_ORDER + 1).decode("ascii", "replace")
+            order = text.read(_MAX_ORDER_BYTES + 1).decode("ascii", "replace")
     if order not in ("little", "big"):
-        raise InputError(f"has the byte order {order[:_LONGEST_ORDER]!r}; expected little or big")
+        raise InputError(f"has the byte order {order[:_MAX_ORDER_BYTES]!r}; expected little or big")
     key = f"{prefix}data/{view.storage_key}"
     if key not in names:
         raise InputError(f"lacks the values of its tensor (archive entry {key[:80]!r})")
@@ -302,13 +302,14 @@ def _read_legacy(file: _ThriftyFile, start: int, describe: _Describe) -> StoredV
     Args:
         file: the file.
         start: where the first pickle ends.
+        describe: makes a view of what the tensor's pickle says.
     """
     file.seek(0)
-    head = file.read(_MOST_LEGACY_HEAD_BYTES)
+    head = file.read(_MAX_LEGACY_HEAD_BYTES)
     parts = []
     for _ in range(4):
         # Pickles of one tensor are short; a pickle that is cut off here is damaged or not one tensor's.
-        pickled = PickleTerm(head[start : start + _MOST_PICKLE_BYTES])
+        pickled = PickleTerm(head[start : start + _MAX_PICKLE_BYTES])
         parts.append((pickled.read(), pickled.externals))
         start += pickled.position
     (protocol, _), _, (tensor, storages), (keys, _) = parts
@@ -327,7 +328,7 @@ def _read_legacy(file: _ThriftyFile, start: int, describe: _Describe) -> StoredV
         raise InputError(f"says {view.storage_elements} and {elements} about the length of its values")
     start += 8
     view.check_bytes(os.fstat(file.fileno()).st_size - start - after)
-    file.most = MOST_FILE_BYTES
+    file.most = MAX_FILE_BYTES
     return StoredVector(view.values(file.read(view.storage_bytes), "<"), view.dtype)
 
 

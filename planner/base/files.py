@@ -19,7 +19,7 @@ except ImportError:  # Windows has no advisory locks of this kind; leftovers are
 
 _STAGED_SUFFIX = ".hotsplit-partial"
 # Most file systems end names at 255 bytes, and a staged file's is longer than its target's.
-_LONGEST_NAME_BYTES = 200
+_MAX_NAME_BYTES = 200
 
 _staged_paths: set[Path] = set()
 
@@ -127,7 +127,7 @@ def check_replaceable(path: Path) -> None:
 
 def _staged_prefix(target: Path) -> str:
     name = os.fsencode(target.name)
-    if len(name) > _LONGEST_NAME_BYTES:
+    if len(name) > _MAX_NAME_BYTES:
         return f".{hashlib.sha256(name).hexdigest()[:32]}."
     return f".{target.name}."
 

@@ -17,7 +17,7 @@ from types import FrameType
 
 INTERRUPTED = 130
 # Long enough for any Python code to notice, short enough for someone who waits.
-_MOST_WAIT_S = 1.0
+_MAX_WAIT_S = 1.0
 _COMPLAINT = "hotsplit: error: interrupted; no file is left half-written\n"
 
 
@@ -109,7 +109,7 @@ class _Watch:
         while received := self._reader():
             if signal.SIGINT not in received:
                 continue
-            if not self._noticed.wait(_MOST_WAIT_S):
+            if not self._noticed.wait(_MAX_WAIT_S):
                 from planner.base.files import remove_staged
 
                 remove_staged()

@@ -46,7 +46,7 @@ class Kind(NamedTuple):
     objection: Callable[[Path], str | None]
 
 
-def _told_by(name: str, pattern: bytes) -> Kind:
+def _recognised_by(name: str, pattern: bytes) -> Kind:
     """Returns a kind whose files are told by a pattern in their first bytes, a gap, and their last."""
 
     def objection(path: Path) -> str | None:
@@ -60,26 +60,28 @@ def _told_by(name: str, pattern: bytes) -> Kind:
     return Kind(name, objection)
 
 
-PLAN = _told_by("a plan", rb'\s*\{\s*"format":\s*"hotsplit\.plan"')
-STUDY_CSV = _told_by("a table of a study", rb"cell,scenario,model,quantisation,gpu,host,")
-STUDY_PAGE = _told_by("a page", rb'<!DOCTYPE html>.*<meta name="generator" content="hotsplit">')
-STUDY_PLOT = _told_by(
+PLAN = _recognised_by("a plan", rb'\s*\{\s*"format":\s*"hotsplit\.plan"')
+STUDY_CSV = _recognised_by("a table of a study", rb"cell,scenario,model,quantisation,gpu,host,")
+STUDY_PAGE = _recognised_by("a page", rb'<!DOCTYPE html>.*<meta name="generator" content="hotsplit">')
+STUDY_PLOT = _recognised_by(
     "a plot",
     rb"\x89PNG.*tEXtSoftware\x00hotsplit|%PDF-.*/Creator \(hotsplit\)|<\?xml.*<dc:title>hotsplit</dc:title>",
 )
-PROFILE_REPORT = _told_by("a report of a count", rb'\s*\{\s*"format":\s*"hotsplit\.profile"')
-PROFILE_CHECKPOINT = _told_by("a checkpoint of a count", rb"hotsplit\.profile checkpoint ")
-INDEX_COPY = _told_by("a copy of a GPU index", rb"GGUF.*generic\.gpu_index")
-NUMPY_MASKS = _told_by("masks of a GPU index", rb"PK\x03\x04.{26}blk\.[0-9.]+\.gpu_idx\.npy")
-TORCH_MASKS = _told_by("masks of a GPU index", rb"PK\x03\x04.*blk\.[0-9.]+\.gpu_idx")
+PROFILE_REPORT = _recognised_by("a report of a count", rb'\s*\{\s*"format":\s*"hotsplit\.profile"')
+PROFILE_CHECKPOINT = _recognised_by("a checkpoint of a count", rb"hotsplit\.profile checkpoint ")
+INDEX_COPY = _recognised_by("a copy of a GPU index", rb"GGUF.*generic\.gpu_index")
+NUMPY_MASKS = _recognised_by("masks of a GPU index", rb"PK\x03\x04.{26}blk\.[0-9.]+\.gpu_idx\.npy")
+TORCH_MASKS = _recognised_by("masks of a GPU index", rb"PK\x03\x04.*blk\.[0-9.]+\.gpu_idx")
 # A recording cannot be made again; so the recorders' own files, which have the same keys, are not of these kinds.
-TORCH_COUNTS = _told_by("counts of experts for SGLang", rb"PK\x03\x04.*generator.{1,9}hotsplit.*logical_count")
-HOT_CACHE = _told_by("counts for the hot cache", rb'\{\n "generator": "hotsplit",\n "schema": "llama\.cpp\.moe_layer')
+TORCH_COUNTS = _recognised_by("counts of experts for SGLang", rb"PK\x03\x04.*generator.{1,9}hotsplit.*logical_count")
+HOT_CACHE = _recognised_by(
+    "counts for the hot cache", rb'\{\n "generator": "hotsplit",\n "schema": "llama\.cpp\.moe_layer'
+)
 # exllamav3 asks for keys of layers and nothing else, so what tells such a file is its layout: a line for each layer.
-EXLLAMAV3_COUNTS = _told_by(
+EXLLAMAV3_COUNTS = _recognised_by(
     "counts of experts for exllamav3", rb'\{\n "[A-Za-z0-9_.]*layers\.[0-9]+\.\w+": \[[^\n]*\],?\n.*\]\n\}\n$'
 )
-COUNTS_CSV = _told_by("counts of experts as csv", rb"layer,expert,count\n")
+COUNTS_CSV = _recognised_by("counts of experts as csv", rb"layer,expert,count\n")
 
 
 def _slots_objection(path: Path) -> str | None:

@@ -12,7 +12,7 @@ from planner.base import machine
 from planner.base.cgroup import cpu_limit
 
 # Each thread holds a copy of what it works on, and soon they only wait for memory.
-_MOST_THREADS = 4
+_MAX_THREADS = 4
 
 # Numbers that one thread works on at a time; fewer take less time than sharing them out.
 _SHARE = 1 << 16
@@ -44,7 +44,7 @@ def in_threads(work: Callable[[_Item], _Result], items: Sequence[_Item]) -> list
     Raises:
         Exception: what `work` raised for the first item, in their order, for which it raised anything.
     """
-    threads = min(cores(), len(items), _MOST_THREADS)
+    threads = min(cores(), len(items), _MAX_THREADS)
     if threads <= 1:
         return [work(item) for item in items]
     from concurrent.futures import ThreadPoolExecutor

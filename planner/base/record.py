@@ -22,7 +22,16 @@ else:
         return lambda base: base
 
 
-__all__ = ["Draft", "Record", "as_builtins", "dataclass_transform", "field", "field_names", "replace", "set_fields"]
+__all__ = [
+    "MutableRecord",
+    "Record",
+    "as_builtins",
+    "dataclass_transform",
+    "field",
+    "field_names",
+    "replace",
+    "set_fields",
+]
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(field,))
@@ -33,7 +42,7 @@ class Record(msgspec.Struct, frozen=True):
     """
 
 
-class Draft(msgspec.Struct):
+class MutableRecord(msgspec.Struct):
     """Named fields that change while something is worked out."""
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from planner.base.errors import InputError
 from planner.base.units import parse_size
 
-_MOST_DIGITS = 10
-_MOST_SHOWN = 60
+_MAX_DIGITS = 10
+_MAX_SHOWN = 60
 
 
 def as_path(value: object, name: str) -> Path:
@@ -55,7 +55,7 @@ def as_count(value: object, name: str) -> int:
     Raises:
         InputError: it is none.
     """
-    digits = isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= _MOST_DIGITS
+    digits = isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= _MAX_DIGITS
     number = int(value) if digits else _whole(value)  # type: ignore[call-overload]
     if number is None or number < 0:
         raise InputError(f"{name}: found {_shown(value)}, expected a whole number such as 512")
@@ -88,4 +88,4 @@ def _whole(value: object) -> int | None:
 
 def _shown(value: object) -> str:
     text = repr(value)
-    return text if len(text) <= _MOST_SHOWN else f"{text[: _MOST_SHOWN - 1]}…"
+    return text if len(text) <= _MAX_SHOWN else f"{text[: _MAX_SHOWN - 1]}…"

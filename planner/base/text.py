@@ -5,7 +5,7 @@ from __future__ import annotations
 import unicodedata
 
 # A file may hold a name of many kilobytes; a line that says so need not.
-LONGEST_LINE = 4000
+MAX_LINE_CHARACTERS = 4000
 
 # Cc control, Cf format (bidirectional overrides, zero-width), Cs surrogate, Co private, Zl/Zp line breaks.
 _UNSAFE_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})

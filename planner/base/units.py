@@ -25,7 +25,7 @@ _FACTORS = {
 }
 _SIZE = re.compile(r"(?P<number>[0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*(?P<unit>[A-Za-z]*)", re.ASCII)
 _EXAMPLES = "write it as 8GiB, 8GB, 8192MiB, 8589934592B or, as in the engine's own flag, 8 for GiB"
-_MOST_BYTES = 1 << 63
+_MAX_BYTES = 1 << 63
 
 
 def engine_gib(gib: str) -> int:
@@ -60,7 +60,7 @@ def parse_size(text: str) -> int:
     if len(match["number"]) > 40:
         raise InputError(f"size {text[:80]!r} has too many digits; {_EXAMPLES}")
     size_bytes = int(Decimal(match["number"]) * _FACTORS[unit]) if unit else engine_gib(match["number"])
-    if size_bytes >= _MOST_BYTES:
+    if size_bytes >= _MAX_BYTES:
         raise InputError(f"size {text[:80]!r} is more than any machine has; {_EXAMPLES}")
     return size_bytes
 

@@ -17,7 +17,7 @@ from planner.base.record import Record
 from planner.base.text import closest, listed
 from planner.config.config_values import BytesPerSecond, SizeBytes
 from planner.config.faults import fault_line
-from planner.config.schema import ExpectedError, Limits, OneOrMore, Table, about, check, told, written_as
+from planner.config.schema import ExpectedError, Limits, OneOrMore, Table, about, check, given_values, written_as
 from planner.config.yaml_file import Document, read_yaml
 from planner.engines.powerinfer.architectures import ARCHITECTURES
 
@@ -25,11 +25,11 @@ SHIPPED = Path(__file__).parent / "data"
 
 # One direction, before protocol overhead: GT/s x 128/130 / 8 bits, for each lane (PCI-SIG, PCI Express 3.0 to 5.0).
 _PCIE_GIGATRANSFERS = {3: 8, 4: 16, 5: 32}
-_MOST_COUNT = 1 << 31
+_MAX_COUNT = 1 << 31
 # Twice the largest mixture of experts there is a plan for; statistics take 8 bytes a neuron and more while sorting.
-MOST_NEURONS = 1 << 26
+MAX_NEURONS = 1 << 26
 
-Count = Annotated[int, Limits(ge=1, le=_MOST_COUNT)]
+Count = Annotated[int, Limits(ge=1, le=_MAX_COUNT)]
 Share = Annotated[float, Limits(gt=0, le=1)]
 Positive = Annotated[float, Limits(gt=0)]
 _Part = Annotated[float, Limits(gt=0, lt=1)]
@@ -50,7 +50,7 @@ class Entry(Table):
 
     def figures(self) -> list[str]:
         """Returns the names of the figures that this entry gives: other ones than when not given, or with a source."""
-        given = {*told(self), *self._sourced()} - {"title", "sources"}
+        given = {*given_values(self), *self._sourced()} - {"title", "sources"}
         return [name for name in self.__struct_fields__ if name in given]
 
     def unsourced(self) -> list[str]:
@@ -141,7 +141,7 @@ class ModelEntry(Entry, kw_only=True):
     context_train: Annotated[Count | None, about("tokens of context it was trained for")] = None
     n_expert: Annotated[int, Limits(ge=1, le=4096), about("experts of a layer")] = 1
     attn_norm_2: Annotated[bool, about("whether layers have a second attention norm (Falcon-40B)")] = False
-    predictor_rank: Annotated[int, Limits(ge=0, le=_MOST_COUNT), about("inner width of predictors; 0 for none")] = 0
+    predictor_rank: Annotated[int, Limits(ge=0, le=_MAX_COUNT), about("inner width of predictors; 0 for none")] = 0
     parameters_b: Annotated[Positive | None, about("published size in billions")] = None
     active_share: Annotated[Share | None, about("share of FFN neurons that fire for a token")] = None
     statistics: Annotated[StatisticsChoice | None, about("the statistics to use if none are named")] = None
@@ -155,8 +155,8 @@ class ModelEntry(Entry, kw_only=True):
         if self.n_head_kv is not None and self.n_head % self.n_head_kv:
             raise ExpectedError(f"an n_head that {self.n_head_kv} heads of keys share evenly, not {self.n_head}")
         neurons = self.neurons()
-        if (neurons * self.n_layer if isinstance(neurons, int) else sum(neurons)) > MOST_NEURONS:
-            raise ExpectedError(f"a model of at most {MOST_NEURONS} FFN neurons in all layers")
+        if (neurons * self.n_layer if isinstance(neurons, int) else sum(neurons)) > MAX_NEURONS:
+            raise ExpectedError(f"a model of at most {MAX_NEURONS} FFN neurons in all layers")
 
     def neurons(self) -> int | tuple[int, ...]:
         """Returns the neurons of a layer, experts together: one number, or one for each layer."""

@@ -18,7 +18,7 @@ from planner import __version__
 from planner.base.errors import HotsplitError
 from planner.base.interrupt import INTERRUPTED, complain_of_interruption, interruptible
 from planner.base.quiet import answer_stream, columns_of, drop, only_the_answer
-from planner.base.text import LONGEST_LINE, closest, printable
+from planner.base.text import MAX_LINE_CHARACTERS, closest, printable
 from planner.cli.garbage import collecting_rarely
 
 __all__ = ["BAD_INPUT", "INTERRUPTED", "AnsweringParser", "HelpFormatter", "Parser", "build_parser", "run_command"]
@@ -83,7 +83,7 @@ class Parser(AnsweringParser):
 
     def error(self, message: str) -> NoReturn:
         """Ends with exit code 2 and one line."""
-        super().error(printable(message, limit=LONGEST_LINE))
+        super().error(printable(message, limit=MAX_LINE_CHARACTERS))
 
 
 def build_parser(
@@ -187,5 +187,5 @@ def _streams_for_any_text(*, for_good: bool) -> Iterator[None]:
 def _complain(line: str) -> None:
     # Where standard error cannot be written, the exit code is all that is left to say.
     with contextlib.suppress(OSError):
-        print(f"hotsplit: error: {printable(line, limit=LONGEST_LINE)}", file=sys.stderr)
+        print(f"hotsplit: error: {printable(line, limit=MAX_LINE_CHARACTERS)}", file=sys.stderr)
     drop(sys.stderr)

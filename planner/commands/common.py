@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from planner.base.errors import InputError
 from planner.base.quiet import answer_stream, columns_of
-from planner.base.text import LONGEST_LINE, printable
+from planner.base.text import MAX_LINE_CHARACTERS, printable
 from planner.base.units import parse_size
 
 if TYPE_CHECKING:
@@ -108,12 +108,12 @@ def add_force_option(parser: argparse._ActionsContainer) -> None:
 
 def note(text: str) -> None:
     """Prints one line that a user should know and a script should not read (standard error)."""
-    print(f"hotsplit: note: {printable(text, limit=LONGEST_LINE)}", file=sys.stderr)
+    print(f"hotsplit: note: {printable(text, limit=MAX_LINE_CHARACTERS)}", file=sys.stderr)
 
 
 def say(text: str) -> None:
     """Prints one line of the answer, made safe to show, on standard output."""
-    print(printable(text, limit=LONGEST_LINE), file=answer_stream())
+    print(printable(text, limit=MAX_LINE_CHARACTERS), file=answer_stream())
 
 
 def print_json(value: Any) -> None:

@@ -13,7 +13,7 @@ from planner.base.errors import InputError
 from planner.base.units import parse_size
 from planner.config.schema import ExpectedError, written_as
 
-_MOST_STEPS = 10_000
+_MAX_STEPS = 10_000
 _RATE = re.compile(r"([0-9]{1,9}(?:\.[0-9]{0,9})?)\s*([MGT]B)/s", re.ASCII)
 _RATE_FACTORS = {"MB": 10**6, "GB": 10**9, "TB": 10**12}
 
@@ -89,8 +89,8 @@ def _sizes(value: object) -> tuple[int, ...]:
     first, last, step = (_positive_size(value[key]) for key in ("from", "to", "step"))
     if last < first:
         raise ExpectedError("a range whose `to` is not less than its `from`")
-    if (last - first) // step >= _MOST_STEPS:
-        raise ExpectedError(f"a range of at most {_MOST_STEPS} steps")
+    if (last - first) // step >= _MAX_STEPS:
+        raise ExpectedError(f"a range of at most {_MAX_STEPS} steps")
     return (*range(first, last, step), last)
 
 

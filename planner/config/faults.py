@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from planner.config.yaml_file import Document, KeyPath
 
-MOST_FAULTS = 50
+MAX_FAULTS = 50
 """How many faults of one kind are told; the others are counted."""
 
-_MOST_SHOWN = 60
+_MAX_SHOWN = 60
 
 
 def fault_line(document: Document, path: KeyPath, found: str, expected: str) -> str:
@@ -21,7 +21,7 @@ def path_text(path: KeyPath) -> str:
     """Returns a key path as people write it: `gpus[1].vram`."""
     text = ""
     for step in path:
-        name = step if isinstance(step, int) or len(step) <= _MOST_SHOWN else f"{step[:_MOST_SHOWN]}…"
+        name = step if isinstance(step, int) or len(step) <= _MAX_SHOWN else f"{step[:_MAX_SHOWN]}…"
         text += f"[{name}]" if isinstance(name, int) else f".{name}" if text else name
     return text
 
@@ -38,4 +38,4 @@ def shown(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     text = repr(value)
-    return text if len(text) <= _MOST_SHOWN else text[: _MOST_SHOWN - 1] + "…"
+    return text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 1] + "…"

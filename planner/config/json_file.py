@@ -11,7 +11,7 @@ from planner.base.errors import InputError
 from planner.base.input_file import read_bounded
 from planner.config.faults import shown
 
-_LONGEST_WHOLE = 100
+_MAX_WHOLE_DIGITS = 100
 
 
 def read_json(path: Path, max_bytes: int, *, what: str, written_by: str) -> Any:
@@ -60,8 +60,8 @@ def _finite(text: str) -> float:
 
 def _whole(text: str) -> int:
     """Returns the whole number that JSON writes as `text`; nothing in a plan needs more than 64 bits."""
-    if len(text) > _LONGEST_WHOLE:
-        raise InputError(f"found the number {_cut(text)} of {len(text)} digits, expected at most {_LONGEST_WHOLE}")
+    if len(text) > _MAX_WHOLE_DIGITS:
+        raise InputError(f"found the number {_cut(text)} of {len(text)} digits, expected at most {_MAX_WHOLE_DIGITS}")
     return int(text)
 
 

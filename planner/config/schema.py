@@ -18,7 +18,7 @@ import msgspec
 from planner.base.errors import FaultsError, InputError
 from planner.base.record import dataclass_transform
 from planner.base.text import closest
-from planner.config.faults import MOST_FAULTS, fault_line, shown
+from planner.config.faults import MAX_FAULTS, fault_line, shown
 from planner.config.yaml_file import Document, KeyPath
 
 Limits: TypeAlias = msgspec.Meta
@@ -104,9 +104,9 @@ def check(schema: type[T], document: Document) -> T:
     reader = _Reader()
     content: T = reader.table(schema, document.value, ())
     if reader.faults:
-        lines = [fault_line(document, *fault) for fault in reader.faults[:MOST_FAULTS]]
-        if len(reader.faults) > MOST_FAULTS:
-            lines.append(f"{document.name}: and {len(reader.faults) - MOST_FAULTS} more faults")
+        lines = [fault_line(document, *fault) for fault in reader.faults[:MAX_FAULTS]]
+        if len(reader.faults) > MAX_FAULTS:
+            lines.append(f"{document.name}: and {len(reader.faults) - MAX_FAULTS} more faults")
         raise FaultsError(lines)
     return content
 
@@ -117,14 +117,14 @@ def key_in(mapping: Mapping[str, Any], name: str) -> str:
     return american if american in mapping and name not in mapping else name
 
 
-def sound(schema: type[T], value: object) -> T | None:
+def parse_or_none(schema: type[T], value: object) -> T | None:
     """Returns a part of a file as `schema` describes it, None where it has a fault (`check` tells which)."""
     reader = _Reader()
     content: T = reader.table(schema, value, ())
     return None if reader.faults else content
 
 
-def told(table: Table) -> dict[str, Any]:
+def given_values(table: Table) -> dict[str, Any]:
     """Returns the keys of a table that say another thing than leaving them away would, with their values."""
     silent = {
         field.name: field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()

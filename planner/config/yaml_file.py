@@ -16,13 +16,13 @@ import yaml
 
 from planner.base.errors import InputError
 from planner.base.input_file import read_bounded
-from planner.base.record import Draft, Record, field
+from planner.base.record import MutableRecord, Record, field
 
 # A study of some thousand lines has a few hundred kilobytes.
-MOST_FILE_BYTES = 1 << 20
-MOST_DEPTH = 24
+MAX_FILE_BYTES = 1 << 20
+MAX_DEPTH = 24
 # What the file holds once its aliases are written out; ten aliases of ten aliases of ... end here.
-MOST_VALUES = 100_000
+MAX_VALUES = 100_000
 
 KeyPath: TypeAlias = "tuple[str | int, ...]"
 
@@ -30,7 +30,7 @@ _CORE_TAGS = {f"tag:yaml.org,2002:{name}": name for name in ("str", "int", "floa
 _INT = re.compile(r"[-+]?[0-9]{1,40}", re.ASCII)
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]{1,5})?", re.ASCII)
 _SPECIAL = {".inf": float("inf"), "+.inf": float("inf"), "-.inf": float("-inf"), ".nan": float("nan")}
-_LONGEST_NUMBER = 400
+_MAX_NUMBER_CHARACTERS = 400
 
 
 class Document(Record):
@@ -69,7 +69,7 @@ def read_yaml(path: Path) -> Document:
         OSError: the file cannot be read.
     """
     content = read_bounded(
-        path, MOST_FILE_BYTES, too_large=f"found more than {MOST_FILE_BYTES >> 20} MiB, expected a configuration"
+        path, MAX_FILE_BYTES, too_large=f"found more than {MAX_FILE_BYTES >> 20} MiB, expected a configuration"
     )
     try:
         text = content.decode("utf-8-sig")
@@ -89,7 +89,7 @@ def parse_yaml(text: str, name: str) -> Document:
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         if "maximum nesting depth" in str(error.problem):
             # libyaml has a limit of its own from PyYAML 6.0.4 on, and meets it before it tells of the first level.
-            raise InputError(f"{name}: {where}found more than {MOST_DEPTH} levels, expected a configuration") from None
+            raise InputError(f"{name}: {where}found more than {MAX_DEPTH} levels, expected a configuration") from None
         raise InputError(
             f"{name}: {where}{_as_found(error.problem or error.context or 'something else')}, expected YAML"
         ) from None
@@ -101,7 +101,7 @@ def parse_yaml(text: str, name: str) -> Document:
         raise InputError(f"{name}: found {str(error).splitlines()[0]}, expected YAML") from None
 
 
-class _Node(Draft):
+class _Node(MutableRecord):
     """A value under construction: a mapping or list that is still open, or any value that is finished."""
 
     value: Any
@@ -157,8 +157,8 @@ class _Builder:
             raise self._fault(event, f"the tag {event.tag[:80]}", "plain data")
         if self._open and isinstance(self._open[-1].value, dict) and self._open[-1].key is None:
             raise self._fault(event, f"a {'mapping' if mapping else 'list'} as a key", "text")
-        if len(self._open) >= MOST_DEPTH:
-            raise self._fault(event, f"more than {MOST_DEPTH} levels", "a configuration")
+        if len(self._open) >= MAX_DEPTH:
+            raise self._fault(event, f"more than {MAX_DEPTH} levels", "a configuration")
         self._open.append(_Node({} if mapping else [], _line(event), anchor=event.anchor))
 
     def _end(self, event: Any) -> None:
@@ -188,8 +188,8 @@ class _Builder:
             return
         parent = self._open[-1]
         parent.count += node.count
-        if parent.count > MOST_VALUES:
-            raise self._fault(event, f"more than {MOST_VALUES} values (aliases written out)", "a configuration")
+        if parent.count > MAX_VALUES:
+            raise self._fault(event, f"more than {MAX_VALUES} values (aliases written out)", "a configuration")
         if isinstance(parent.value, list):
             step: str | int = len(parent.value)
             parent.value.append(node.value)
@@ -250,7 +250,7 @@ def _plain(text: str) -> str | int | float | bool | None:
         return True
     if text in {"false", "False", "FALSE"}:
         return False
-    if len(text) <= _LONGEST_NUMBER:
+    if len(text) <= _MAX_NUMBER_CHARACTERS:
         if _INT.fullmatch(text):
             return int(text)
         if _FLOAT.fullmatch(text):

@@ -141,7 +141,7 @@ def _sysconf(name: str) -> int | None:
 
 def _ask_vm_stat() -> int | None:
     try:
-        told = subprocess.run(["/usr/bin/vm_stat"], capture_output=True, text=True, timeout=5, check=True)
+        vm_stat = subprocess.run(["/usr/bin/vm_stat"], capture_output=True, text=True, timeout=5, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
-    return vm_stat_available_bytes(told.stdout)
+    return vm_stat_available_bytes(vm_stat.stdout)

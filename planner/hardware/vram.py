@@ -367,16 +367,16 @@ def _read_whole(binding: Any, handle: Any, index: int) -> Gpu:
     """
     try:
         gpu = _read(binding, handle, index)
-        told = f"NVML tells of {format_bytes(gpu.free_bytes)} free of {format_bytes(gpu.total_bytes)}"
+        answer = f"NVML tells of {format_bytes(gpu.free_bytes)} free of {format_bytes(gpu.total_bytes)}"
     except binding.NVMLError as error:
         if error.value != Code.NOT_SUPPORTED:
             raise
         gpu = Gpu(index, *_identity(binding, handle), 0, 0, None, MemoryBasis.NVML_V1)
-        told = "NVML answers Not Supported when asked for its memory"
+        answer = "NVML answers Not Supported when asked for its memory"
     if _SHARING_NAMES.search(gpu.name):
-        return _on_host_memory(gpu, told)
+        return _on_host_memory(gpu, answer)
     if gpu.total_bytes == 0:
-        raise _NoMemoryError(f"{gpu.name}: {told}; {INSTEAD}")
+        raise _NoMemoryError(f"{gpu.name}: {answer}; {INSTEAD}")
     return gpu
 
 
@@ -397,7 +397,7 @@ def _read_memory(binding: Any, handle: Any) -> tuple[Any, MemoryBasis]:
     return binding.nvmlDeviceGetMemoryInfo(handle), MemoryBasis.NVML_V1
 
 
-def _on_host_memory(gpu: Gpu, told: str) -> Gpu:
+def _on_host_memory(gpu: Gpu, answer: str) -> Gpu:
     """Returns a GPU that shares the host's memory, with what CUDA calls free there.
 
     `cudaMemGetInfo`, which the engine asks, answers the kernel's MemFree: page cache counts as used (41.52 GiB against
@@ -406,11 +406,11 @@ def _on_host_memory(gpu: Gpu, told: str) -> Gpu:
     host = host_memory()
     figures = [n_bytes for n_bytes in (host.free_bytes, host.available_bytes) if n_bytes is not None]
     if not figures:
-        raise _NoMemoryError(f"{told}, and the host does not tell how much memory is available; {INSTEAD}")
+        raise _NoMemoryError(f"{answer}, and the host does not tell how much memory is available; {INSTEAD}")
     free_bytes = min(figures)
     basis = f"{host.basis}: {format_bytes(free_bytes)}"
     note = (
-        f"GPU {gpu.index} ({gpu.name}) shares the host's memory ({told}): the engine will take for free what the "
+        f"GPU {gpu.index} ({gpu.name}) shares the host's memory ({answer}): the engine will take for free what the "
         f"kernel calls free ({basis}), without the page cache"
     )
     if host.available_bytes is not None and host.available_bytes > free_bytes:

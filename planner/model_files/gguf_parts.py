@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import NoReturn
 
 from planner.base.errors import InputError
-from planner.model_files.header import Header, TensorInfo, Value, read_header
 from planner.base.record import Record
 from planner.base.text import listed
+from planner.model_files.header import Header, TensorInfo, Value, read_header
 
 _PART = re.compile(r"(?P<name>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.ASCII | re.DOTALL)
 _NUMBER, _COUNT, _TENSORS = "split.no", "split.count", "split.tensors.count"
-_MOST_SHOWN = 200
+_MAX_SHOWN = 200
 
 
 class GgufModel(Record):
@@ -104,7 +104,7 @@ def _joined(path: Path, headers: list[Header]) -> GgufModel:
         for tensor in header.tensors:
             owner = owners.setdefault(tensor.name, header.path)
             if owner is not header.path:
-                _fail(header.path, f"tensor {tensor.name[:_MOST_SHOWN]!r} is in {owner.name} as well; expected it once")
+                _fail(header.path, f"tensor {tensor.name[:_MAX_SHOWN]!r} is in {owner.name} as well; expected it once")
     first = headers[0]
     digest = hashlib.sha256("".join(header.fingerprint for header in headers).encode())
     return GgufModel(

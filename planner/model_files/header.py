@@ -36,17 +36,17 @@ DEFAULT_ALIGNMENT = 32
 
 # Real headers stay under 30 MB and 2,000 tensors (the vocabulary and its merges are nearly all of it); the limits leave
 # room and keep what a forged file can cost to about a second and some tens of megabytes.
-MOST_HEADER_BYTES = 64 << 20
-MOST_TENSORS = 1 << 17
-MOST_KEYS = 1 << 16
-MOST_NAME_BYTES = 1 << 16
+MAX_HEADER_BYTES = 64 << 20
+MAX_TENSORS = 1 << 17
+MAX_KEYS = 1 << 16
+MAX_NAME_BYTES = 1 << 16
 # Longer texts are whole tokenisers in JSON; nobody here reads them.
-MOST_TEXT_BYTES = 1 << 16
-MOST_DIMENSIONS = 4
+MAX_TEXT_BYTES = 1 << 16
+MAX_DIMENSIONS = 4
 # Arrays that say something per layer are kept, such as the heads of each layer; vocabularies are not.
 MOST_KEPT_NUMBERS = 1 << 12
 _MOST_KEPT_IN_ALL = 1 << 16
-MOST_NUMBER = (1 << 63) - 1
+MAX_NUMBER = (1 << 63) - 1
 
 _CHUNK_BYTES = 1 << 18
 _U32 = struct.Struct("<I")
@@ -65,12 +65,12 @@ _SCALARS: Mapping[int, tuple[str, struct.Struct]] = {
     11: ("i64", struct.Struct("<q")),
     12: ("f64", struct.Struct("<d")),
 }
-_LEAST_KEY_BYTES = 8 + 1 + 4 + 1
-_LEAST_TENSOR_BYTES = 8 + 1 + 4 + 8 + 4 + 8
+_MIN_KEY_BYTES = 8 + 1 + 4 + 1
+_MIN_TENSOR_BYTES = 8 + 1 + 4 + 8 + 4 + 8
 
 
 class ArraySummary(Record):
-    """An array, or a text of more than `MOST_TEXT_BYTES`, that was stepped over.
+    """An array, or a text of more than `MAX_TEXT_BYTES`, that was stepped over.
 
     Attributes:
         element_type: `u8` … `f64`, `bool` or `string`; `u8` for a text.
@@ -208,8 +208,8 @@ class _Reader:
         magic = self._magic()
         version = self._version()
         n_tensors, n_keys = self._number(_U64, "the tensor count"), self._number(_U64, "the key count")
-        self._check_count("keys", n_keys, MOST_KEYS, _LEAST_KEY_BYTES)
-        self._check_count("tensors", n_tensors, MOST_TENSORS, _LEAST_TENSOR_BYTES)
+        self._check_count("keys", n_keys, MAX_KEYS, _MIN_KEY_BYTES)
+        self._check_count("tensors", n_tensors, MAX_TENSORS, _MIN_TENSOR_BYTES)
         metadata, value_types = self._keys(n_keys)
         alignment = self._alignment(metadata, value_types)
         tensors = self._tensors(n_tensors, magic, alignment)
@@ -282,7 +282,7 @@ class _Reader:
 
     def _text(self, what: str) -> str | ArraySummary:
         length = self._length(what)
-        if length > MOST_TEXT_BYTES:
+        if length > MAX_TEXT_BYTES:
             self._skip(length, what)
             return ArraySummary("u8", length)
         return self._take(length, what).decode("utf-8", "replace")
@@ -328,8 +328,8 @@ class _Reader:
             names.add(name)
             what = f"tensor {name!r}"
             n_dimensions = self._number(_U32, what)
-            if not 1 <= n_dimensions <= MOST_DIMENSIONS:
-                self._fail(f"{what} has {n_dimensions} dimensions; expected 1 to {MOST_DIMENSIONS}")
+            if not 1 <= n_dimensions <= MAX_DIMENSIONS:
+                self._fail(f"{what} has {n_dimensions} dimensions; expected 1 to {MAX_DIMENSIONS}")
             shape = struct.unpack(f"<{n_dimensions}Q", self._take(8 * n_dimensions, what))
             type_number = self._number(_U32, what)
             if type_number not in types:
@@ -345,7 +345,7 @@ class _Reader:
             offset = self._number(_U64, what)
             if offset % alignment:
                 self._fail(f"{what} starts at {offset} in the tensor data; expected a multiple of {alignment}")
-            if offset > MOST_NUMBER:
+            if offset > MAX_NUMBER:
                 self._fail(f"{what} starts at {offset} in the tensor data, more than any file has")
             tensors.append(TensorInfo(name, shape, ggml_type.name, n_bytes, offset))
         return tuple(tensors)
@@ -354,7 +354,7 @@ class _Reader:
         elements = 1
         for length in shape:
             elements *= length
-        if max(shape) > MOST_NUMBER or elements > MOST_NUMBER:
+        if max(shape) > MAX_NUMBER or elements > MAX_NUMBER:
             self._fail(f"{what} has shape {list(shape)}, more numbers than a 64-bit count can hold")
         if shape[0] % ggml_type.block:
             self._fail(
@@ -385,8 +385,8 @@ class _Reader:
         length = self._length(what)
         if length == 0:
             self._fail(f"{what} is empty")
-        if length > MOST_NAME_BYTES:
-            self._fail(f"{what} is {length} bytes long; expected at most {MOST_NAME_BYTES}")
+        if length > MAX_NAME_BYTES:
+            self._fail(f"{what} is {length} bytes long; expected at most {MAX_NAME_BYTES}")
         found = self._take(length, what)
         try:
             return found.decode("utf-8")
@@ -448,7 +448,7 @@ class _Reader:
         self._window_start += self._position
         self._window = self._window[self._position :]
         self._position = 0
-        wanted = min(max(n_bytes, _CHUNK_BYTES), self._file_bytes - self._window_start, MOST_HEADER_BYTES)
+        wanted = min(max(n_bytes, _CHUNK_BYTES), self._file_bytes - self._window_start, MAX_HEADER_BYTES)
         chunks = [self._window]
         missing = wanted - len(self._window)
         while missing > 0:
@@ -466,8 +466,8 @@ class _Reader:
         end = self._offset() + n_bytes
         if end > self._file_bytes:
             self._fail(f"truncated: the header ends inside {what} ({end} bytes expected, {self._file_bytes} found)")
-        if end > MOST_HEADER_BYTES:
-            self._fail(f"the header is over {MOST_HEADER_BYTES} bytes at {what}; no model's is")
+        if end > MAX_HEADER_BYTES:
+            self._fail(f"the header is over {MAX_HEADER_BYTES} bytes at {what}; no model's is")
 
     def _check_count(self, kind: str, count: int, most: int, least_bytes: int) -> None:
         room = (self._file_bytes - self._offset()) // least_bytes

@@ -18,16 +18,16 @@ from types import MappingProxyType
 from typing import Any, NoReturn
 
 from planner.base.errors import InputError
-from planner.model_files.json_text import check_no_repeated_key, decode_as, read_bounded, read_mapping
-from planner.model_files.safetensors_header import MOST_TENSORS, StoredTensor, read_safetensors_header
 from planner.base.record import Record
 from planner.base.text import listed
+from planner.model_files.json_text import check_no_repeated_key, decode_as, read_bounded, read_mapping
+from planner.model_files.safetensors_header import MAX_TENSORS, StoredTensor, read_safetensors_header
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 CONFIG = "config.json"
 _NUMBERED = re.compile(r"(?P<name>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.safetensors", re.ASCII)
-_MOST_SHOWN = 200
+_MAX_SHOWN = 200
 
 
 class HfFolder(Record):
@@ -85,8 +85,8 @@ def read_hf_folder(path: Path) -> HfFolder:
             tensors.update(header.tensors)
             if len(tensors) != before + len(header.tensors):
                 _fail_twice(path, names, name)
-            if len(tensors) > MOST_TENSORS:
-                raise InputError(f"{path}: over {MOST_TENSORS} tensors; no model has more")
+            if len(tensors) > MAX_TENSORS:
+                raise InputError(f"{path}: over {MAX_TENSORS} tensors; no model has more")
             has_data = has_data and header.has_data
             digest.update(name.encode("utf-8", "surrogateescape") + b"\0" + header.digest)
         if not placed.keys() <= tensors.keys():
@@ -133,8 +133,8 @@ def _files_of(path: Path) -> tuple[Mapping[str, str], list[str]]:
 def _read_index(path: Path) -> dict[str, str]:
     what = "an index of safetensors files"
     raw = read_bounded(path, what)
-    if raw.count(b":") > 2 * MOST_TENSORS:
-        raise InputError(f"{path}: names over {MOST_TENSORS} tensors; no model has more")
+    if raw.count(b":") > 2 * MAX_TENSORS:
+        raise InputError(f"{path}: names over {MAX_TENSORS} tensors; no model has more")
     placed = decode_as(_Index, raw, path, what).weight_map
     # A name that stands twice loses its first place while it is decoded; escapes could hide it.
     if raw.count(b'.safetensors"') != len(placed) or b"\\" in raw:
@@ -144,7 +144,7 @@ def _read_index(path: Path) -> dict[str, str]:
     for name in sorted(set(placed.values())):
         if Path(name).name != name or "\\" in name or "\0" in name or not name.endswith(".safetensors"):
             raise InputError(
-                f"{path}: names the file {name[:_MOST_SHOWN]!r}; expected a .safetensors file of the same folder"
+                f"{path}: names the file {name[:_MAX_SHOWN]!r}; expected a .safetensors file of the same folder"
             )
     return placed
 
@@ -175,7 +175,7 @@ def _numbered_files(path: Path) -> list[str]:
 def _fail_missing(path: Path, placed: Mapping[str, str], tensors: Mapping[str, StoredTensor]) -> NoReturn:
     missing = [tensor for tensor in placed if tensor not in tensors]
     raise InputError(
-        f"{path / placed[missing[0]]}: holds no tensor {missing[0][:_MOST_SHOWN]!r}, which {INDEX} places there"
+        f"{path / placed[missing[0]]}: holds no tensor {missing[0][:_MAX_SHOWN]!r}, which {INDEX} places there"
         + (f" ({len(missing)} tensors are missing in all)" if len(missing) > 1 else "")
         + "; it belongs to another model, or the index does"
     )
@@ -187,6 +187,6 @@ def _fail_twice(path: Path, names: list[str], name: str) -> NoReturn:
     for other in names[: names.index(name) + 1]:
         for tensor in read_safetensors_header(path / other).tensors:
             if tensor in seen:
-                raise InputError(f"{path}: tensor {tensor[:_MOST_SHOWN]!r} is in both {seen[tensor]} and {other}")
+                raise InputError(f"{path}: tensor {tensor[:_MAX_SHOWN]!r} is in both {seen[tensor]} and {other}")
             seen[tensor] = other
     raise InputError(f"{path}: {name} changed while it was read")

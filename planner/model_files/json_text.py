@@ -27,7 +27,7 @@ MOST_JSON_BYTES = 64 << 20
 MOST_CONFIG_BYTES = 4 << 20
 """The most bytes of a configuration; lists of modules that stay unquantised make it a megabyte at most."""
 
-_MOST_SHOWN = 120
+_MAX_SHOWN = 120
 
 
 def read_bounded(path: Path, what: str, *, most_bytes: int = MOST_JSON_BYTES) -> bytes:
@@ -100,7 +100,7 @@ def check_no_repeated_key(raw: bytes, path: Path, what: str) -> None:
         seen: set[str] = set()
         for key, _ in pairs:
             if key in seen:
-                raise InputError(f"{path}: {key[:_MOST_SHOWN]!r} appears twice in {what}")
+                raise InputError(f"{path}: {key[:_MAX_SHOWN]!r} appears twice in {what}")
             seen.add(key)
 
     try:
@@ -111,4 +111,4 @@ def check_no_repeated_key(raw: bytes, path: Path, what: str) -> None:
 
 def _short(error: Exception) -> str:
     text = str(error).replace("\n", " ")
-    return text if len(text) <= _MOST_SHOWN else text[: _MOST_SHOWN - 1] + "…"
+    return text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 1] + "…"

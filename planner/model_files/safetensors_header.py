@@ -20,19 +20,19 @@ from pathlib import Path
 from typing import Annotated, NoReturn
 
 from planner.base.errors import InputError
-from planner.model_files.json_text import Limits, check_no_repeated_key, decode_as, parts_of
 from planner.base.record import Record
+from planner.model_files.json_text import Limits, check_no_repeated_key, decode_as, parts_of
 
-MOST_HEADER_BYTES = 64 << 20
+MAX_HEADER_BYTES = 64 << 20
 MOST_DATA_BYTES = 1 << 62
 # Kimi-K2 quantised by exllamav3 has about 280,000 in all of its files; the limit keeps what a forged file can cost in
 # memory to some hundred megabytes.
-MOST_TENSORS = 1 << 20
-MOST_DIMENSIONS = 8
+MAX_TENSORS = 1 << 20
+MAX_DIMENSIONS = 8
 _LENGTH = struct.Struct("<Q")
 _WHAT = "the header of a safetensors file"
 _NOTES = "__metadata__"
-_MOST_SHOWN = 200
+_MAX_SHOWN = 200
 _GIT_LFS = b"version https://git-lfs"
 
 
@@ -46,7 +46,7 @@ class StoredTensor(Record, gc=False):
     """
 
     dtype: str = ""
-    shape: Annotated[tuple[Annotated[int, Limits(ge=0)], ...], Limits(max_length=MOST_DIMENSIONS)] = ()
+    shape: Annotated[tuple[Annotated[int, Limits(ge=0)], ...], Limits(max_length=MAX_DIMENSIONS)] = ()
     data_offsets: tuple[int, int] = (0, -1)
 
     @property
@@ -113,11 +113,11 @@ def _header_bytes(path: Path, file_bytes: int) -> bytes:
         if len(start) < _LENGTH.size:
             _fail(path, f"{file_bytes} bytes long; expected a safetensors file")
         (n_bytes,) = _LENGTH.unpack(start)
-        if n_bytes > MOST_HEADER_BYTES:
+        if n_bytes > MAX_HEADER_BYTES:
             _fail(
                 path,
                 f"not a safetensors file: its first 8 bytes announce a header of {n_bytes} bytes; expected at most "
-                f"{MOST_HEADER_BYTES}",
+                f"{MAX_HEADER_BYTES}",
             )
         if _LENGTH.size + n_bytes > file_bytes:
             _fail(
@@ -136,8 +136,8 @@ def _header_bytes(path: Path, file_bytes: int) -> bytes:
 
 
 def _entries(path: Path, raw: bytes) -> dict[str, StoredTensor]:
-    if raw.count(b"{") > MOST_TENSORS + 2:
-        _fail(path, f"its header announces over {MOST_TENSORS} tensors; no model has more")
+    if raw.count(b"{") > MAX_TENSORS + 2:
+        _fail(path, f"its header announces over {MAX_TENSORS} tensors; no model has more")
     try:
         tensors = decode_as(dict[str, StoredTensor], raw, path, _WHAT)
     except InputError:
@@ -145,7 +145,7 @@ def _entries(path: Path, raw: bytes) -> dict[str, StoredTensor]:
         parts = parts_of(raw, path, _WHAT)
         decode_as(dict[str, str], parts.pop(_NOTES, b"{}"), path, "the entry '__metadata__' of its header")
         tensors = {
-            name: decode_as(StoredTensor, part, path, f"tensor {name[:_MOST_SHOWN]!r}") for name, part in parts.items()
+            name: decode_as(StoredTensor, part, path, f"tensor {name[:_MAX_SHOWN]!r}") for name, part in parts.items()
         }
     else:
         tensors.pop(_NOTES, None)
@@ -161,14 +161,14 @@ def _check_places(path: Path, tensors: Mapping[str, StoredTensor]) -> int:
     for start, stop in sorted([tensor.data_offsets for tensor in tensors.values()]):
         if start != end or stop < start:
             name = next(name for name, tensor in tensors.items() if tensor.data_offsets == (start, stop))
-            found = f"tensor {name[:_MOST_SHOWN]!r} has data_offsets [{start}, {stop}]"
+            found = f"tensor {name[:_MAX_SHOWN]!r} has data_offsets [{start}, {stop}]"
             _fail(path, f"{found}; expected them to start at {end}, where the tensor before it ends")
         end = stop
     if end > MOST_DATA_BYTES:
         _fail(path, f"its header announces {end} bytes of data, more than any file has")
     if "" in {tensor.dtype for tensor in tensors.values()}:
         name = next(name for name, tensor in tensors.items() if not tensor.dtype)
-        _fail(path, f"tensor {name[:_MOST_SHOWN]!r} has no dtype; expected one such as 'BF16'")
+        _fail(path, f"tensor {name[:_MAX_SHOWN]!r} has no dtype; expected one such as 'BF16'")
     return end
 
 

@@ -24,7 +24,7 @@ from planner.placement.lagrangian import EPSILON, Bools, Curves, Range, gains, l
 _FREE, _ON, _OFF = 0, 1, -1
 
 # Prices that are looked at for one node, at most: enough to halve a float to its last bit.
-_MOST_PRICES = 100
+_MAX_PRICES = 100
 
 
 class _Node(Record, eq=False):
@@ -218,7 +218,7 @@ class Branching:
     def _narrowed(self, node: _Node, over: _Point, under: _Point, enough: float) -> tuple[_Point, _Point | None]:
         """Closes in on the best price of a node, between one that weighs too much and one that fits."""
         capacity = self.curves.capacity
-        for step in range(_MOST_PRICES):
+        for step in range(_MAX_PRICES):
             # Two lines touch the convex curve of the bound from below; no price gives less than where they meet.
             slope = capacity - over.units
             meet = (over.bound - under.bound + (capacity - under.units) * under.price - slope * over.price) / (

@@ -33,7 +33,7 @@ def explain(
     binding = _binding(problem, curves, neurons, switched_off)
     share = 0.0
     if binding != "nothing" and problem.hotness.total > 0:
-        share = next_share(curves, problem, GIB, curves.caught(positions))
+        share = next_share(curves, problem, GIB, curves.covered(positions))
     return Explanation(
         binding=binding,
         price_per_byte=price / curves.unit_bytes,
@@ -54,14 +54,14 @@ def explain(
     )
 
 
-def next_share(curves: Curves, problem: Problem, more_bytes: int, caught: float) -> float:
+def next_share(curves: Curves, problem: Problem, more_bytes: int, covered: float) -> float:
     """Returns the share of all activations that so many more bytes of VRAM would catch, from 0 to 1.
 
-    It is the difference of two linear relaxations: exact to a neuron without thresholds, where `caught` is one of them;
-    with thresholds an estimate in which a layer may be on in part.
+    It is the difference of two linear relaxations: exact to a neuron without thresholds, where `covered` is one of
+    them; with thresholds an estimate in which a layer may be on in part.
     """
     within = whole_range(curves)
-    now = caught if not curves.first.any() else _relaxed(curves, within, problem.ffn_bytes)
+    now = covered if not curves.first.any() else _relaxed(curves, within, problem.ffn_bytes)
     return max(0.0, _relaxed(curves, within, problem.ffn_bytes + more_bytes) - now) / problem.hotness.total
 
 

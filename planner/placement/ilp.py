@@ -2,7 +2,7 @@
 
 The program (PowerInfer, SOSP'24, section 6.3, its symbols on the right), over the layers l:
 
-    maximise   sum t_l                                             impact caught,  sum_e a_GPU,e * v_e
+    maximise   sum t_l                                             impact covered,  sum_e a_GPU,e * v_e
     vram       sum b_l * x_l                  <= V                 memory of the GPU,  sum_n a_GPU,n * M_n < MCap_GPU
     host       sum b_l * (n_l - x_l)          <= H                 memory of the CPU,  sum_n a_CPU,n * M_n < MCap_CPU
     threshold_min_l     x_l >= C_l * y_l                           communication,  sum_(e in N_l) a_GPU,e >= C_l * y_l

@@ -33,10 +33,10 @@ from planner.placement.lagrangian import (
 )
 
 # What one enumeration may hold; beyond it the answer stands with the gap it has.
-_MOST_CANDIDATES = 1_000_000
-_MOST_WITHOUT_PROOF = 50_000
-_MOST_WHEN_LATE = 2_000
-_MOST_CHOICES = 4096
+_MAX_CANDIDATES = 1_000_000
+_MAX_WITHOUT_PROOF = 50_000
+_MAX_WHEN_LATE = 2_000
+_MAX_CHOICES = 4096
 # Where many sizes leave a gap of more than this share, the listing is tried once more with this many times as much.
 _WANTED_GAP = 1e-7
 _WIDER = 6
@@ -45,7 +45,7 @@ _WIDER = 6
 _ROUNDS = 64
 _GROWTH = 8.0
 # Growing must not begin at nothing.
-_LEAST_TAU = float(np.finfo(np.float64).tiny)
+_MIN_TAU = float(np.finfo(np.float64).tiny)
 _FEW = 4
 
 
@@ -54,14 +54,14 @@ class Settled(Record, eq=False):
 
     Attributes:
         positions: shape (layers,); None when none was found that is heavy enough for the host limit.
-        caught: activations; minus infinity when there are no positions.
+        covered: activations; minus infinity when there are no positions.
         bound: nothing within the range catches more.
         price: activations a unit at the margin.
         none_possible: proven: nothing within the range holds both memory constraints.
     """
 
     positions: Ints | None
-    caught: float
+    covered: float
     bound: float
     price: float
     none_possible: bool = False
@@ -104,46 +104,46 @@ def settle(
     if at is None or curves.floor > min(curves.capacity, curves.units(within.high)):
         return Settled(None, -math.inf, -math.inf, 0.0, none_possible=True)
     if at.everything:
-        caught = curves.caught(at.positions)
-        return Settled(at.positions, caught, curves.at_most(caught), 0.0)
+        covered = curves.covered(at.positions)
+        return Settled(at.positions, covered, curves.at_most(covered), 0.0)
     bound = dual_bound(curves, within, at.price)
     if bound < enough:
         return Settled(None, -math.inf, bound, at.price)
     best = filled(curves, at.positions, within.high)
     used = curves.units(best)
-    caught = curves.caught(best) if used >= curves.floor else -math.inf
+    covered = curves.covered(best) if used >= curves.floor else -math.inf
     if used == curves.capacity and curves.single and bool((curves.weight == curves.weight[0]).all()):
         # With equal bytes these are the globally hottest, as many as fit: optimal by exchange. Only their sum rounds.
-        return Settled(best, caught, curves.at_most(caught), at.price)
-    return _settled(curves, within, at, (best, caught, bound), expired)
+        return Settled(best, covered, curves.at_most(covered), at.price)
+    return _settled(curves, within, at, (best, covered, bound), expired)
 
 
 def _settled(
     curves: Curves, within: Range, at: Cut, first: tuple[Ints, float, float], expired: Callable[[], bool]
 ) -> Settled:
     """Closes the gap between a first answer and its bound, growing what is enumerated round by round."""
-    best, caught, bound = first
+    best, covered, bound = first
     relaxed = dual_bound(curves, within, at.price, whole=False)
     better = 1.0 if curves.exact else 0.0
     heaviest = at.price * curves.heaviest_step()
-    needed = min(relaxed, relaxed - caught - better)
+    needed = min(relaxed, relaxed - covered - better)
     # A handful of sequences is quickly listed; with many, each unit of tau multiplies the list.
     few = len(_distinct((curves.weight * curves.width)[within.low < within.high])) <= _FEW
-    tau = needed / (_ROUNDS if few else _ROUNDS**2) if math.isfinite(caught) else heaviest
+    tau = needed / (_ROUNDS if few else _ROUNDS**2) if math.isfinite(covered) else heaviest
     known = -1.0
     # What is listed may be worth so much more than it seems, and so may what was dropped for something listed.
     hidden = 2 * _hidden(curves, at, relaxed)
     tolerance = hidden + 8 * EPSILON * (abs(relaxed) + at.price * curves.capacity)
-    most, wider = _MOST_WITHOUT_PROOF, _MOST_WITHOUT_PROOF * _WIDER
+    most, wider = _MAX_WITHOUT_PROOF, _MAX_WITHOUT_PROOF * _WIDER
     while needed >= 0 and needed > known and not expired():
-        tau = min(max(tau, tolerance, _LEAST_TAU), needed)
+        tau = min(max(tau, tolerance, _MIN_TAU), needed)
         complete, found = _best_listed(curves, within, at, tau, tolerance=tolerance, most=most, expired=expired)
-        value = -math.inf if found is None else curves.caught(found)
-        improved = value > caught
+        value = -math.inf if found is None else curves.covered(found)
+        improved = value > covered
         if found is not None and improved:
-            best, caught = found, value
+            best, covered = found, value
         # Nothing can catch less than nothing, so a tau of the whole bound lists every placement there is.
-        needed = min(relaxed, relaxed - caught - better)
+        needed = min(relaxed, relaxed - covered - better)
         if complete:
             known = tau
             tau *= _GROWTH if few else 4.0
@@ -152,14 +152,14 @@ def _settled(
                 break
             most = wider
     if needed <= known or needed < 0:
-        bound = min(bound, curves.at_most(caught) + hidden)
+        bound = min(bound, curves.at_most(covered) + hidden)
     elif known > 0:
         unlisted = relaxed - known
         unlisted = math.floor(lifted(curves, unlisted, relaxed, whole=False)) if curves.exact else unlisted + hidden
-        bound = min(bound, max(curves.at_most(caught) + hidden, unlisted))
-    if math.isinf(caught):
-        return Settled(None, caught, bound, at.price, none_possible=math.isinf(bound))
-    return Settled(best, caught, max(bound, caught), at.price)
+        bound = min(bound, max(curves.at_most(covered) + hidden, unlisted))
+    if math.isinf(covered):
+        return Settled(None, covered, bound, at.price, none_possible=math.isinf(bound))
+    return Settled(best, covered, max(bound, covered), at.price)
 
 
 def _hidden(curves: Curves, at: Cut, relaxed: float) -> float:
@@ -170,7 +170,7 @@ def _hidden(curves: Curves, at: Cut, relaxed: float) -> float:
     running sum errs once for each of its terms. Adding and comparing rounded numbers keeps their order, so that an
     error of this size counts once for what is kept and once for what is dropped, however many sequences there are.
     """
-    terms = min(_MOST_CHOICES, int(curves.steps.sum())) + curves.steps.size
+    terms = min(_MAX_CHOICES, int(curves.steps.sum())) + curves.steps.size
     share = 0.0 if curves.exact else 4 * curves.slack + terms * EPSILON
     return share * (abs(relaxed) + at.price * curves.capacity)
 
@@ -217,9 +217,9 @@ def _best_listed(
     one, other = listed
     match = np.searchsorted(other.weights, room - one.weights, side="right") - 1
     total = one.weights + other.weights[match]
-    caught = np.where((match >= 0) & (total >= need), one.values + other.values[match], -np.inf)
-    best = int(np.argmax(caught))
-    if math.isinf(float(caught[best])):
+    covered = np.where((match >= 0) & (total >= need), one.values + other.values[match], -np.inf)
+    best = int(np.argmax(covered))
+    if math.isinf(float(covered[best])):
         return complete, None
     positions = at.positions.copy()
     _apply(positions, halves[0], one, best)
@@ -264,12 +264,12 @@ def _listed(
     for each in sequences:
         source = np.arange(weights.size)
         late = expired()
-        if late or weights.size * each.weights.size > _MOST_CANDIDATES:
+        if late or weights.size * each.weights.size > _MAX_CANDIDATES:
             complete = False
         if not complete:
             # Keep what loses least; the answer stays an answer, only the proof is lost.
             least = np.argsort(price * weights - values, kind="stable")
-            source = np.sort(least[: max(1, (_MOST_WHEN_LATE if late else most) // each.weights.size)])
+            source = np.sort(least[: max(1, (_MAX_WHEN_LATE if late else most) // each.weights.size)])
         heavy = (weights[source][:, None] + each.weights[None, :]).reshape(-1)
         worth = (values[source][:, None] + each.values[None, :]).reshape(-1)
         possible = np.flatnonzero(price * heavy - worth <= most_loss)
@@ -308,13 +308,13 @@ def _sequences(curves: Curves, within: Range, at: Cut, most_loss: float) -> tupl
     short = curves.has_short_step()
     narrow = np.maximum(np.where(short, curves.n_ff % curves.width, curves.width), 1)
     worth = at.price * curves.weight
-    high = np.minimum(within.high, x + _MOST_CHOICES)
-    low = np.minimum(np.maximum(within.low, x - _MOST_CHOICES), x)
+    high = np.minimum(within.high, x + _MAX_CHOICES)
+    low = np.minimum(np.maximum(within.low, x - _MAX_CHOICES), x)
     above = count_from(curves, worth - most_loss / narrow, x, high)
     below = count_from(curves, np.nextafter(worth + most_loss / narrow, np.inf), low, x)
     alone = (above > below) & short & (above == curves.steps)
     merged = (above > below) & ~alone
-    most = _MOST_CHOICES
+    most = _MAX_CHOICES
     heaviest = curves.heaviest_step() // curves.step_units
     enough = 2 * heaviest + 2
     # Where more steps than that come in or go out, some of them together leave the weight as it was (partial sums,
@@ -375,8 +375,8 @@ def _ordered(curves: Curves, layers: Ints, begin: Ints, end: Ints, *, coming: bo
     else:
         width = curves.width[which]
         full = positions * width
-        values = curves.hotness.caught_in(which, np.minimum(full + width, curves.n_ff[which]))
-        values -= curves.hotness.caught_in(which, full)
+        values = curves.hotness.covered_in(which, np.minimum(full + width, curves.n_ff[which]))
+        values -= curves.hotness.covered_in(which, full)
     # One layer alone is in order already, and its short last step must stay behind the others.
     order = np.argsort(-values, kind="stable") if layers.size > 1 else np.arange(which.size)
     if not coming:

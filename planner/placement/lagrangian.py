@@ -24,7 +24,7 @@ Bools = npt.NDArray[np.bool_]
 
 EPSILON = float(np.finfo(np.float64).eps)
 # Below the smallest normal float rounding is not relative any more: it is this much at most.
-_LEAST_FLOAT = float(np.finfo(np.float64).smallest_subnormal)
+_MIN_FLOAT = float(np.finfo(np.float64).smallest_subnormal)
 
 # Once the steps that are still open number this few, sorting them is cheaper than more halving.
 _SORT_AT_MOST = 4096
@@ -104,13 +104,13 @@ class Curves(Record, eq=False):
         """Returns the units of the heaviest step."""
         return int((self.weight * np.minimum(self.width, self.n_ff))[self.steps > 0].max(initial=0))
 
-    def caught(self, positions: Ints) -> float:
-        """Returns the impact caught at a position of each layer, all layers together, rounded once."""
-        return math.fsum(self.hotness.caught(self.neurons(positions)))
+    def covered(self, positions: Ints) -> float:
+        """Returns the impact covered at a position of each layer, all layers together, rounded once."""
+        return math.fsum(self.hotness.covered(self.neurons(positions)))
 
-    def at_most(self, caught: float) -> float:
+    def at_most(self, covered: float) -> float:
         """Returns what an answer is truly worth at most, given what was computed for it."""
-        return caught if self.exact else caught * (1 + self.slack + 2 * EPSILON)
+        return covered if self.exact else covered * (1 + self.slack + 2 * EPSILON)
 
 
 def curves_of(problem: Problem) -> Curves:
@@ -201,7 +201,7 @@ def limited(curves: Curves, most: float) -> Curves:
     least = most * (1 + 2 * curves.slack + 4 * EPSILON)
     while (low < high).any():
         middle = (low + high + 1) >> 1
-        possible = curves.hotness.caught(curves.neurons(middle)) <= least
+        possible = curves.hotness.covered(curves.neurons(middle)) <= least
         low, high = np.where(possible, middle, low), np.where(possible, high, middle - 1)
     return _shortened(curves, low)
 
@@ -254,8 +254,8 @@ def whole_range(curves: Curves) -> Range:
     gate = np.full(curves.first.size, np.inf)
     if gated.any():
         neurons = curves.neurons(curves.first)
-        caught = curves.hotness.caught(neurons)
-        gate[gated] = caught[gated] / (neurons[gated] * curves.weight[gated])
+        covered = curves.hotness.covered(neurons)
+        gate[gated] = covered[gated] / (neurons[gated] * curves.weight[gated])
     return Range(low=curves.first, high=curves.steps, gate=gate)
 
 
@@ -404,12 +404,12 @@ def gains(curves: Curves, price: float, low: Ints, high: Ints) -> tuple[Ints, Fl
     doubt = curves.slack + 2 * EPSILON
     positions = count_from(curves, (price * (1 - doubt)) * curves.weight, low, high)
     neurons = curves.neurons(positions)
-    caught, cost = curves.hotness.caught(neurons), price * (neurons * curves.weight)
+    covered, cost = curves.hotness.covered(neurons), price * (neurons * curves.weight)
     # Of sums that are exact only the subtraction rounds. Products round twice, because whole numbers beyond 2^53 do.
-    hidden = (curves.slack + EPSILON) * caught + (2 * doubt + 4 * EPSILON) * cost
+    hidden = (curves.slack + EPSILON) * covered + (2 * doubt + 4 * EPSILON) * cost
     if not curves.exact:
-        hidden += np.where(caught > 0, _LEAST_FLOAT * (neurons + 4), 0.0)
-    return positions, caught - cost + hidden
+        hidden += np.where(covered > 0, _MIN_FLOAT * (neurons + 4), 0.0)
+    return positions, covered - cost + hidden
 
 
 def dual_bound(curves: Curves, within: Range, price: float, *, whole: bool = True) -> float:
@@ -435,7 +435,7 @@ def lifted(curves: Curves, bound: float, magnitude: float, *, whole: bool = True
     """
     safe = bound + magnitude * (4 * EPSILON + curves.slack)
     if not curves.exact and magnitude > 0:
-        safe += 4 * _LEAST_FLOAT
+        safe += 4 * _MIN_FLOAT
     return float(math.floor(safe)) if whole and curves.exact else safe
 
 

@@ -55,10 +55,10 @@ class Tangents:
         which = np.array([layer for layer in self.layers for _ in self._steps[layer]], dtype=np.int64)
         steps = np.array([step for layer in self.layers for step in sorted(self._steps[layer])], dtype=np.int64)
         neurons = np.minimum(steps * curves.width[which], curves.n_ff[which])
-        caught = curves.hotness.caught_in(which, neurons)
+        covered = curves.hotness.covered_in(which, neurons)
         inside = np.minimum(curves.start[which] + steps, curves.density.size - 1)
         slope = np.where(steps < curves.steps[which], curves.density[inside].astype(np.float64), 0.0)
         # A concave curve through zero meets the axis at zero or above; rounding must not make it less.
-        rest = np.maximum(caught - slope * neurons, 0.0)
+        rest = np.maximum(covered - slope * neurons, 0.0)
         pairs = iter(zip(slope.tolist(), rest.tolist(), strict=True))
         return [[next(pairs) for _ in self._steps[layer]] for layer in self.layers]

@@ -226,7 +226,7 @@ class Solution(Record):
     Attributes:
         status: what is known about it.
         solved_list: hot neurons of each layer; empty when there is no answer.
-        objective: activations caught by the hot neurons, sum of F_l(solved_list[l]).
+        objective: activations covered by the hot neurons, sum of F_l(solved_list[l]).
         upper_bound: no list that holds the constraints catches more than this.
         relative_gap: (upper_bound - objective) / upper_bound. Sums of impacts that are no whole numbers are
             rounded, and the bound is raised by that, so it is seldom 0 then, but about 1e-12.

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from planner.activations.hotness import Ints
-from planner.base.record import Draft, field
+from planner.base.record import MutableRecord, field
 from planner.placement.branch_and_bound import Branching
 from planner.placement.explain import explain, host_not_reached, host_too_small
 from planner.placement.knapsack import settle
@@ -42,11 +42,11 @@ if TYPE_CHECKING:
 # Problems with no more steps than this are posed to the solver step by step: the exact ILP.
 _WHOLE_AT_MOST = 600
 # Seconds for the solver where it looks for whole steps that add up, in larger problems without a time limit.
-_MOST_S = 30.0
+_MAX_S = 30.0
 # Rounds of adding tangents; each costs one run of the solver and closes most of the gap.
-_MOST_ROUNDS = 12
+_MAX_ROUNDS = 12
 # Parts of the search for the layers to split, before the solver is asked.
-_MOST_NODES = 100
+_MAX_NODES = 100
 # An answer better by less than this share is the same one, rounded differently.
 _SAME = 1e-12
 # The solver confirms an answer when its bound is no farther from it than this share, or, where an answer catches next
@@ -64,7 +64,7 @@ class BrokenAnswerError(RuntimeError):
     """An answer breaks a constraint, which the check after solving found: a fault in the program, not in the input."""
 
 
-class _Search(Draft):
+class _Search(MutableRecord):
     """The state of one solve: the best answer, the proven bound, and how they came about.
 
     `asked` is the whole problem, `curves` what of it can be part of an answer: positions mean the same in both.
@@ -76,7 +76,7 @@ class _Search(Draft):
     options: SolverOptions
     deadline: float
     positions: Ints | None = None
-    caught: float = -math.inf
+    covered: float = -math.inf
     bound: float = math.inf
     price: float = 0.0
     priced: Ints | None = None
@@ -90,9 +90,9 @@ class _Search(Draft):
     @property
     def gap(self) -> float:
         """The proven relative gap of the best answer so far."""
-        if math.isinf(self.caught):
+        if math.isinf(self.covered):
             return math.inf
-        return (self.bound - self.caught) / self.bound if self.bound > self.caught else 0.0
+        return (self.bound - self.covered) / self.bound if self.bound > self.covered else 0.0
 
     @property
     def decided(self) -> bool:
@@ -109,24 +109,24 @@ class _Search(Draft):
 
     def best(self) -> float:
         """Activations that the best answer so far catches; minus infinity without one."""
-        return self.caught
+        return self.covered
 
     def try_layers(self, on: Bools) -> float:
         """Settles one choice of layers, keeps the answer if it is better, and returns the bound of that choice."""
         key = np.packbits(on).tobytes()
         if key not in self.tried:
-            found = settle(self.curves, range_of(self.curves, on), self.expired, enough=self.caught)
+            found = settle(self.curves, range_of(self.curves, on), self.expired, enough=self.covered)
             self.tried[key] = found.bound
             if found.positions is not None:
-                self.keep(found.positions, found.caught, found.price)
+                self.keep(found.positions, found.covered, found.price)
         return self.tried[key]
 
-    def keep(self, positions: Ints, caught: float, price: float) -> None:
+    def keep(self, positions: Ints, covered: float, price: float) -> None:
         """Keeps an answer if it is better; equal answers leave the first."""
-        if caught > self.caught + abs(self.caught if math.isfinite(self.caught) else 0.0) * _SAME * (
+        if covered > self.covered + abs(self.covered if math.isfinite(self.covered) else 0.0) * _SAME * (
             not self.curves.exact
         ):
-            self.positions, self.caught, self.price = positions, caught, price
+            self.positions, self.covered, self.price = positions, covered, price
 
 
 def solve(problem: Problem, options: SolverOptions | None = None) -> Solution:
@@ -181,7 +181,7 @@ def _without_the_impossible(search: _Search) -> None:
             _choose_layers(search)
         else:
             _settle_all(search)
-        search.bound = max(search.caught, min(search.bound, before))
+        search.bound = max(search.covered, min(search.bound, before))
         search.none_possible &= search.positions is None
     search.curves = whole
 
@@ -200,11 +200,11 @@ def _choose_layers(search: _Search) -> None:
     _, gain = gains(curves, at.price, within.low, within.high)
     search.try_layers(~gated | (at.positions > 0))
     search.try_layers(_as_many_as_fit(curves, gated, gain))
-    if search.caught >= search.bound:
+    if search.covered >= search.bound:
         return
     branching = Branching(curves, within, price=at.price)
-    branching.run(search.best, search.try_layers, most_nodes=_MOST_NODES, expired=search.expired)
-    search.bound = max(search.caught, min(search.bound, branching.bound))
+    branching.run(search.best, search.try_layers, most_nodes=_MAX_NODES, expired=search.expired)
+    search.bound = max(search.covered, min(search.bound, branching.bound))
     search.none_possible = branching.closed and search.positions is None
 
 
@@ -238,7 +238,7 @@ def _ask(search: _Search, tangents: Tangents) -> None:
         at = cut(search.curves, whole_range(search.curves))
         tangents.add_around(search.curves.steps if at is None else at.positions)
     _touch(search, tangents.add_around)
-    for _ in range(_MOST_ROUNDS):
+    for _ in range(_MAX_ROUNDS):
         answer = _pose(search, tangents, whole=whole)
         if answer is None or whole or search.decided or search.gap <= options.relative_gap or search.expired():
             return
@@ -300,7 +300,7 @@ def _pose(search: _Search, tangents: Tangents, *, whole: bool) -> IlpAnswer | No
     limit_s = search.left_s()
     if whole and len(search.curves.density) > _WHOLE_AT_MOST:
         # Whole steps of many layers that must add up to nearly a certain weight can keep a solver busy without end.
-        limit_s = min(_MOST_S, limit_s or _MOST_S)
+        limit_s = min(_MAX_S, limit_s or _MAX_S)
     answer = ilp.run(
         model, options, gap=gap, time_limit_s=limit_s, most_nodes=_CONFIRM_NODES if search.decided else None
     )
@@ -314,12 +314,12 @@ def _pose(search: _Search, tangents: Tangents, *, whole: bool) -> IlpAnswer | No
         search.none_possible = search.positions is None
     elif answer.bound is not None:
         # An answer that holds every constraint in integers outweighs a bound computed with tolerances.
-        if answer.bound < search.caught - abs(search.caught) * _SAME:
+        if answer.bound < search.covered - abs(search.covered) * _SAME:
             search.confirmed = False
         elif decided:
             search.confirmed &= _agrees(search, answer.bound, answer.hidden if whole else None)
         elif lifted(curves, answer.bound, abs(answer.bound)) < search.bound:
-            search.bound = max(search.caught, lifted(curves, answer.bound, abs(answer.bound)))
+            search.bound = max(search.covered, lifted(curves, answer.bound, abs(answer.bound)))
             search.proof = "solver"
     return answer if answer.on else None
 
@@ -333,7 +333,7 @@ def _agrees(search: _Search, bound: float, hidden: float | None) -> bool:
         hidden: what of it stands for tolerances, where the program was exact; None where it was a relaxation.
     """
     curves = search.curves
-    off = bound - search.caught
+    off = bound - search.covered
     if hidden is not None and off > 2 * hidden + abs(bound) * _SAME:
         return False
     can_be_on = curves.steps > 0
@@ -377,7 +377,7 @@ def _take(search: _Search, tangents: Tangents, answer: IlpAnswer, *, whole: bool
         neurons[layers] = answer.hot
         if not search.problem.faults_of(neurons.tolist()):
             positions = -(-neurons // curves.width)
-            search.keep(positions, curves.caught(positions), search.price)
+            search.keep(positions, curves.covered(positions), search.price)
 
 
 def _most_on(curves: Curves) -> int | None:
@@ -450,10 +450,10 @@ def _solution(search: _Search) -> Solution:
     return Solution(
         status=SolverStatus.OPTIMAL if search.gap <= search.options.relative_gap else SolverStatus.FEASIBLE,
         solved_list=solved_list,
-        objective=search.caught,
+        objective=search.covered,
         upper_bound=search.bound,
         relative_gap=search.gap,
-        hit_rate=min(1.0, search.caught / total) if total > 0 else 0.0,
+        hit_rate=min(1.0, search.covered / total) if total > 0 else 0.0,
         used_bytes=used_bytes,
         host_bytes=problem.total_bytes - used_bytes,
         explanation=_explanation(search, search.positions) if search.options.explain else None,

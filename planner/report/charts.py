@@ -15,7 +15,7 @@ COLOURS = 8
 _WIDTH, _HEIGHT = 640, 320
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 12, 40
 _CELL_HEIGHT = 14
-_MOST_COLUMNS = 128
+_MAX_COLUMNS = 128
 
 
 class Series(Record):
@@ -132,9 +132,9 @@ def heat_map(title: str, rows: Sequence[tuple[str, Sequence[float]]]) -> str:
 
 
 def _averaged(values: Sequence[float]) -> list[float]:
-    if len(values) <= _MOST_COLUMNS:
+    if len(values) <= _MAX_COLUMNS:
         return list(values)
-    edges = [round(column * len(values) / _MOST_COLUMNS) for column in range(_MOST_COLUMNS + 1)]
+    edges = [round(column * len(values) / _MAX_COLUMNS) for column in range(_MAX_COLUMNS + 1)]
     return [sum(values[a:b]) / (b - a) for a, b in itertools.pairwise(edges) if b > a]
 
 

@@ -21,7 +21,7 @@ from planner.studies.questions import Reply
 from planner.studies.study import Study
 
 _FOLDER = Path(__file__).parent
-_MOST_HEAT_ROWS = 40
+_MAX_HEAT_ROWS = 40
 
 
 def page(study: Study, answers: Sequence[Answer], replies: Sequence[Reply]) -> str:
@@ -104,7 +104,7 @@ def _heat(model: str, answers: Sequence[Answer]) -> Iterator[str]:
     if not rows:
         return
     # Evenly spread, so that a long range is seen from its beginning to its end.
-    every = -(-len(rows) // _MOST_HEAT_ROWS)
+    every = -(-len(rows) // _MAX_HEAT_ROWS)
     shown = list(rows.items())[::every]
     hidden = len(rows) - len(shown)
     shares = [

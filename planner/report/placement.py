@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from planner.planning import Planning
 
 # A mixture of experts has thousands of rows; a person reads the ends, a program reads the JSON.
-_MOST_ROWS = 160
+_MAX_ROWS = 160
 _ROWS_AT_EACH_END = 20
 
 
@@ -53,10 +53,10 @@ def layers_as_dicts(planning: Planning) -> list[dict[str, Any]]:
             "n_ff": n_ff,
             "hot_neurons": hot_neurons,
             "hot_share": hot_neurons / n_ff,
-            "hit_rate": caught / total if total else 0.0,
+            "hit_rate": covered / total if total else 0.0,
             "vram_bytes": hot_neurons * neuron_bytes,
         }
-        for label, n_ff, hot_neurons, caught, total, neuron_bytes in zip(
+        for label, n_ff, hot_neurons, covered, total, neuron_bytes in zip(
             planning.statistics.labels,
             planning.hotness.n_ff,
             planning.plan.solved_list,
@@ -69,10 +69,10 @@ def layers_as_dicts(planning: Planning) -> list[dict[str, Any]]:
 
 
 def _layer_table(planning: Planning) -> Table:
-    headings = ("layer", f"hot {planning.engine.units}", "of", "share of layer", "activations caught", "VRAM")
+    headings = ("layer", f"hot {planning.engine.units}", "of", "share of layer", "activations covered", "VRAM")
     shown = table(*map(number, headings))
     rows = layers_as_dicts(planning)
-    hidden = len(rows) - 2 * _ROWS_AT_EACH_END if len(rows) > _MOST_ROWS else 0
+    hidden = len(rows) - 2 * _ROWS_AT_EACH_END if len(rows) > _MAX_ROWS else 0
     for position, row in enumerate(rows):
         if hidden and position == _ROWS_AT_EACH_END:
             shown.add_row("…", f"{hidden} more", "", "", "", "")
@@ -120,8 +120,8 @@ def _summary(planning: Planning) -> Iterator[tuple[str, str]]:
     )
     yield (
         "proof",
-        f"{solution.status.value}: no placement{groups} catches more than {format_amount(solution.upper_bound)} "
-        f"{planning.problem.unit}, this one catches {format_amount(solution.objective)} "
+        f"{solution.status.value}: no placement{groups} covers more than {format_amount(solution.upper_bound)} "
+        f"{planning.problem.unit}, this one covers {format_amount(solution.objective)} "
         f"(relative gap {solution.relative_gap:.1e}{_cut_short(planning)})",
     )
     if solution.explanation is not None:

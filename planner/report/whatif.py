@@ -263,8 +263,8 @@ def _hit_rate_text(answer: Answer) -> str:
     if answer.hit_rate is None or proof is None:
         return "none"
     return (
-        f"{answer.hit_rate:.4%}; {proof.status}: no placement catches more than {format_amount(proof.upper_bound)} of "
-        f"{format_amount(proof.total)} {proof.unit}, this one {format_amount(proof.caught)} "
+        f"{answer.hit_rate:.4%}; {proof.status}: no placement covers more than {format_amount(proof.upper_bound)} of "
+        f"{format_amount(proof.total)} {proof.unit}, this one {format_amount(proof.covered)} "
         f"(relative gap {proof.relative_gap:.1e})"
     )
 

@@ -65,11 +65,11 @@ class Bytes(Record):
 
 
 class Proof(Record):
-    """What was proven: `caught` activations of `total`, and that no placement catches more than `upper_bound`."""
+    """What was proven: `covered` activations of `total`, and that no placement covers more than `upper_bound`."""
 
     solver: str
     status: str
-    caught: float
+    covered: float
     upper_bound: float
     relative_gap: float
     total: float
@@ -221,7 +221,7 @@ class Answer(Record):
             else {
                 "solver": self.proof.solver,
                 "status": self.proof.status,
-                "objective": self.proof.caught,
+                "objective": self.proof.covered,
                 "upper_bound": self.proof.upper_bound,
                 "relative_gap": self.proof.relative_gap,
                 "total": self.proof.total,

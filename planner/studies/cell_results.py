@@ -43,8 +43,8 @@ class Placement(Record):
 
 def layer_hit_rates(hotness: Hotness, solved_list: Sequence[int]) -> npt.NDArray[np.float64]:
     """Returns the share of each layer's activations that its hot neurons make, shape (layers,); 0 where none fired."""
-    caught = hotness.caught(np.asarray(solved_list, dtype=np.int64))
-    return np.divide(caught, hotness.totals, out=np.zeros_like(caught), where=hotness.totals > 0)
+    covered = hotness.covered(np.asarray(solved_list, dtype=np.int64))
+    return np.divide(covered, hotness.totals, out=np.zeros_like(covered), where=hotness.totals > 0)
 
 
 def speed_of(
@@ -103,7 +103,7 @@ def proof_of(cell: Cell, solution: Solution, hotness: Hotness) -> Proof:
     return Proof(
         solver=cell.solver.solver,
         status=solution.status.value,
-        caught=solution.objective,
+        covered=solution.objective,
         upper_bound=solution.upper_bound,
         relative_gap=solution.relative_gap,
         total=hotness.total,

@@ -21,7 +21,7 @@ QUESTIONS = ("least-vram", "largest-context", "cheapest")
 
 # How closely the least VRAM is told, and where the search ends.
 _STEP_BYTES = 16 * MIB
-_MOST_CONTEXT = 1 << 20
+_MAX_CONTEXT = 1 << 20
 _MAX_BYTES = 1 << 50
 
 
@@ -200,7 +200,7 @@ def _largest_context(cell: Cell, evaluator: CellEvaluator, about_cell: _About) -
         answer = evaluator.answer(tried)
         return answer if answer.meets else None
 
-    low, high = 0, min(_MOST_CONTEXT, trained or _MOST_CONTEXT)
+    low, high = 0, min(_MAX_CONTEXT, trained or _MAX_CONTEXT)
     found: Answer | None = good(high)
     if found is not None:
         words = f"{high} tokens, all that the model was trained for" if trained == high else f"{high} tokens"

@@ -26,7 +26,7 @@ from planner.catalogue.entries import (
     load_catalogue,
 )
 from planner.config.faults import shown
-from planner.config.schema import check, key_in, told
+from planner.config.schema import check, given_values, key_in
 from planner.config.yaml_file import Document, read_yaml
 from planner.engines.engine import ReserveOptions
 from planner.engines.registry import engine_named
@@ -44,7 +44,7 @@ from planner.studies.study_file import (
     unknown_names,
 )
 
-MOST_CELLS = 100_000
+MAX_CELLS = 100_000
 BASE = "base"
 
 
@@ -213,8 +213,8 @@ def _study(path: Path, document: Document, file: StudyFile, catalogue: Catalogue
         raise FaultsError(faults)
     scenarios = list(_scenarios(file))
     count = sum(_cell_count(scenario) for _, scenario in scenarios)
-    if count > MOST_CELLS:
-        raise InputError(f"{path}: found {count} cells, expected at most {MOST_CELLS}; make an axis shorter")
+    if count > MAX_CELLS:
+        raise InputError(f"{path}: found {count} cells, expected at most {MAX_CELLS}; make an axis shorter")
     folder = _folder_of(path)
     cells = [cell for name, scenario in scenarios for cell in _cells_of(name, scenario, catalogue, folder)]
     return Study(
@@ -230,7 +230,7 @@ def _scenarios(file: StudyFile) -> Iterator[tuple[str, StudyFile]]:
     """Yields the base and every override: its name, and the whole study with it."""
     yield BASE, file
     for name, override in file.overrides.items():
-        yield name, replace(file, **told(override))
+        yield name, replace(file, **given_values(override))
 
 
 def _cell_count(study: StudyFile) -> int:

@@ -17,17 +17,17 @@ from planner.catalogue.entries import (
     StatisticsChoice,
 )
 from planner.config.config_values import BytesPerSecond, SizeBytes, SizeOrZeroBytes, SizesBytes
-from planner.config.faults import MOST_FAULTS, fault_line, path_text, shown
+from planner.config.faults import MAX_FAULTS, fault_line, path_text, shown
 from planner.config.schema import (
     ExpectedError,
     Limits,
     OneOrMore,
     Table,
     about,
+    given_values,
     json_schema_of,
     key_in,
-    sound,
-    told,
+    parse_or_none,
     written_as,
 )
 from planner.config.yaml_file import Document, KeyPath
@@ -206,7 +206,7 @@ class SpeedChoice(Table):
 
     def parameters(self) -> SpeedParameters:
         """Returns the speed model's parameters."""
-        values = told(self)
+        values = given_values(self)
         for name in ("layer_us", "sync_us"):
             if name in values:
                 values[name.replace("_us", "_s")] = values.pop(name) / 1e6
@@ -290,7 +290,7 @@ def unknown_names(document: Document, catalogue: Catalogue, *, base: str) -> lis
             continue
         unknown = [((*prefix, *place), found, say) for place, found, say in _unknown_in(table, catalogue)]
         for place, found, say in [*unknown, *_unknown_to_engine(document.value, table, prefix)]:
-            if len(faults) >= MOST_FAULTS:
+            if len(faults) >= MAX_FAULTS:
                 left_out += 1
             else:
                 faults.append(fault_line(document, place, found, say()))
@@ -381,7 +381,7 @@ _Choice = TypeVar("_Choice", bound=Table)
 def _entries_of(table: Mapping[str, Any], axis: str, schema: type[_Choice]) -> Iterator[tuple[int, _Choice]]:
     """Yields those entries of an axis that are sound by themselves."""
     for index, item in _items_of(table, axis):
-        if (entry := sound(schema, item)) is not None:
+        if (entry := parse_or_none(schema, item)) is not None:
             yield index, entry
 
 

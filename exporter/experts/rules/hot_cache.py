@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from exporter.experts.rules.loaded import Loaded
-from planner.activations.expert_counts.json_file import MOST_FILE_BYTES, is_whole, parse_json
+from planner.activations.expert_counts.json_file import MAX_FILE_BYTES, is_whole, parse_json
 from planner.base.errors import InputError
 
 if TYPE_CHECKING:
@@ -33,9 +33,9 @@ def load(path: Path, plan: Plan | None) -> Loaded:
         OSError: the file cannot be read.
     """
     with open(path, "rb") as file:
-        content = file.read(MOST_FILE_BYTES + 1)
-    if len(content) > MOST_FILE_BYTES:
-        raise InputError(f"has more than {MOST_FILE_BYTES} bytes")
+        content = file.read(MAX_FILE_BYTES + 1)
+    if len(content) > MAX_FILE_BYTES:
+        raise InputError(f"has more than {MAX_FILE_BYTES} bytes")
     document = parse_json(path, content)
     listed = _listed(document)
     stated = document.get("n_expert")

@@ -15,7 +15,7 @@ from planner.base.errors import InputError
 if TYPE_CHECKING:
     from planner.plans.plan import Plan
 
-_MOST_FILE_BYTES = 1 << 28
+_MAX_FILE_BYTES = 1 << 28
 
 
 def load(path: Path, plan: Plan | None) -> Loaded:
@@ -27,9 +27,9 @@ def load(path: Path, plan: Plan | None) -> Loaded:
     """
     counts: dict[int, Counter[int]] = {}
     with open(path, "rb") as file:
-        content = file.read(_MOST_FILE_BYTES + 1)
-    if len(content) > _MOST_FILE_BYTES:
-        raise InputError(f"has more than {_MOST_FILE_BYTES} bytes")
+        content = file.read(_MAX_FILE_BYTES + 1)
+    if len(content) > _MAX_FILE_BYTES:
+        raise InputError(f"has more than {_MAX_FILE_BYTES} bytes")
     lines = content.split(b"\n")
     for number, line in enumerate(lines, start=1):
         text = line.rstrip(b"\r")

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 
-from planner.base.errors import InputError
 from planner.activations.expert_counts.recorded import (
     MOST_COUNT,
     MOST_EXPERTS,
@@ -23,13 +22,14 @@ from planner.activations.expert_counts.recorded import (
     RecordedCounts,
     checked_rows,
 )
+from planner.base.errors import InputError
 
-MOST_FILE_BYTES = 1 << 28
+MAX_FILE_BYTES = 1 << 28
 # Header line, and the number of columns that it stands for.
 HEADERS = {b"layer_id,expert_id,count": 3, b"layer,expert,count": 3, b"layer,expert": 2}
 _EXPECTED = "expected lines layer_id,expert_id,count or layer,expert, whole numbers without spaces"
 _ALLOWED = b"0123456789,\n"
-_MOST_DIGITS = 13
+_MAX_DIGITS = 13
 # Lines that are turned into numbers at a time: what is worked with takes some 30 times their bytes.
 _CHUNK_BYTES = 1 << 22
 
@@ -137,7 +137,7 @@ def _numbers_of_chunk(chunk: bytes, columns: int) -> Array | None:
     if len(ends) % columns or (text[ends].reshape(-1, columns) != [0x2C] * (columns - 1) + [0x0A]).any():
         return None
     lengths = np.diff(ends, prepend=-1) - 1
-    if lengths.min() < 1 or lengths.max() > _MOST_DIGITS:
+    if lengths.min() < 1 or lengths.max() > _MAX_DIGITS:
         return None
     values = np.zeros(len(ends), dtype=np.int64)
     for place in range(int(lengths.max())):
@@ -148,7 +148,7 @@ def _numbers_of_chunk(chunk: bytes, columns: int) -> Array | None:
 
 def _bad_line(path: Path, chunk: bytes, columns: int) -> InputError:
     """Returns what is said of the first line that is not what it must be."""
-    number = rb"[0-9]{1,%d}" % _MOST_DIGITS
+    number = rb"[0-9]{1,%d}" % _MAX_DIGITS
     good = re.compile(rb",".join([number] * columns))
     line = next(line for line in chunk.split(b"\n") if not good.fullmatch(line))
     return InputError(f"{path}: has a line {line[:60].decode('utf-8', 'replace')!r}; {_EXPECTED}")

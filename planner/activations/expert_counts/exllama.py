@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from planner.base.errors import InputError
 from planner.activations.expert_counts.json_file import is_number
 from planner.activations.expert_counts.recorded import MOST_LAYERS, RecordedCounts, check_shape, checked_rows
+from planner.base.errors import InputError
 
 _KEY = re.compile(r"(?:[A-Za-z_][A-Za-z0-9_]*\.)*layers\.([0-9]{1,4})\.[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 _EXPECTED = "expected keys such as 'model.layers.3.mlp', each with a list of one count for each expert"

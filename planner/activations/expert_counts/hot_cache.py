@@ -12,7 +12,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from planner.base.errors import InputError
 from planner.activations.expert_counts.json_file import is_whole
 from planner.activations.expert_counts.recorded import (
     MOST_COUNT,
@@ -23,6 +22,7 @@ from planner.activations.expert_counts.recorded import (
     checked_rows,
     table_of,
 )
+from planner.base.errors import InputError
 
 SCHEMAS = ("llama.cpp.moe_layer_opt_perf.v1", "llama.cpp.moe_layer_perf.v1")
 

@@ -13,8 +13,15 @@ from pathlib import Path
 
 import numpy as np
 
+from planner.activations.expert_counts.recorded import (
+    MOST_EXPERTS,
+    MOST_LAYERS,
+    Array,
+    RecordedCounts,
+    check_shape,
+    checked_rows,
+)
 from planner.base.errors import InputError
-from planner.activations.expert_counts.recorded import MOST_EXPERTS, MOST_LAYERS, Array, RecordedCounts, check_shape, checked_rows
 from planner.model_files.header import Header, TensorInfo, read_header
 
 _COUNTS = re.compile(r"blk\.([0-9]{1,4})\.ffn_[a-z_]+_exps\.weight\.counts", re.ASCII)

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 from planner.base.errors import InputError
 
-MOST_FILE_BYTES = 32 << 20
+MAX_FILE_BYTES = 32 << 20
 
 
 def parse_json(path: Path, content: bytes) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from planner.activations.expert_counts.recorded import Array, RecordedCounts
-from planner.activations.folder import read_statistics, strangers
+from planner.activations.folder import ignored_files, read_statistics
 
 
 def read_neurons(folder: Path) -> RecordedCounts:
@@ -30,7 +30,7 @@ def read_neurons(folder: Path) -> RecordedCounts:
         tuple(sorted(by_layer)),
         counts,
         unit="neuron",
-        notes=tuple(strangers(statistics)),
+        notes=tuple(ignored_files(statistics)),
     )
 
 

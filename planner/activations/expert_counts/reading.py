@@ -5,9 +5,9 @@ from __future__ import annotations
 import stat
 from pathlib import Path
 
-from planner.base.errors import InputError
 from planner.activations.expert_counts import csv_rows, exllama, hot_cache, imatrix, json_file, neurons, sglang
 from planner.activations.expert_counts.recorded import RecordedCounts
+from planner.base.errors import InputError
 
 _START_BYTES = 512
 EXPECTED = (
@@ -43,9 +43,9 @@ def read_recorded(path: Path) -> RecordedCounts:
     if imatrix.is_legacy(start):
         raise imatrix.refuse_legacy(path)
     if csv_rows.is_csv(start):
-        return csv_rows.read_csv(path, _content(path, csv_rows.MOST_FILE_BYTES))
+        return csv_rows.read_csv(path, _content(path, csv_rows.MAX_FILE_BYTES))
     if start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith((b"{", b"[")):
-        return _from_json(path, _content(path, json_file.MOST_FILE_BYTES))
+        return _from_json(path, _content(path, json_file.MAX_FILE_BYTES))
     raise InputError(f"{path}: is of no kind that is known (it begins with {start[:12]!r}); {EXPECTED}")
 
 

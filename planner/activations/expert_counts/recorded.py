@@ -9,9 +9,9 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from planner.activations.folder import fingerprint_of
 from planner.base.errors import InputError
 from planner.base.record import Record
-from planner.activations.folder import fingerprint_of
 
 Array: TypeAlias = "npt.NDArray[Any]"
 

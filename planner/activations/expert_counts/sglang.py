@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from planner.base.errors import InputError
 from planner.activations.expert_counts.recorded import (
     MOST_COUNT,
     Array,
@@ -23,6 +22,7 @@ from planner.activations.expert_counts.recorded import (
     checked_rows,
 )
 from planner.activations.torch_file import read_array
+from planner.base.errors import InputError
 
 KEY = "logical_count"
 _EXPECTED = (

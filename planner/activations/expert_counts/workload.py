@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from planner.base.errors import InputError
 from planner.activations.expert_counts.reading import read_recorded
 from planner.activations.expert_counts.recorded import Array, Halves, RecordedCounts, fingerprint_of_counts
+from planner.base.errors import InputError
 from planner.base.record import Record, replace
 from planner.base.text import listed
 

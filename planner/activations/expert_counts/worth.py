@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from planner.base.errors import InputError
 from planner.activations.expert_counts.recorded import Array
 from planner.activations.expert_counts.workload import Workload
+from planner.base.errors import InputError
 from planner.base.record import Record
 
 SHARES = (0.1, 0.2, 0.3, 0.5, 0.8)

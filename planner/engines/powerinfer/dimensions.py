@@ -21,8 +21,8 @@ from planner.model_files.ggml_types import TYPES_BY_NAME
 from planner.model_files.header import TensorInfo
 
 # Larger than any model by far; keeps products small and loops short.
-_MOST_DIMENSION = 1 << 31
-_MOST_LAYERS = 4096
+_MAX_DIMENSION = 1 << 31
+_MAX_LAYERS = 4096
 _ALIGNMENT = 32
 
 
@@ -112,7 +112,7 @@ def tensors_of(dimensions: Dimensions, *, source: str = "declared dimensions") -
 def _check_dimensions(dimensions: Dimensions, source: str) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
     """Returns `n_ff` and the predictor ranks layer by layer."""
     for name in ("n_layer", "n_embd", "n_head", "n_vocab"):
-        most = _MOST_LAYERS if name == "n_layer" else _MOST_DIMENSION
+        most = _MAX_LAYERS if name == "n_layer" else _MAX_DIMENSION
         value = getattr(dimensions, name)
         if not 1 <= value <= most:
             raise InputError(f"{source}: {name} is {value}; expected 1 to {most}")
@@ -128,8 +128,8 @@ def _check_dimensions(dimensions: Dimensions, source: str) -> tuple[tuple[int, .
         if len(values) != dimensions.n_layer:
             raise InputError(f"{source}: {name} has {len(values)} values; expected {dimensions.n_layer}, one a layer")
         for layer, number in enumerate(values):
-            if not 1 <= number <= _MOST_DIMENSION:
-                raise InputError(f"{source}: {name} of layer {layer} is {number}; expected 1 to {_MOST_DIMENSION}")
+            if not 1 <= number <= _MAX_DIMENSION:
+                raise InputError(f"{source}: {name} of layer {layer} is {number}; expected 1 to {_MAX_DIMENSION}")
         return values
 
     ranks = dimensions.predictor_rank

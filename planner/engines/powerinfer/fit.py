@@ -27,7 +27,7 @@ from planner.placement.solve import solve
 
 SHARES = (0.50, 0.80, 0.90, 0.95, 0.99)
 # No context is longer; keeps the search short for models without attention heads worth the name.
-_MOST_CONTEXT = 1 << 24
+_MAX_CONTEXT = 1 << 24
 # More, of everything, than adding up a hundred million floats can be off.
 _ROUNDING = 1e-8
 
@@ -170,7 +170,7 @@ def largest_context(geometry: Geometry, settings: Settings, budget: Budget) -> i
         slack_bytes = budget.slack_bytes or 0
         return account.reserve_bytes + max(0, slack_bytes) >= account.uncharged_bytes
 
-    low, high = 0, min(_MOST_CONTEXT, ((1 << 32) - 1) // geometry.n_layer)
+    low, high = 0, min(_MAX_CONTEXT, ((1 << 32) - 1) // geometry.n_layer)
     while high > low:
         middle = (low + high + 1) // 2
         if fits(middle):
@@ -209,16 +209,16 @@ class _PriceOrder(Record):
     """The steps of all layers in the order of activations a byte.
 
     Attributes:
-        caught: shape (steps,): activations of all steps up to this one.
+        covered: shape (steps,): activations of all steps up to this one.
         spent_bytes: shape (steps,): their bytes.
     """
 
-    caught: Floats
+    covered: Floats
     spent_bytes: Ints
 
     def bracket(self, target: float) -> tuple[int, int]:
         """Returns bytes that are too few or just enough, and bytes that are enough but for what sums have rounded."""
-        surely_not, reached = np.searchsorted(self.caught, [target - _ROUNDING * self.caught[-1], target]).tolist()
+        surely_not, reached = np.searchsorted(self.covered, [target - _ROUNDING * self.covered[-1], target]).tolist()
         high_bytes = int(self.spent_bytes[min(reached, self.spent_bytes.size - 1)])
         # A step of the price order may do that the fractional optimum takes only in part.
         low_bytes = int(self.spent_bytes[surely_not - 2]) if surely_not >= 2 else 0
@@ -226,12 +226,12 @@ class _PriceOrder(Record):
 
 
 def _price_order(hotness: Hotness, neuron_bytes: Sequence[int], granularity: int) -> _PriceOrder:
-    caught, spent_bytes = [np.empty(0)], [np.empty(0, np.int64)]
+    covered, spent_bytes = [np.empty(0)], [np.empty(0, np.int64)]
     for layer, (n_ff, size_bytes) in enumerate(zip(hotness.n_ff, neuron_bytes, strict=True)):
         if n_ff:
             starts = np.arange(0, n_ff, granularity)
-            caught.append(np.add.reduceat(hotness.layer(layer), starts, dtype=np.float64))
+            covered.append(np.add.reduceat(hotness.layer(layer), starts, dtype=np.float64))
             spent_bytes.append(np.minimum(granularity, n_ff - starts) * size_bytes)
-    each_caught, each_bytes = np.concatenate(caught), np.concatenate(spent_bytes)
-    order = np.argsort(-each_caught / each_bytes, kind="stable")
-    return _PriceOrder(np.cumsum(each_caught[order]), np.cumsum(each_bytes[order]))
+    each_covered, each_bytes = np.concatenate(covered), np.concatenate(spent_bytes)
+    order = np.argsort(-each_covered / each_bytes, kind="stable")
+    return _PriceOrder(np.cumsum(each_covered[order]), np.cumsum(each_bytes[order]))

@@ -30,7 +30,7 @@ multiple (`ggml-cuda.cu` 7556-7563)."""
 ROW_STEP = 32
 """`GGML_CUDA_DMMV_X`: the length of a row, n_embd, must be a multiple (asserted, `ggml-cuda.cu` 5667, 5697)."""
 
-LEAST_NEURONS = 1001
+MIN_NEURONS = 1001
 """Fewer neurons in a layer than this and the CPU takes them for attention heads (`ggml.c` 14904)."""
 
 
@@ -58,7 +58,7 @@ def engine_granularity(geometry: Geometry) -> int:
 
     A model with a layer of fewer neurons than the engine takes at all is placed by single neurons.
     """
-    if min(geometry.n_ff) < LEAST_NEURONS:
+    if min(geometry.n_ff) < MIN_NEURONS:
         return 1
     return math.lcm(
         *(neuron_step(matrix.type_name) for layer in geometry.ffn for matrix in layer if ".ffn_down" in matrix.name)

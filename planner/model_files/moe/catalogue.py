@@ -1,7 +1,7 @@
 """Published mixture-of-experts models by their dimensions, each figure with its source; users add a file of their own.
 
-The shipped file is `planner/catalogue/data/moe_models.yaml`; a user's directory may hold a `moe_models.yaml` of the same form,
-whose entries come on top and replace shipped ones of the same name.
+The shipped file is `planner/catalogue/data/moe_models.yaml`; a user's directory may hold a `moe_models.yaml` of the
+same form, whose entries come on top and replace shipped ones of the same name.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from planner.catalogue.entries import SHIPPED, Count, Entry, Positive
 from planner.base.errors import FaultsError
+from planner.catalogue.entries import SHIPPED, Count, Entry, Positive
 from planner.config.faults import fault_line
 from planner.config.schema import ExpectedError, Limits, Table, about, check
 from planner.config.yaml_file import read_yaml

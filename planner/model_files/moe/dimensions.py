@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from planner.base.errors import InputError
+from planner.base.record import Record
 from planner.model_files.ggml_types import TYPES_BY_NAME, GgmlType
 from planner.model_files.moe.catalogue import MoeModelEntry
 from planner.model_files.moe.kv_cache import CachedLayers, KvCache
 from planner.model_files.moe.model import MoeLayer, MoeModel, Part, read_only
-from planner.base.record import Record
 
 # What llama.cpp's `quantize` takes where a row is no multiple of 256 (`tensor_type_fallback` in `src/llama-quant.cpp`).
 _FALLBACKS = {

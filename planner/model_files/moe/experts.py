@@ -10,17 +10,17 @@ from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
 from planner.base.errors import InputError
-from planner.model_files.moe.model import MoeLayer, read_only
-from planner.base.record import Draft, field
+from planner.base.record import MutableRecord, field
 from planner.base.text import listed
+from planner.model_files.moe.model import MoeLayer, read_only
 
 MOST_EXPERTS = 1 << 14
 """The most experts of one layer; the largest published models have 512."""
 
-_MOST_SHOWN = 200
+_MAX_SHOWN = 200
 
 
-class Stack(Draft):
+class Stack(MutableRecord):
     """A tensor with all experts of a layer.
 
     Attributes:
@@ -36,7 +36,7 @@ class Stack(Draft):
     n_bytes: int
 
 
-class LayerDraft(Draft):
+class LayerDraft(MutableRecord):
     """What was found of one layer's experts so far.
 
     Attributes:
@@ -81,7 +81,7 @@ def finished_layer(
         elif stack.length % n_expert or stack.n_bytes % n_expert:
             _fail(
                 where,
-                f"tensor {stack.name[:_MOST_SHOWN]!r} ({stack.n_bytes} bytes, {stack.length} along the experts' "
+                f"tensor {stack.name[:_MAX_SHOWN]!r} ({stack.n_bytes} bytes, {stack.length} along the experts' "
                 f"dimension) does not divide evenly among {n_expert} experts",
             )
         else:
@@ -130,7 +130,7 @@ def _stacked(stacks: list[Stack], where: str) -> int:
         (one, first), (other, second) = list(lengths.items())[:2]
         _fail(
             where,
-            f"tensor {first[:_MOST_SHOWN]!r} has {one} experts, {second[:_MOST_SHOWN]!r} has {other}; expected as many",
+            f"tensor {first[:_MAX_SHOWN]!r} has {one} experts, {second[:_MAX_SHOWN]!r} has {other}; expected as many",
         )
     return next(iter(lengths), 0)
 

@@ -14,12 +14,12 @@ from typing import Any
 
 from planner.base.errors import InputError
 from planner.model_files.hf_folder import HfFolder
-from planner.model_files.safetensors_header import StoredTensor
 from planner.model_files.moe.experts import LayerDraft, Stack, check_stated, finished_layer
 from planner.model_files.moe.kv_cache import KvCache
 from planner.model_files.moe.kv_from_config import kv_from_config, whole_number
 from planner.model_files.moe.model import MoeLayer, MoeModel, Part
 from planner.model_files.moe.names import hf_place, is_prediction, is_second_attention, is_vision, layer_of
+from planner.model_files.safetensors_header import StoredTensor
 
 MOST_LAYERS = 1 << 12
 _N_LAYER = ("num_hidden_layers", "n_layers", "num_layers", "n_layer")

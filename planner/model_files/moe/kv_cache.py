@@ -14,8 +14,8 @@ from types import MappingProxyType
 from typing import TypeAlias
 
 from planner.base.errors import InputError
-from planner.model_files.ggml_types import TYPES_BY_NAME, GgmlType
 from planner.base.record import Record
+from planner.model_files.ggml_types import TYPES_BY_NAME, GgmlType
 
 WindowRule: TypeAlias = Callable[[int, int], int]
 """From a context and a layer's window, both in tokens, to the tokens that an engine keeps for that layer."""

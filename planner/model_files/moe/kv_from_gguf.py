@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TypeAlias, TypeVar
 
+from planner.base.record import Record
 from planner.model_files.header import Value
 from planner.model_files.moe.kv_cache import KvCache
 from planner.model_files.moe.layers import LayerCache, grouped
-from planner.base.record import Record
 
 # `set_swa_pattern(n)` in llama.cpp: of n layers the last one sees everything; and the window where no key is needed.
 _WINDOW_PERIODS: Mapping[str, tuple[int, int | None]] = {"gpt-oss": (2, None), "llama4": (4, 8192), "afmoe": (4, None)}

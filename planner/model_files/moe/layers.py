@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from planner.model_files.moe.kv_cache import CachedLayers
 from planner.base.record import Record
+from planner.model_files.moe.kv_cache import CachedLayers
 
 
 class LayerCache(Record):

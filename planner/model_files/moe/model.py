@@ -8,8 +8,8 @@ from enum import Enum
 import numpy as np
 import numpy.typing as npt
 
-from planner.model_files.moe.kv_cache import KvCache
 from planner.base.record import Record
+from planner.model_files.moe.kv_cache import KvCache
 
 
 class Part(str, Enum):

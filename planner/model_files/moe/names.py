@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import re
 
-from planner.model_files.moe.model import Part
 from planner.base.record import Record
+from planner.model_files.moe.model import Part
 
 _LAYER = re.compile(r"(?:^|\.)(?:layers|layer|blocks|block|h)\.(\d{1,6})\.", re.ASCII)
 _PREDICTION = re.compile(r"(?:^|[._])(?:mtp|nextn)(?:[._\d]|$)", re.ASCII)

@@ -20,9 +20,9 @@ from types import MappingProxyType
 from typing import NoReturn
 
 from planner.base.errors import InputError
+from planner.base.record import replace
 from planner.model_files.moe.kv_cache import CachedLayers, KvCache
 from planner.model_files.moe.model import MoeModel, Part, read_only
-from planner.base.record import replace
 
 MOST_GPUS = 1 << 10
 _DIVIDED = frozenset({Part.EMBEDDINGS, Part.OUTPUT_HEAD, Part.DENSE_FFN, Part.SHARED_EXPERTS})

@@ -9,8 +9,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from planner.base.errors import InputError
 from planner.activations.expert_counts.workload import Workload
+from planner.base.errors import InputError
 from planner.base.record import Record
 
 Array: TypeAlias = "npt.NDArray[Any]"

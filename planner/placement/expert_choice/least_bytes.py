@@ -7,10 +7,10 @@ import math
 import numpy as np
 
 from planner.base.errors import InputError
+from planner.base.record import Record
 from planner.placement.expert_choice.candidates import Candidates, Choice, Room
 from planner.placement.expert_choice.most_covered import best_within, most_covered
 from planner.placement.expert_choice.rooms import limits_of, order_in_layers
-from planner.base.record import Record
 
 
 class Least(Record, eq=False):

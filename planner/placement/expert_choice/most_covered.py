@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from planner.base.record import replace
 from planner.placement.expert_choice.candidates import Array, Candidates, Choice, Room
 from planner.placement.expert_choice.rooms import Limits, finished, limits_of, order_in_layers
-from planner.base.record import replace
 
 
 def most_covered(candidates: Candidates, room: Room) -> Choice:

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import pulp
 
-from planner.placement.expert_choice.candidates import Array
 from planner.base.record import Record
+from planner.placement.expert_choice.candidates import Array
 
 
 class Open(Record, eq=False):

@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from planner.base.record import MutableRecord, replace
 from planner.placement.expert_choice.candidates import Array, Candidates, Choice, Room
 from planner.placement.expert_choice.most_covered import best_within
 from planner.placement.expert_choice.program import Open, solve_open
 from planner.placement.expert_choice.rooms import Limits, finished, limits_of
-from planner.base.record import Draft, replace
 
 GOALS = ("worst", "regret")
 # The gap, relative to what the worst workload has, at which an answer of a large problem is as good as proven.
@@ -37,7 +37,7 @@ _PROVING_NODES = 20000
 _FINDING_NODES = 100
 
 
-class _State(Draft):
+class _State(MutableRecord):
     """The best answer and the least bound so far, with the weights that prove it, and the gap that is enough."""
 
     chosen: Array

@@ -7,8 +7,8 @@ import math
 import numpy as np
 
 from planner.base.errors import NoAnswerError
-from planner.placement.expert_choice.candidates import Array, Candidates, Choice, Room
 from planner.base.record import Record
+from planner.placement.expert_choice.candidates import Array, Candidates, Choice, Room
 
 
 class Limits(Record, eq=False):
