@@ -14,7 +14,7 @@ decision in the form the PowerInfer engine loads."""
 EPILOG = """\
 where to start:
   hotsplit demo try             a model folder to try things on, without a GPU
-  hotsplit plan --model FILE    how many neurons of each layer, what they catch, and why
+  hotsplit plan --model FILE    how many neurons of each layer, what they cover, and why
   hotsplit export --model FILE  plan, and write the index that the engine loads
   hotsplit whatif STUDY.yaml    which GPU, quantisation or context, without a model
   hotsplit COMMAND --help       every option, with examples

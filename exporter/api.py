@@ -25,7 +25,7 @@ def export(
 
     Args:
         plan: what `planner.plan` returns, a `planner.Plan`, or a plan file.
-        output: the file to write; None for where the engine looks, beside the model.
+        output: the file to write; None for where the engine looks, next to the model.
         statistics: the recorded counts; None for those that the plan names.
         device: where to select the hottest units: `auto`, `cpu` or `cuda`; the file is the same for all.
         force: replace any file.
@@ -74,7 +74,7 @@ def verify(
     model: str | Path | None = None,
     statistics: str | Path | None = None,
 ) -> list[str]:
-    """Returns everything that is wrong with an engine's file, one line each; empty when it is sound.
+    """Returns everything that is wrong with an engine's file, one line each; empty when it is valid.
 
     Args:
         file: the engine's file.

@@ -81,7 +81,7 @@ class Writer(Protocol):
     def verify(
         self, path: Path, *, model: EngineModel | None, statistics: Statistics | None, plan: Plan | None
     ) -> list[str]:
-        """Returns everything that is wrong with a file of this engine, one line each; empty when it is sound.
+        """Returns everything that is wrong with a file of this engine, one line each; empty when it is valid.
 
         Raises:
             OSError: the file cannot be read.
@@ -89,7 +89,7 @@ class Writer(Protocol):
         ...
 
     def notes(self, path: Path, statistics: Statistics | None) -> list[str]:
-        """Returns what is worth knowing about a sound file, one line each, such as another choice among equals."""
+        """Returns what is worth knowing about a valid file, one line each, such as another choice among equals."""
         ...
 
     def next_steps(self, plan: Plan, output: Path) -> Sequence[str]:

@@ -52,7 +52,7 @@ def select_hottest(values: Values, k: int, device: str = "auto", *, note: Note =
     """Returns the numbers of the k neurons with the largest values; among equals the lowest number wins.
 
     Args:
-        values: [n_ff], one number a neuron; every integer and float type, and bool. Compared in its own type, so
+        values: [n_ff], one number per neuron; every integer and float type, and bool. Compared in its own type, so
             counts beyond 2^53 stay apart and float16 does not overflow.
         k: how many, 0 to n_ff.
         device: `auto` (CUDA where torch finds it, else CPU), `cpu`, `cuda` or a device such as `cuda:1`.

@@ -51,7 +51,7 @@ class PlanRequest(Record):
     Attributes:
         model: the model file.
         engine: a name of `planner.engines.registry`.
-        activations: the statistics folder; None for `activation` beside the model, as the engine has it.
+        activations: the statistics folder; None for `activation` next to the model, as the engine has it.
         gpu: UUID, its beginning or NVML index of the GPU whose free memory counts; None for the one the engine uses.
         vram_budget_bytes: the engine's `--vram-budget` instead of a GPU's free memory.
         cuda_context_bytes: what CUDA's context and cuBLAS take of free memory; None for the largest figure known.
@@ -62,7 +62,7 @@ class PlanRequest(Record):
         reserve: what replaces computed items of what the engine takes without charging it.
         host_bytes: host memory that the cold neurons must fit into; None for no limit.
         threshold: the communication constraint.
-        granularity: neurons come in groups of this; None for the smallest that the engine computes wholly.
+        granularity: neurons come in groups of this; None for the smallest that the engine computes correctly.
         solver: how to solve.
         objective: what to maximise, a name of `planner.placement.objectives`.
     """
@@ -158,7 +158,7 @@ def make_plan(request: PlanRequest) -> Planning:
     Raises:
         NoAnswerError: the dense part does not fit the budget, or no placement holds all constraints; the message says
             how many bytes are missing.
-        InputError: a file is not what it must be, or no GPU's memory can be told.
+        InputError: a file is not what it must be, or no GPU's memory can be read.
         OSError: a file cannot be read.
     """
     engine = engine_named(request.engine)
@@ -214,7 +214,7 @@ def find_budget(
         cuda_context_bytes: what CUDA's context takes; None for the engine's figure.
 
     Raises:
-        InputError: no GPU's memory can be told; the message says why and what to do.
+        InputError: no GPU's memory can be read; the message says why and what to do.
     """
     if vram_budget_bytes is not None and gpu is None:
         return engine.stated_budget(vram_budget_bytes, context_bytes=cuda_context_bytes), ()
@@ -244,8 +244,8 @@ def check_dense_part_fits(account: Account, engine: Engine, *, source: str) -> N
             free_bytes = account.budget.free_bytes or 0
             raise DensePartError(
                 f"{source}: the GPU has {free_bytes} bytes ({format_bytes(free_bytes)}) free, which leaves less than "
-                "the engine's margin of 256 MiB beside CUDA's context: its subtraction wraps around there, and it "
-                "would take the GPU for boundless and run out of memory; free VRAM, or give --vram-budget to both",
+                "the engine's margin of 256 MiB after CUDA's context: its subtraction wraps around there, and it "
+                "would treat VRAM as unlimited and run out of memory; free VRAM, or give --vram-budget to both",
                 account,
             )
         raise DensePartError(

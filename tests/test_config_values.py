@@ -14,7 +14,7 @@ from planner.config.yaml_file import parse_yaml
 GIB = 1 << 30
 _SIZE = "a size such as 8GiB, 8192MiB or 8 (GiB)"
 _SIZES = f"{_SIZE}, a list of sizes, or {{from: 8GiB, to: 24GiB, step: 2GiB}}"
-_RATE = "bytes a second such as 936 GB/s or 1.8 TB/s"
+_RATE = "bytes per second such as 936 GB/s or 1.8 TB/s"
 
 
 class Values(Table):

@@ -325,7 +325,7 @@ def test_an_ordinary_model_is_one_problem(folder: Path) -> None:
         "model",
         Status.PROBLEM,
         f"{folder / _MODEL}: magic GGUF, an ordinary llama.cpp model; the engine runs it dense and offloads nothing "
-        "unless told -ngl",
+        "unless given -ngl",
         "convert the ReLU version of the model with PowerInfer's convert.py, which adds the predictors, or run this "
         "file with llama.cpp",
     )
@@ -385,7 +385,7 @@ def test_a_header_alone_is_to_be_got_whole(folder: Path) -> None:
     os.truncate(folder / _MODEL, min(tensor.offset for tensor in header.tensors) + header.data_offset)
     problem = only(examine(case_of(folder)))
     assert problem.found.endswith(": the file ends with its header, without tensor data; the engine cannot load it")
-    assert problem.remedy == "get the whole file, this one ends with its header"
+    assert problem.remedy == "get the complete file; this one ends after its header"
 
 
 def test_no_budget_is_advised_to_whoever_has_given_one(folder: Path, machine: Callable[..., None]) -> None:
@@ -560,7 +560,7 @@ def test_statistics_with_a_layer_missing(folder: Path) -> None:
     assert str(folder / "activation") in finding.found
     assert "7" in finding.found.removeprefix(str(folder))
     assert finding.remedy == (
-        "get the model's own statistics (published beside it), or measure them: hotsplit profile --model HF_FOLDER "
+        "get the model's own statistics (published with it), or measure them: hotsplit profile --model HF_FOLDER "
         f"--data TEXT_FILE --output {folder / 'activation'} --force"
     )
 
@@ -578,7 +578,7 @@ def test_a_layer_that_never_fired(folder: Path) -> None:
     finding = only(examine(case_of(folder)))
     assert (finding.check, finding.status) == ("statistics", Status.WARNING)
     assert finding.found == (
-        f"{folder / 'activation'}: no neuron ever fired in layer 3, so nothing tells which are hot"
+        f"{folder / 'activation'}: no neuron ever fired in layer 3, so nothing shows which are hot"
     )
 
 
@@ -683,7 +683,7 @@ def test_the_engines_budget_not_ours_decides_what_is_too_large(folder: Path) -> 
     ("mark", "found"),
     [
         (MARK_MODEL, "stale, it was made for another version of the model"),
-        (MARK_ACTIVATIONS, "stale, it was made from other statistics than those beside the model"),
+        (MARK_ACTIVATIONS, "stale, it was made from other statistics than those next to the model"),
     ],
 )
 def test_a_stale_index_by_its_marks(folder: Path, mark: str, found: str) -> None:
@@ -750,7 +750,7 @@ def test_a_stale_index_by_its_neurons(folder: Path) -> None:
     assert index_findings(case_of(folder)) == [
         (
             Status.PROBLEM,
-            f"{path}: stale, blk.0.gpu_idx leaves out neurons that are hotter, by the statistics beside the model, "
+            f"{path}: stale, blk.0.gpu_idx leaves out neurons that are hotter, by the statistics next to the model, "
             "than some that it has",
         )
     ]
@@ -780,7 +780,7 @@ def test_a_number_of_neurons_that_the_kernels_cannot_compute(
             f"{path}: blk.0.gpu_bucket has {hot_neurons} neurons, but the engine computes those of {ffn_type.name} "
             f"weights in multiples of {step} only",
         )
-        assert findings[5] == (Status.PROBLEM, f"{path}: … 7 more of the kind")
+        assert findings[5] == (Status.PROBLEM, f"{path}: … 7 more like it")
 
 
 # ---- the command ----------------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ N_FF = 1088  # 34 × 32, and not a multiple of 256
 F16, Q4_0 = 1, 2
 TAIL = "hotsplit: note: no GPU index was written; the engine goes on with every FFN neuron in host memory\n"
 BLIND = (
-    "hotsplit: note: no model beside the output, so its weight types are not known; "
+    "hotsplit: note: no model next to the output, so its weight types are not known; "
     "for one with Q4_0 weights use --batch 256\n"
 )
 

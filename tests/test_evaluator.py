@@ -236,7 +236,7 @@ def test_only_files_with_statistics_of_their_own_can_be_planned(study: Study, ca
         cell_request(figures, None)
     assert str(caught.value) == (
         "study: base / f / as in file / t4 / pc-low / 512: found statistics that are figures, expected a folder of "
-        "activation_<L>.pt: which neurons are hot is not in figures"
+        "activation_<L>.pt: figures do not say which neurons are hot"
     )
 
 

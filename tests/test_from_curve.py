@@ -62,17 +62,17 @@ def test_declared_statistics() -> None:
         ([(0.2, float("nan"))], "point 0 of the hotness curve is (0.2, nan); expected two shares from 0 to 1"),
         (
             [(0.4, 0.8), (0.2, 0.9)],
-            "the hotness curve goes from (0.4, 0.8) to (0.2, 0.9); expected both shares to ascend",
+            "the hotness curve goes from (0.4, 0.8) to (0.2, 0.9); expected both shares to increase",
         ),
         (
             [(0.2, 0.8), (0.4, 0.7)],
-            "the hotness curve goes from (0.2, 0.8) to (0.4, 0.7); expected both shares to ascend",
+            "the hotness curve goes from (0.2, 0.8) to (0.4, 0.7); expected both shares to increase",
         ),
-        ([(0.0, 0.5)], "the hotness curve goes from (0.0, 0.0) to (0.0, 0.5); expected both shares to ascend"),
+        ([(0.0, 0.5)], "the hotness curve goes from (0.0, 0.0) to (0.0, 0.5); expected both shares to increase"),
         (
             [(0.8, 0.26)],
             "the hotness curve bends upward at (0.8, 0.26): the neurons after it would be hotter than those before; "
-            "expected the hottest first, so that every step catches no more per neuron than the one before",
+            "expected the hottest first, so that every step covers no more per neuron than the one before",
         ),
     ],
 )

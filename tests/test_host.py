@@ -84,7 +84,7 @@ def test_a_system_that_tells_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     monkeypatch.setattr(host, "_MEMINFO", tmp_path / "none")
     monkeypatch.setattr(sys, "platform", "unknown")
     monkeypatch.delattr(os, "sysconf", raising=False)
-    assert host_memory() == HostMemory(0, None, "this system does not tell")
+    assert host_memory() == HostMemory(0, None, "this system does not report it")
 
 
 def test_macos_asks_vm_stat(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

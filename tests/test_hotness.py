@@ -110,7 +110,7 @@ def test_exact_only_where_float64_holds_every_sum(values: list[npt.NDArray[Any]]
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        (np.zeros((2, 2)), "statistics of layer 1: expected one value a neuron (1-D), found 2-D"),
+        (np.zeros((2, 2)), "statistics of layer 1: expected one value per neuron (1-D), found 2-D"),
         (np.zeros(2, dtype=np.complex64), "statistics of layer 1: expected real numbers, found type complex64"),
         (np.array([1.0, -2.0]), "statistics of layer 1: expected values that are finite and not negative, found -2.0"),
         (np.array([np.nan, 1.0]), "statistics of layer 1: expected values that are finite and not negative, found nan"),

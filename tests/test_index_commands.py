@@ -132,7 +132,7 @@ def test_verify_notes_ties(run: Run, tmp_path: Path) -> None:
     torch.save(torch.tensor([0, 5, 4, 4, *[1] * 16]), folder / "activation_0.pt")
     torch.save(torch.tensor([3.0] * 20), folder / "activation_1.pt")
     note = (
-        "1 layer chooses among equally hot neurons otherwise than Hotsplit, which takes the lowest numbers: "
+        "1 layer chooses among equally hot neurons differently from Hotsplit, which takes the lowest numbers: "
         "blk.0.gpu_bucket has neuron 3 and not 2 (value 4); it covers the same activations"
     )
     arguments = ("verify", path, "--activations", folder)

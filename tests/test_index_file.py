@@ -52,7 +52,7 @@ def test_every_fault_of_the_layout_is_told_at_once(tmp_path: Path) -> None:
     assert faults.value.lines == (
         f"{path}: split.vram_capacity: missing, expected u64",
         f"{path}: keys: found 'split.vram_capacitz', which no index has",
-        f"{path}: tensor 2: found 'blk.3.gpu_idx', expected 'blk.1.gpu_idx'; the engine goes by position",
+        f"{path}: tensor 2: found 'blk.3.gpu_idx', expected 'blk.1.gpu_idx'; the engine reads tensors by position",
     )
 
 
@@ -117,7 +117,7 @@ def test_whose_an_index_is(tmp_path: Path) -> None:
     path = tmp_path / "x.gpuidx"
     assert objection_to_replacing(path, INDEX) is None
     write(path)
-    assert objection_to_replacing(path, INDEX) == "a sound index that Hotsplit did not mark as its own"
+    assert objection_to_replacing(path, INDEX) == "a valid index that Hotsplit did not mark as its own"
     sound = path.read_bytes()
     # Broken in its layout, and in its numbers only: of no use to anybody.
     path.write_bytes(sound[:40])
@@ -141,7 +141,7 @@ def test_a_file_that_is_no_index_stays_unless_its_name_says_it_is_one(tmp_path: 
 def test_a_link_of_an_indexs_name_does_not_make_its_target_an_index(tmp_path: Path) -> None:
     link = tmp_path / "m.gguf.generated.gpuidx"
     link.symlink_to("profile")
-    assert objection_to_replacing(link, INDEX) == "a link to a file that is not there"
+    assert objection_to_replacing(link, INDEX) == "a link to a missing file"
     (tmp_path / "profile").write_bytes(b"export PATH")
     assert objection_to_replacing(link, INDEX) == "a link to profile"
 

@@ -206,7 +206,7 @@ def test_a_package_whose_file_another_took_along(tmp_path: Path, monkeypatch: py
         (
             "win32",
             Code.DRIVER_NOT_LOADED,
-            "the NVIDIA driver is not loaded; install NVIDIA's driver for Windows anew, or restart the machine, "
+            "the NVIDIA driver is not loaded; reinstall NVIDIA's driver for Windows, or restart the machine, "
             f"{_INSTEAD}",
         ),
         (

@@ -104,7 +104,7 @@ def test_a_link_stays_without_force_and_with_it_is_replaced_itself(case: str, fo
         output.symlink_to("blobs/0123")
         exit_code, said = folder.run(case, output)
         assert exit_code == 2
-        what = "a link to a file that is not there" if content is None else "a link to blobs/0123"
+        what = "a link to a missing file" if content is None else "a link to blobs/0123"
         assert said == (
             f"hotsplit: error: {output}: {what}; it stays as it is, use --force to replace it (the link, not what it "
             "leads to)"
@@ -246,7 +246,7 @@ def test_a_count_keeps_what_is_not_its_own(name: str, tmp_path: Path) -> None:
     )
     (tmp_path / name).unlink()
     (tmp_path / name).symlink_to("elsewhere")
-    with pytest.raises(InputError, match="a link to a file that is not there; it stays as it is"):
+    with pytest.raises(InputError, match="a link to a missing file; it stays as it is"):
         profile(options)
     (tmp_path / name).unlink()
     (tmp_path / "profile.json").write_bytes(b'{\n  "format": "hotsplit.profile",\n')

@@ -120,13 +120,13 @@ def covered_plan(objective: float, hit_rate: float | None) -> Plan:
         (covered_plan(14.0, 14 / 16), []),
         (covered_plan(14.0, None), []),
         (covered_plan(14.0000001, 0.875), []),
-        (covered_plan(14.1, 0.875), ["solver.objective: found 14.1, but the hot neurons catch 14.0 in stats"]),
+        (covered_plan(14.1, 0.875), ["solver.objective: found 14.1, but the hot neurons cover 14.0 in stats"]),
         (Plan.of_solved_list((2, 3), 80, hit_rate=0.8754), []),
         (
             Plan.of_solved_list((2, 3), 80, hit_rate=0.88),
-            ["hit_rate: found 0.88, but the hot neurons catch 0.875 of stats"],
+            ["hit_rate: found 0.88, but the hot neurons cover 0.875 of stats"],
         ),
-        (Plan.of_solved_list((0, 0), 0, hit_rate=0.5), ["hit_rate: found 0.5, but the hot neurons catch 0.0 of stats"]),
+        (Plan.of_solved_list((0, 0), 0, hit_rate=0.5), ["hit_rate: found 0.5, but the hot neurons cover 0.0 of stats"]),
         (Plan.of_solved_list((4, 5), 140, hit_rate=1.0), []),
     ],
 )

@@ -186,7 +186,7 @@ def test_explain_prints_the_bill(capsys: pytest.CaptureFixture[str], model: Path
     assert done.exit_code == 0
     for line in ("Budget of the engine", "Attention", "KV cache, V", "For neurons"):
         assert line in done.out
-    assert "note: the whole model fits this budget, so a split into hot and cold neurons brings nothing" in done.err
+    assert "note: the whole model fits this budget, so a split into hot and cold neurons gains nothing" in done.err
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,7 @@ def test_where_everything_fits_everything_is_hot_and_that_is_said(model: Path) -
     planning = make_plan(request(model, N_LAYER * N_FF * NEURON_BYTES))
     assert planning.plan.solved_list == (N_FF,) * N_LAYER
     assert planning.plan.hit_rate == 1
-    assert "the whole model fits this budget, so a split into hot and cold neurons brings nothing" in planning.notes
+    assert "the whole model fits this budget, so a split into hot and cold neurons gains nothing" in planning.notes
 
 
 def test_where_no_neuron_fits_the_plan_is_empty_and_that_is_said(model: Path) -> None:

@@ -108,8 +108,8 @@ def test_threshold_is_the_least_count_that_pays(neuron_bytes: int, gpu: float, h
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"gpu_bytes_per_s": 0.0}, "GPU bandwidth: expected a positive number of bytes a second, found 0.0"),
-        ({"host_bytes_per_s": math.inf}, "host bandwidth: expected a positive number of bytes a second, found inf"),
+        ({"gpu_bytes_per_s": 0.0}, "GPU bandwidth: expected a positive number of bytes per second, found 0.0"),
+        ({"host_bytes_per_s": math.inf}, "host bandwidth: expected a positive number of bytes per second, found inf"),
         ({"sync_s": -1.0}, "synchronisation time: expected seconds, 0 or more, found -1.0"),
     ],
 )

@@ -151,7 +151,7 @@ def test_survey_refuses_a_folder_and_an_endless_line(tmp_path: Path, monkeypatch
         survey([tmp_path])
     monkeypatch.setattr(text_module, "_MAX_LINE_BYTES", 1 << 20)
     path = write(tmp_path / "a.jsonl", b'{"text": "' + b"x" * (1 << 20) + b'"}')
-    with pytest.raises(InputError, match=re.escape("line 1 is longer than 1 MiB; one document a line is wanted")):
+    with pytest.raises(InputError, match=re.escape("line 1 is longer than 1 MiB; expected one document per line")):
         survey([path])
 
 

@@ -187,7 +187,7 @@ def test_all_faults_are_reported_together_each_with_its_path_and_line(tmp_path: 
         ("models: a.gguf\ngpus: {vram: 8, free: 7, bandwidth: 9}\nhosts: pc-low\n", "x.yaml: gpus[0]: found a mapping "
          "(vram, free, bandwidth), expected one of vram, free, budget (line 2)"),
         ("models: a.gguf\ngpus: {vram: 8, bandwidth: fast}\nhosts: pc-low\n", "x.yaml: gpus[0].bandwidth: found "
-         "'fast', expected bytes a second such as 936 GB/s or 1.8 TB/s (line 2)"),
+         "'fast', expected bytes per second such as 936 GB/s or 1.8 TB/s (line 2)"),
         ("models: a.gguf\ngpus: {vram: 0, bandwidth: 9}\nhosts: pc-low\n", "x.yaml: gpus[0].vram: found 0, expected a "
          "size of at least one byte (line 2)"),
         ("models: a.gguf\ngpus: {vram: [], bandwidth: 9}\nhosts: pc-low\n", f"x.yaml: gpus[0].vram: found a list of 0, "
@@ -200,7 +200,7 @@ def test_all_faults_are_reported_together_each_with_its_path_and_line(tmp_path: 
         ("models: {dimensions: {architecture: llama, n_layer: 2, n_embd: 64, n_ff: [9], n_head: 4, n_vocab: 9},\n"
          "  statistics: {hotness: {hot_share: 0.9, activation_share: 0.2}}}\ngpus: t4\nhosts: pc-low\n",
          "x.yaml: models[0].statistics.hotness: found a mapping (hot_share, activation_share), expected the hottest "
-         "first, so that every step catches no more per neuron than the one before (line 2)"),
+         "first, so that every step covers no more per neuron than the one before (line 2)"),
         ("models: {dimensions: {architecture: llama, n_layer: 4096, n_embd: 64, n_ff: 99999, n_head: 4, n_vocab: 9}}\n"
          "gpus: t4\nhosts: pc-low\n", "x.yaml: models[0].dimensions: found a mapping (architecture, n_layer, n_embd, "
          "n_ff, n_head, n_vocab), expected a model of at most 67108864 FFN neurons in all layers (line 1)"),

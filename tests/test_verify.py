@@ -157,7 +157,7 @@ def info(name: str, length: int, type_number: int = 18) -> bytes:
         ),
         (
             swap(b"blk.1.gpu_idx", b"blk.7.gpu_idx"),
-            ["tensor 2: found 'blk.7.gpu_idx', expected 'blk.1.gpu_idx'; the engine goes by position"],
+            ["tensor 2: found 'blk.7.gpu_idx', expected 'blk.1.gpu_idx'; the engine reads tensors by position"],
         ),
         (
             swap(info("blk.0.gpu_bucket", 3), info("blk.0.gpu_bucket", 3, 0)),
@@ -342,12 +342,12 @@ def test_other_neurons_of_the_same_heat_are_a_note(tmp_path: Path) -> None:
     sample = write_sample(tmp_path / "x.gpuidx", ([0, 3, 4], BUCKETS[1], []))
     assert verify_index(sample.path, statistics=STATISTICS) == []
     assert tie_note(sample.path, STATISTICS) == (
-        "1 layer chooses among equally hot neurons otherwise than Hotsplit, which takes the lowest numbers: "
+        "1 layer chooses among equally hot neurons differently from Hotsplit, which takes the lowest numbers: "
         "blk.0.gpu_bucket has neuron 4 and not 1 (value 5); it covers the same activations"
     )
     both = write_sample(tmp_path / "y.gpuidx", ([0, 3, 6], BUCKETS[1], [2, 5]))
     assert tie_note(both.path, STATISTICS) == (
-        "2 layers choose among equally hot neurons otherwise than Hotsplit, which takes the lowest numbers: "
+        "2 layers choose among equally hot neurons differently from Hotsplit, which takes the lowest numbers: "
         "blk.0.gpu_bucket has neuron 6 and not 1 (value 5); it covers the same activations"
     )
     assert tie_note(write_sample(tmp_path / "z.gpuidx", BUCKETS).path, STATISTICS) is None
@@ -429,7 +429,7 @@ def test_experts(tmp_path: Path) -> None:
     assert verify_index(path) == ["tensors: found 1 experts in layer 1, expected 2 as in layer 0"]
     write_experts(path, ["0.0", "1.0", "0.1"])
     assert verify_index(path) == [
-        "tensor 2: found 'blk.1.0.gpu_idx', expected 'blk.0.1.gpu_idx'; the engine goes by position"
+        "tensor 2: found 'blk.1.0.gpu_idx', expected 'blk.0.1.gpu_idx'; the engine reads tensors by position"
     ]
 
 

@@ -293,8 +293,8 @@ def test_no_library_where_the_driver_comes_from_elsewhere(
         (
             {"run/.containerenv": ""},
             18,
-            "the driver's library and kernel module have different versions; start the container anew, and restart the "
-            "host if it stays so, as after every driver update",
+            "the driver's library and kernel module have different versions; start the container again, and restart "
+            "the host if it stays so, as after every driver update",
         ),
         # What is the same everywhere.
         (_WSL_FILES, 15, "the GPU is lost (it fell off the bus); restart the machine"),

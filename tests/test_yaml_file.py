@@ -118,12 +118,12 @@ def test_an_empty_file_is_none() -> None:
         (
             "a: *b\n",
             "study.yaml: line 1, column 4: found the alias *b without an anchor, "
-            "expected an alias of a value that stands before it",
+            "expected an alias of a value that comes before it",
         ),
         (
             "a: &b [*b]\n",
             "study.yaml: line 1, column 8: found the alias *b inside its own anchor, "
-            "expected an alias of a value that stands before it",
+            "expected an alias of a value that comes before it",
         ),
         ("? [1, 2]\n: 3\n", "study.yaml: line 1, column 3: found a list as a key, expected text"),
         (

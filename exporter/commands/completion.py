@@ -16,7 +16,7 @@ examples:
   fish         hotsplit completion fish > ~/.config/fish/completions/hotsplit.fish
   PowerShell   hotsplit completion powershell >> $PROFILE
 
-The script is complete in itself: pressing Tab starts no Python. Write it anew after an update.
+The script is complete in itself: pressing Tab starts no Python. Write it again after each update.
 """
 
 

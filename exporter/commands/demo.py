@@ -51,7 +51,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         type=common.natural_option,
         default=0,
         metavar="N",
-        help="decides where the hot neurons lie (default: %(default)s)",
+        help="random seed for the positions of the hot neurons (default: %(default)s)",
     )
     parser.add_argument("--force", action="store_true", help="write into a folder that is not empty")
     parser.add_argument("--json", action="store_true", help="print JSON")

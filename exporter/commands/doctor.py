@@ -17,7 +17,7 @@ examples:
   hotsplit doctor --model llama-7b-relu.powerinfer.gguf --vram-budget 8GiB --context 4096 --json
 
 Run it where and as the engine would be started: same folder, same PATH, same environment variables.
-Exit code 0: the engine will offload; 1: it would offload nothing, stop, or compute something else.
+Exit code 0: the engine will offload; 1: it would offload nothing, stop, or compute wrong results.
 """
 
 
@@ -25,7 +25,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     """Adds the command's options."""
     parser = subparsers.add_parser(
         "doctor",
-        help="find what keeps the engine from offloading",
+        help="find what stops the engine from offloading",
         description=(
             "Checks everything that makes the engine offload nothing: GPU and driver, the model, the space for it, the "
             "folder, the statistics, the python3 that the engine calls, and an index that is already there."

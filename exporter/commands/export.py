@@ -25,7 +25,7 @@ examples:
   hotsplit export --plan plan.json
   hotsplit export --config study.yaml --cell 3
 """
-_BESIDE_A_PLAN = ("--model", "--activations")
+_WITH_A_PLAN = ("--model", "--activations")
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -51,7 +51,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--device",
         choices=("auto", "cpu", "cuda"),
         default="auto",
-        help="where to select the hottest neurons; the file is the same for all (default: %(default)s)",
+        help="device that selects the hottest neurons; the file is the same on each (default: %(default)s)",
     )
     source.add_argument(
         "--force",
@@ -121,12 +121,12 @@ def _from_plan(arguments: argparse.Namespace) -> _Source:
 
     if arguments.config is not None:
         raise InputError("--plan and --config: both say what to export; give one of them")
-    beside = [option for option in placement.options_given(arguments) if option not in _BESIDE_A_PLAN]
+    ignored = [option for option in placement.options_given(arguments) if option not in _WITH_A_PLAN]
     if arguments.cell is not None:
-        beside.append("--cell")
-    if beside:
+        ignored.append("--cell")
+    if ignored:
         raise InputError(
-            f"--plan: the plan says how many neurons, so leave away {', '.join(beside)}, or make the plan with it"
+            f"--plan: the plan says how many neurons, so leave out {', '.join(ignored)}, or make the plan with it"
         )
     plan = read_plan(arguments.plan)
     name = plan.engine.name if plan.engine else DEFAULT_ENGINE

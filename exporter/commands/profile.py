@@ -19,8 +19,8 @@ Counts for every FFN neuron of a ReLU-family Hugging Face model (OPT, Falcon, LL
 tokens of your text it is active, and writes activation_<L>.pt, the statistics that plan and export read.
 
 A neuron is active when its activation function gives more than the threshold: relu(fc1(x)), or relu(gate(x)) of a
-gated model. Text is .jsonl (one {"text": "..."} a line) or anything else in UTF-8 (one document a file). Each document
-is cut into windows of --window tokens; every token is counted once, padding never.
+gated model. Text is .jsonl (one {"text": "..."} per line) or anything else in UTF-8 (one document per file). Each
+document is cut into windows of --window tokens; every token is counted once, padding never.
 
 Needs the transformers library (in Hotsplit's checkout: pip install '.[profile]'). Nothing is downloaded and no code
 from the model's folder is run. At the end it says whether the text was enough: how well two halves of it rank the
@@ -45,20 +45,20 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder for activation_<L>.pt")
     parser.add_argument("--tokens", type=int, metavar="N", help="stop after exactly N tokens (default: all the text)")
     parser.add_argument(
-        "--window", type=int, metavar="N", help="tokens in a window (default: the model's longest, at most 2048)"
+        "--window", type=int, metavar="N", help="tokens per window (default: the model's maximum, up to 2048)"
     )
     parser.add_argument(
         "--windows-per-batch",
         type=int,
         default=4,
         metavar="N",
-        help="windows the model sees at once (default: %(default)s)",
+        help="windows per batch (default: %(default)s)",
     )
     parser.add_argument(
         "--device",
         choices=("auto", "cpu", "cuda"),
         default="auto",
-        help="where to count (default: %(default)s, CUDA where there is one)",
+        help="device to count on (default: %(default)s, CUDA if there is a GPU)",
     )
     parser.add_argument(
         "--dtype",

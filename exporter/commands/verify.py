@@ -12,7 +12,7 @@ examples:
   hotsplit verify model.powerinfer.gguf.generated.gpuidx
   hotsplit verify x.gpuidx --model model.powerinfer.gguf --activations activation --plan plan.json
 
-exit codes: 0 sound, 1 any fault (a file that is no index or is cut off included), 2 a file is missing or
+exit codes: 0 valid, 1 any fault (a file that is no index or is cut off included), 2 a file is missing or
 the model, statistics or plan are themselves not usable
 """
 
@@ -81,5 +81,5 @@ def run(arguments: argparse.Namespace) -> int:
         common.say(f"{arguments.file}: {fault}")
     if not faults:
         against = f"; agrees with {', '.join(given)}" if given else ""
-        common.say(f"{arguments.file}: sound{against}")
+        common.say(f"{arguments.file}: valid{against}")
     return 1 if faults else 0

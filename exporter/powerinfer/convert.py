@@ -29,7 +29,7 @@ def convert(index: str | Path, output: str | Path, *, force: bool = False) -> No
     of torch tensors.
 
     Raises:
-        FaultsError: the index is not sound; one line for each fault.
+        FaultsError: the index is not valid; one line for each fault.
         InputError: another ending, `output` is the index itself, or what is there stays without `force`
             (`planner.base.outputs`).
         OSError: a file cannot be read or written.

@@ -41,7 +41,7 @@ class Finding(Record):
 
     Attributes:
         check: the check's name.
-        status: `PROBLEM` when the engine would offload nothing, stop, or compute something else.
+        status: `PROBLEM` when the engine would offload nothing, stop, or compute wrong results.
         found: what was found, one line.
         remedy: what to do about it, one line; empty when there is nothing to do.
     """
@@ -88,7 +88,7 @@ def check_model(case: Case) -> Iterator[Finding]:
             "model",
             Status.PROBLEM,
             f"{case.model}: magic GGUF, an ordinary llama.cpp model; the engine runs it dense and offloads nothing "
-            "unless told -ngl",
+            "unless given -ngl",
             "convert the ReLU version of the model with PowerInfer's convert.py, which adds the predictors, or run "
             "this file with llama.cpp",
         )
@@ -106,7 +106,7 @@ def check_model(case: Case) -> Iterator[Finding]:
         sound = False
         remedy = "convert the model again with PowerInfer's convert.py"
         if "ends with its header" in objection:
-            remedy = "get the whole file, this one ends with its header"
+            remedy = "get the complete file; this one ends after its header"
         yield Finding("model", Status.PROBLEM, f"{case.model}: {objection}", remedy)
     if sound:
         yield Finding(
@@ -184,7 +184,7 @@ def check_space(case: Case) -> Iterator[Finding]:
             "space",
             Status.PROBLEM,
             f"{format_bytes(budget.free_bytes or 0)} of VRAM are free, less than CUDA's context and the engine's "
-            "margin of 256 MiB; its unsigned arithmetic then wraps to a budget without end (188-207)",
+            "margin of 256 MiB; its unsigned arithmetic then wraps around to an unlimited budget (188-207)",
             f"{less}, or start the engine with its --vram-budget",
         )
         return
@@ -195,7 +195,7 @@ def check_space(case: Case) -> Iterator[Finding]:
         yield Finding(
             "space",
             Status.PROBLEM,
-            f"{shown}, but only {format_bytes(free_bytes)} are free beside CUDA's context; the engine believes its "
+            f"{shown}, but only {format_bytes(free_bytes)} are free after CUDA's context; the engine believes its "
             "--vram-budget and runs out of memory",
             f"start the engine with a --vram-budget of less than {format_bytes(free_bytes)}"
             if fits
@@ -241,7 +241,7 @@ def check_space(case: Case) -> Iterator[Finding]:
 
 
 def check_gain(case: Case) -> Iterator[Finding]:
-    """A model that is larger than the GPU: where everything fits, splitting it brings nothing."""
+    """A model that is larger than the GPU: where everything fits, splitting it gains nothing."""
     from planner.engines.account import EngineState
 
     account = case.account.value
@@ -249,13 +249,13 @@ def check_gain(case: Case) -> Iterator[Finding]:
         yield Finding(
             "gain",
             Status.WARNING,
-            "the whole model fits on the GPU, so splitting it into hot and cold neurons brings nothing",
+            "the whole model fits on the GPU, so splitting it into hot and cold neurons gains nothing",
             "use a larger model or a finer quantisation, or llama.cpp with all layers on the GPU",
         )
 
 
 def check_folder(case: Case) -> Iterator[Finding]:
-    """A folder of statistics where the engine looks, and leave to write an index beside the model."""
+    """A folder of statistics where the engine looks, and permission to write an index next to the model."""
     folder = case.activation_folder
     if not case.can_split:
         return
@@ -265,18 +265,18 @@ def check_folder(case: Case) -> Iterator[Finding]:
             "folder",
             _unless_served(case),
             f"{folder}: {wrong}; the engine looks for statistics there and nowhere else",
-            f"put activation_<L>.pt into a folder named {ACTIVATIONS_FOLDER} beside the model",
+            f"put activation_<L>.pt into a folder named {ACTIVATIONS_FOLDER} next to the model",
         )
         return
     if not os.access(case.index_path.parent, os.W_OK):
         yield Finding(
             "folder",
             _unless_served(case),
-            f"{case.index_path.parent}: not writable for this user, so no index can be written beside the model",
+            f"{case.index_path.parent}: not writable by this user, so no index can be written next to the model",
             "let this user write there, or let the owner run hotsplit export",
         )
         return
-    yield Finding("folder", Status.OK, f"{folder} is beside the model, and an index can be written there")
+    yield Finding("folder", Status.OK, f"{folder} is next to the model, and an index can be written there")
 
 
 def check_statistics(case: Case) -> Iterator[Finding]:
@@ -289,7 +289,7 @@ def check_statistics(case: Case) -> Iterator[Finding]:
             "statistics",
             _unless_served(case),
             case.statistics.fault,
-            f"get the model's own statistics (published beside it), or measure them: {case.profile_command}",
+            f"get the model's own statistics (published with it), or measure them: {case.profile_command}",
         )
         return
     if any("." in label for label in statistics.labels):
@@ -306,7 +306,7 @@ def check_statistics(case: Case) -> Iterator[Finding]:
         yield Finding(
             "statistics",
             Status.WARNING,
-            f"{statistics.source}: no neuron ever fired in layer {listed(silent)}, so nothing tells which are hot",
+            f"{statistics.source}: no neuron ever fired in layer {listed(silent)}, so nothing shows which are hot",
             f"measure them again: {case.profile_command}",
         )
     else:
@@ -367,7 +367,7 @@ def check_helper(case: Case) -> Iterator[Finding]:
         yield Finding(
             "helper",
             _unless_served(case),
-            f"{where} and runs upstream's helper with a gguf package that numbers I32 otherwise than the engine, "
+            f"{where} and runs upstream's helper with a gguf package that numbers I32 differently from the engine, "
             f"so the engine cannot read what it writes ({called.location})",
             f"hotsplit engine install --force ({install})",
         )
@@ -390,7 +390,7 @@ def check_helper(case: Case) -> Iterator[Finding]:
 
 
 def check_index(case: Case) -> Iterator[Finding]:
-    """An index that is already there: sound, of this model and these statistics, and small enough to be used."""
+    """An index that is already there: valid, for this model and these statistics, and small enough to be used."""
     if not case.can_split:
         return
     export = _export(case, "write it again")
@@ -412,9 +412,7 @@ def check_index(case: Case) -> Iterator[Finding]:
     for line in lines[:_MAX_SHOWN]:
         yield Finding("index", Status.PROBLEM, f"{case.index_path}: {line}", export)
     if len(lines) > _MAX_SHOWN:
-        yield Finding(
-            "index", Status.PROBLEM, f"{case.index_path}: … {len(lines) - _MAX_SHOWN} more of the kind", export
-        )
+        yield Finding("index", Status.PROBLEM, f"{case.index_path}: … {len(lines) - _MAX_SHOWN} more like it", export)
     if lines:
         return
     hot_neurons = sum(layer.hot_neurons for layer in index.layers)
@@ -450,7 +448,7 @@ def _more(case: Case, n_bytes: int) -> str:
 def _export(case: Case, doing: str) -> str:
     """Returns how to write the index, after what is in the way of it."""
     first = case.in_the_way_of_export
-    return f"{f'mend {listed(first)} first, then ' if first else ''}{doing}: {case.export_command}"
+    return f"{f'fix {listed(first)} first, then ' if first else ''}{doing}: {case.export_command}"
 
 
 def _unless_served(case: Case) -> Status:

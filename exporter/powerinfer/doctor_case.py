@@ -53,7 +53,7 @@ class Index(Record):
         vram_capacity_bytes: what it says it needs.
         layers: what it lists.
         faults: why its numbers cannot be trusted, one line each; empty when they can.
-        stale: what no longer agrees with the files beside it, one line each.
+        stale: what no longer agrees with the files next to it, one line each.
     """
 
     vram_capacity_bytes: int
@@ -99,7 +99,7 @@ class Case:
 
     @property
     def activation_folder(self) -> Path:
-        """Where the engine looks for statistics: beside the model as named, links not followed (3090-3106)."""
+        """Where the engine looks for statistics: next to the model as named, links not followed (3090-3106)."""
         return self.model.parent / ACTIVATIONS_FOLDER
 
     @property
@@ -140,7 +140,7 @@ class Case:
 
     @cached_property
     def statistics(self) -> Fact[Statistics]:
-        """The activation statistics beside the model, against the model's layers where those are known."""
+        """The activation statistics next to the model, against the model's layers where those are known."""
         from planner.activations.folder import read_statistics
 
         model = self.geometry.value
@@ -261,7 +261,7 @@ class Case:
 
     @cached_property
     def export_command(self) -> str:
-        """What writes the index anew, as one types it: for this case's budget, and although there is one already."""
+        """The command that writes the index again: for this case's budget, and although there is one already."""
         words = ["hotsplit", "export", "--model", str(self.model)]
         if self.gpu_selector is not None:
             words += ["--gpu", self.gpu_selector]
@@ -285,7 +285,7 @@ class Case:
         return shlex.join(words)
 
     def _index_is_guarded(self) -> bool:
-        """Whether export leaves the existing index alone unless told."""
+        """Whether export leaves the existing index alone without --force."""
         from exporter.powerinfer.overwrite import INDEX
         from planner.base.outputs import objection_to_replacing
 
@@ -314,7 +314,7 @@ def _fact(read: Callable[[], T]) -> Fact[T]:
 
 
 def _disagreements(case: Case, index: IndexFile) -> list[str]:
-    """Returns why a sound index would make the engine misbehave with this model, one line each."""
+    """Returns why a valid index would make the engine misbehave with this model, one line each."""
     model = case.geometry.value
     if model is None:
         return []
@@ -346,7 +346,7 @@ def _disagreements(case: Case, index: IndexFile) -> list[str]:
 
 
 def _staleness(case: Case, index: IndexFile) -> list[str]:
-    """Returns what the model or the statistics beside an index say that the index does not, one line each."""
+    """Returns what the model or the statistics next to an index say that the index does not, one line each."""
     from exporter.powerinfer.index_format import MARK_ACTIVATIONS, MARK_MODEL
 
     model, statistics = case.geometry.value, case.statistics.value
@@ -355,14 +355,14 @@ def _staleness(case: Case, index: IndexFile) -> list[str]:
     if statistics is None or len(statistics.labels) != len(index.layers):
         return []
     if index.marks.get(MARK_ACTIVATIONS, statistics.fingerprint) != statistics.fingerprint:
-        return ["stale, it was made from other statistics than those beside the model"]
+        return ["stale, it was made from other statistics than those next to the model"]
     for position, (layer, values) in enumerate(zip(index.layers, statistics.values, strict=True)):
         mask = index.gpu_idx(position) != 0
         if values.size != mask.size:
             return []
         if mask.any() and not mask.all() and values[mask].min() < values[~mask].max():
             return [
-                f"stale, {layer.gpu_idx_name} leaves out neurons that are hotter, by the statistics beside the model, "
+                f"stale, {layer.gpu_idx_name} leaves out neurons that are hotter, by the statistics next to the model, "
                 "than some that it has"
             ]
     return []

@@ -48,7 +48,7 @@ _MAX_NEURONS = (1 << 31) - 1
 _MAX_LAYERS = 1 << 16
 
 EPILOG = f"""\
-PowerInfer runs this itself; `hotsplit engine install` puts it where PowerInfer looks. For more to say in the matter use
+PowerInfer runs this itself; `hotsplit engine install` puts it where PowerInfer looks. For more options use
 `hotsplit export`. {RESERVE_VARIABLE}=512MiB in the environment keeps that much of --vram-capacity free of neurons.
 """
 
@@ -57,7 +57,7 @@ class _Space(NamedTuple):
     """What there is to place into: bytes where the model is known, neurons where it is not.
 
     Attributes:
-        geometry: the model beside the output, or None.
+        geometry: the model next to the output, or None.
         neuron_bytes: of each layer; 1 where `space` counts neurons.
         space: bytes, or neurons.
         granularity: hot neurons come in multiples of this.
@@ -100,11 +100,11 @@ def build_parser() -> argparse.ArgumentParser:
         type=common.natural_option,
         default=int(8192 * 4 * 32 * 0.1),
         metavar="NEURONS",
-        help="most neurons on the GPU; where the model is found, --vram-capacity rules (default: %(default)s)",
+        help="most neurons on the GPU; where the model is found, --vram-capacity counts instead (default: %(default)s)",
     )
     parser.add_argument("--layer", type=common.natural_option, default=59, metavar="N", help="layers of the model")
     parser.add_argument(
-        "--vram-capacity", type=_bytes_option, metavar="BYTES", help="bytes of VRAM that there are for neurons"
+        "--vram-capacity", type=_bytes_option, metavar="BYTES", help="bytes of VRAM available for neurons"
     )
     parser.add_argument(
         "--granularity",
@@ -113,14 +113,14 @@ def build_parser() -> argparse.ArgumentParser:
         type=common.natural_option,
         metavar="N",
         help="place neurons in groups of N of similar impact (--batch is the helper's own name for it; default: "
-        "the smallest groups that the engine computes rightly where the model is found, else single neurons)",
+        "the smallest groups that the engine computes correctly where the model is found, else single neurons)",
     )
     parser.add_argument(
         "--threshold",
         type=common.natural_option,
         default=0,
         metavar="NEURONS",
-        help="a layer has at least so many neurons on the GPU, or none (default: %(default)s)",
+        help="fewest neurons on the GPU in a layer that has any there (default: %(default)s)",
     )
     parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="the GPU index to write")
     parser.set_defaults(run=run)
@@ -151,7 +151,9 @@ def run(arguments: argparse.Namespace) -> int:
         common.note(line)
     experts = len(statistics.labels) // arguments.layer
     if space.geometry is not None and experts > 1:
-        raise InputError(f"{arguments.activation}: has {experts} experts a layer, but {space.geometry.source} has none")
+        raise InputError(
+            f"{arguments.activation}: has {experts} experts per layer, but {space.geometry.source} has none"
+        )
     neuron_bytes = tuple(n_bytes for n_bytes in space.neuron_bytes for _ in range(experts))
     problem = Problem(
         hotness=Hotness.from_values(statistics.values),
@@ -229,12 +231,12 @@ def _check(arguments: argparse.Namespace) -> None:
 
 
 def _space(arguments: argparse.Namespace) -> _Space:
-    """Returns what there is to place into, in bytes when the model is found beside the output."""
+    """Returns what there is to place into, in bytes when the model is found next to the output."""
     geometry = _model_beside(arguments.output)
     if geometry is None:
         if arguments.vram_capacity is None:
             raise InputError(
-                f"--vram-capacity: missing, and there is no model beside {arguments.output} to account by; "
+                f"--vram-capacity: missing, and there is no model next to {arguments.output} to count bytes from; "
                 "expected the bytes that the engine must have for this index"
             )
         return _Space(None, (1,) * arguments.layer, arguments.capacity, arguments.batch or 1)
@@ -265,7 +267,7 @@ def _model_beside(output: Path) -> Geometry | None:
     try:
         geometry = geometry_from_header(read_header(model))
     except InputError as error:
-        common.note(f"{error}; going by --capacity instead")
+        common.note(f"{error}; using --capacity instead")
         return None
     for line in about_model(ENGINE, geometry):
         common.note(line)
@@ -320,7 +322,7 @@ def _report(arguments: argparse.Namespace, space: _Space, problem: Problem, solu
     )
     if space.geometry is None and arguments.batch is None:
         common.note(
-            "no model beside the output, so its weight types are not known; for one with Q4_0 weights use --batch 256"
+            "no model next to the output, so its weight types are not known; for one with Q4_0 weights use --batch 256"
         )
 
 

@@ -76,7 +76,7 @@ def export_split(
         activations_path: the folder of activation statistics (see `load_activation_weights`).
         output_path: the index to write.
         solved_list: hot neurons of each layer, in layer order. For experts either one number an expert, or, as in
-            the mixture-of-experts fork, one a layer: then its hottest neurons are taken from all its experts.
+            the mixture-of-experts fork, one per layer: then its hottest neurons are taken from all its experts.
         vram_capacity: bytes that these neurons need; the engine refuses the index when it has fewer to give.
 
     Raises:

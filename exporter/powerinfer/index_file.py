@@ -49,7 +49,7 @@ _NAME = re.compile(r"blk\.(?P<label>[0-9]{1,9}(?:\.[0-9]{1,9})?)\.gpu_(?P<kind>i
 
 
 class IndexFile:
-    """An open index whose layout is sound; its numbers are not checked yet (that is `exporter.powerinfer.verify`).
+    """An open index whose layout is valid; its numbers are not checked yet (that is `exporter.powerinfer.verify`).
 
     Attributes:
         path: the file.
@@ -174,7 +174,7 @@ def _tensor_faults(header: Header) -> list[str]:
         label = f"{layer}.{expert}" if n_experts else f"{layer}"
         name = f"blk.{label}.gpu_{'bucket' if number % 2 else 'idx'}"
         if tensor.name != name:
-            return [f"tensor {number}: found {tensor.name!r}, expected {name!r}; the engine goes by position"]
+            return [f"tensor {number}: found {tensor.name!r}, expected {name!r}; the engine reads tensors by position"]
         if tensor.type_name != "I32":
             return [f"{name}: found type {tensor.type_name}, expected I32"]
         if len(tensor.shape) != 1:

@@ -21,7 +21,7 @@ _MIN_HEADER_BYTES = 128
 def _objection(path: Path) -> str | None:
     """Returns why somebody may want to keep the file `path`; None when an index may replace it.
 
-    A sound index stays that does not say Hotsplit wrote it. (What says so is a mark,
+    A valid index stays unless it says that Hotsplit wrote it. (What says so is a mark,
     `exporter.powerinfer.index_format.MARKS`, which the index of a plan that knows its model or statistics carries.) A
     broken index is of no use to anybody: the engine refuses it or worse. A file that is no index, such as the model
     itself, stays unless its name ends in `.gpuidx`.
@@ -37,7 +37,7 @@ def _objection(path: Path) -> str | None:
                 return None
     except InputError:
         return None
-    return None if verify_index(path) else "a sound index that Hotsplit did not mark as its own"
+    return None if verify_index(path) else "a valid index that Hotsplit did not mark as its own"
 
 
 def _begins_like_an_index(path: Path) -> bool:

@@ -38,7 +38,7 @@ def disagreements(
     """
     lines = plan.contradictions()
     if not lines and statistics is not None:
-        lines = [*_with_statistics(plan, statistics)] or [*_of_the_catch(plan, statistics)]
+        lines = [*_with_statistics(plan, statistics)] or [*_of_the_coverage(plan, statistics)]
     if not lines and geometry is not None:
         labels = statistics.labels if statistics is not None else plan.labels
         lines = [*_with_model(plan, geometry, labels)]
@@ -68,8 +68,8 @@ def _with_statistics(plan: Plan, statistics: Statistics) -> Iterator[str]:
             yield f"units.groups[{number}].placed: found {group.placed} hot neurons, but {there}"
 
 
-def _of_the_catch(plan: Plan, statistics: Statistics) -> Iterator[str]:
-    """Yields what a plan says its neurons catch and they do not; its counts must fit the statistics."""
+def _of_the_coverage(plan: Plan, statistics: Statistics) -> Iterator[str]:
+    """Yields what a plan says its neurons cover and they do not; its counts must fit the statistics."""
     if plan.solver is None and plan.hit_rate is None:
         return
     covered, total = _covered(plan.solved_list, statistics.values, statistics.n_ff)
@@ -84,13 +84,13 @@ def _of_the_catch(plan: Plan, statistics: Statistics) -> Iterator[str]:
         covered, _ = _covered(plan.solved_list, impacts, statistics.n_ff)
     if plan.solver is not None and not math.isclose(plan.solver.objective, covered, rel_tol=_OBJECTIVE_TOLERANCE):
         objective = plan.solver.objective
-        yield f"solver.objective: found {objective}, but the hot neurons catch {covered} in {statistics.source}"
+        yield f"solver.objective: found {objective}, but the hot neurons cover {covered} in {statistics.source}"
     if plan.hit_rate is not None and abs(plan.hit_rate - hit_rate) > _HIT_RATE_TOLERANCE:
-        yield f"hit_rate: found {plan.hit_rate}, but the hot neurons catch {hit_rate} of {statistics.source}"
+        yield f"hit_rate: found {plan.hit_rate}, but the hot neurons cover {hit_rate} of {statistics.source}"
 
 
 def _covered(solved_list: Sequence[int], impacts: Values, n_ff: Sequence[int]) -> tuple[float, float]:
-    """Returns what the hot neurons of all layers catch, and what there is in all."""
+    """Returns what the hot neurons of all layers cover, and the total."""
 
     def add_up(layers: range) -> list[tuple[float, float]]:
         return [_covered_of(impacts[layer], solved_list[layer]) for layer in layers]

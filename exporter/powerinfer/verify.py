@@ -1,4 +1,4 @@
-"""Checks everything about a GPU index that the engine does not: it trusts whatever it finds beside the model.
+"""Checks everything about a GPU index that the engine does not: it trusts whatever it finds next to the model.
 
 A bucket value out of range is an out-of-bounds read in the engine, swapped layers are garbage output, a capacity that
 is too large makes it throw the index away. Knows no torch: what was selected with it is checked without it.
@@ -35,9 +35,9 @@ def verify_index(
     statistics: Statistics | None = None,
     plan: Plan | None = None,
 ) -> list[str]:
-    """Returns everything that is wrong with an index, one line each; empty when it is sound.
+    """Returns everything that is wrong with an index, one line each; empty when it is valid.
 
-    A file that is not an index at all, or is cut off, is one that is not sound: its fault is returned, not raised.
+    A file that is not an index at all, or is cut off, is not valid: its fault is returned, not raised.
 
     Args:
         path: the index.
@@ -65,7 +65,7 @@ def verify_index(
 
 
 def tie_note(path: Path, statistics: Statistics) -> str | None:
-    """Returns a line about a sound index that chooses other ones of equally hot neurons than Hotsplit; None if none do.
+    """Returns a line about a valid index that chooses other ones of equally hot neurons than Hotsplit; None if none do.
 
     Hotsplit takes those with the lowest numbers, upstream's helper whichever `torch.topk` returns
     (`powerinfer-py/powerinfer/export_split.py` at d3ebd7c). Either covers the same activations.
@@ -88,7 +88,7 @@ def tie_note(path: Path, statistics: Statistics) -> str | None:
         return None
     layers = "1 layer chooses" if len(found) == 1 else f"{len(found)} layers choose"
     return (
-        f"{layers} among equally hot neurons otherwise than Hotsplit, which takes the lowest numbers: {found[0]}; "
+        f"{layers} among equally hot neurons differently from Hotsplit, which takes the lowest numbers: {found[0]}; "
         "it covers the same activations"
     )
 

@@ -27,7 +27,7 @@ class IndexWriter:
         return model.with_name(model.name + INDEX_SUFFIX)
 
     def check_model(self, model: EngineModel) -> str | None:
-        """Returns why the engine would not use an index beside this model."""
+        """Returns why the engine would not use an index with this model."""
         geometry = _geometry(model)
         if geometry is None or (geometry.is_powerinfer and geometry.has_predictors):
             return None

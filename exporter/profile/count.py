@@ -96,7 +96,7 @@ def batches(
 
     Args:
         windows: the text.
-        batch: windows the model sees at once.
+        batch: windows per batch.
         counted: tokens counted before.
         tokens_most: where to stop, `counted` included; the last window is cut short for it. None reads all.
     """
@@ -185,9 +185,9 @@ class Counter:
 
         n_ff = self._model.neurons.n_ff[layer]
         if not isinstance(output, torch.Tensor) or output.numel() != self._n_rows * n_ff or output.shape[-1] != n_ff:
-            raise InputError(f"layer {layer}: the activation function does not give {n_ff} values a token")
+            raise InputError(f"layer {layer}: the activation function does not give {n_ff} values per token")
         if self._seen[layer] is not None:
-            raise InputError(f"layer {layer}: the activation function runs more than once a token")
+            raise InputError(f"layer {layer}: the activation function runs more than once per token")
         rows = output.reshape(self._n_rows, n_ff)
         active = rows > self._threshold
         # Integer sums are exact and do not depend on their order, on any device.

@@ -1,4 +1,4 @@
-"""The folder of statistics, as the engine's model folder wants it: `activation_<L>.pt`, one a layer, counted from 0.
+"""The folder of statistics, as the engine's model folder wants it: `activation_<L>.pt`, one per layer, counted from 0.
 
 Every reader counts the files from `activation_0.pt` up without gaps. So that file is the first to go when old
 statistics are replaced and the last to be written: a folder in between is never taken for a finished one.

@@ -43,7 +43,7 @@ class ProfileOptions(Record):
         output: folder for the statistics; made if missing.
         tokens: stop after exactly this many tokens; None reads all the text.
         context: most tokens in a window (`--window`); None is the model's longest, at most 2048.
-        batch: windows the model sees at once (`--windows-per-batch`).
+        batch: windows per batch (`--windows-per-batch`).
         threshold: a neuron is active when its activation function's output is above this (`--active-above`); None is 0,
             for models of the ReLU family only.
         device: where to count.

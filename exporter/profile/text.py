@@ -1,6 +1,6 @@
 """The user's text: files to documents, documents to windows of tokens, with a place to resume from at every step.
 
-A `.jsonl` or `.ndjson` file holds one document a line, `{"text": "..."}`; any other file is plain UTF-8 text and one
+A `.jsonl` or `.ndjson` file holds one document per line, `{"text": "..."}`; any other file is plain UTF-8 text and one
 document. A document longer than 1 MiB is read as several, cut at the end of a line where there is one, so that memory
 stays bounded however long a file is.
 """
@@ -106,7 +106,7 @@ class TextFile(Record):
 
 
 def survey(paths: Sequence[Path]) -> tuple[TextFile, ...]:
-    """Reads every file through once, so that a fault on the last line is told before hours of counting.
+    """Reads every file through once, so that a fault on the last line is reported before hours of counting.
 
     Raises:
         InputError: a path is not a file, not UTF-8, not JSON lines, or there is no text at all.
@@ -205,7 +205,7 @@ def _lines(path: Path, handle: BinaryIO, at: Position) -> Iterator[Document]:
     while line := handle.readline(_MAX_LINE_BYTES + 1):
         if len(line) > _MAX_LINE_BYTES:
             raise InputError(
-                f"{path}: line {at.line} is longer than {_MAX_LINE_BYTES // MIB} MiB; one document a line is wanted"
+                f"{path}: line {at.line} is longer than {_MAX_LINE_BYTES // MIB} MiB; expected one document per line"
             )
         if line.removeprefix(_BYTE_ORDER_MARK).strip():
             text = _text_of_line(path, at.line, line.removeprefix(_BYTE_ORDER_MARK))

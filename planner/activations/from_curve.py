@@ -35,12 +35,12 @@ def declared_statistics(
         layer_weights: how much each layer's average neuron fires, in proportion; all the same when not given.
 
     Raises:
-        InputError: the points are not a hotness curve, or the weights are not positive numbers, one a layer.
+        InputError: the points are not a hotness curve, or the weights are not positive numbers, one per layer.
     """
     curve = HotnessCurve.through(points)
     weights = [1.0] * len(n_ff) if layer_weights is None else list(layer_weights)
     if len(weights) != len(n_ff):
-        raise InputError(f"there are {len(weights)} layer weights; expected {len(n_ff)}, one a layer")
+        raise InputError(f"there are {len(weights)} layer weights; expected {len(n_ff)}, one per layer")
     for layer, (neurons, weight) in enumerate(zip(n_ff, weights, strict=True)):
         if not 1 <= neurons <= MAX_NEURONS:
             raise InputError(f"layer {layer} has {neurons} neurons; expected 1 to {MAX_NEURONS}")
@@ -79,7 +79,7 @@ class HotnessCurve:
                 given or left out.
 
         Raises:
-            InputError: a point is not in (0, 1], the points do not ascend, or a step catches more per neuron than the
+            InputError: a point is not in (0, 1], the points do not ascend, or a step covers more per neuron than the
                 step before it, which no ordering by hotness can do.
         """
         knots = _checked_points(points)
@@ -125,13 +125,13 @@ def _checked_points(points: Sequence[Point]) -> list[Point]:
     slope = math.inf
     for former, latter in itertools.pairwise(knots):
         if latter[0] <= former[0] or latter[1] < former[1]:
-            raise InputError(f"the hotness curve goes from {former} to {latter}; expected both shares to ascend")
+            raise InputError(f"the hotness curve goes from {former} to {latter}; expected both shares to increase")
         step = (latter[1] - former[1]) / (latter[0] - former[0])
         # The last digits of shares written in decimals are no bend.
         if step > slope * (1 + 1e-9):
             raise InputError(
                 f"the hotness curve bends upward at {former}: the neurons after it would be hotter than those before; "
-                "expected the hottest first, so that every step catches no more per neuron than the one before"
+                "expected the hottest first, so that every step covers no more per neuron than the one before"
             )
         slope = step
     return knots

@@ -74,7 +74,7 @@ class Hotness(Record, eq=False):
         for layer, column in enumerate(values):
             if column.ndim != 1:
                 raise InputError(
-                    f"statistics of layer {layer}: expected one value a neuron (1-D), found {column.ndim}-D"
+                    f"statistics of layer {layer}: expected one value per neuron (1-D), found {column.ndim}-D"
                 )
             if column.dtype.kind not in "buif":
                 raise InputError(f"statistics of layer {layer}: expected real numbers, found type {column.dtype}")
@@ -158,7 +158,7 @@ class Hotness(Record, eq=False):
         return means
 
     def covered(self, counts: npt.ArrayLike) -> Floats:
-        """Returns F_l(counts[l]), the impact that the hottest counts[l] neurons of each layer catch.
+        """Returns F_l(counts[l]), the impact that the hottest counts[l] neurons of each layer cover.
 
         Args:
             counts: shape (layers,), 0 <= counts[l] <= n_ff of layer l.
@@ -169,7 +169,7 @@ class Hotness(Record, eq=False):
         return self.covered_in(np.arange(self.n_layer), counts)
 
     def hit_rate(self, counts: npt.ArrayLike) -> float:
-        """Returns the share of the total that the hottest counts[l] neurons of each layer catch, 0 of nothing."""
+        """Returns the share of the total that the hottest counts[l] neurons of each layer cover, 0 of nothing."""
         # The total is added up in another order, so everything may seem a little more than all.
         return min(1.0, math.fsum(self.covered(counts)) / self.total) if self.total > 0 else 0.0
 

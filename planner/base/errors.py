@@ -1,4 +1,4 @@
-"""What a user can be told: one line that says what was found, what was expected, where, and what to do.
+"""An error message for users: one line that says what was found, what was expected, where, and what to do.
 
 Exit codes are part of the contract with scripts: 0 done, 1 the answer is no, 2 bad input or usage.
 """

@@ -112,7 +112,7 @@ def check_replaceable(path: Path) -> None:
         InputError: it is one of these, or there is no folder to write to.
     """
     if not path.parent.exists():
-        raise InputError(f"{path}: there is no folder {path.parent}; make it, or name another file to write")
+        raise InputError(f"{path}: there is no folder {path.parent}; create it, or name another file to write")
     folder = os.path.realpath(path.parent)
     if folder == "/dev" or f"{folder}/".startswith(("/proc/", "/sys/", "/dev/fd/")):
         raise InputError(f"{path}: is not a regular file; name a file to write, one that may be replaced")

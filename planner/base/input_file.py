@@ -37,7 +37,7 @@ def read_bounded(path: Path, most_bytes: int, *, too_large: str) -> bytes:
 
     Args:
         path: as the user named it.
-        most_bytes: the most that a sound file has.
+        most_bytes: the most that a valid file has.
         too_large: what to say after the path when there is more.
 
     Raises:

@@ -108,7 +108,7 @@ def objection_to_replacing(path: Path, kind: Kind) -> str | None:
         OSError: the file is there and cannot be read.
     """
     if path.is_symlink():
-        return "a link to a file that is not there" if not path.exists() else f"a link to {path.readlink()}"
+        return "a link to a missing file" if not path.exists() else f"a link to {path.readlink()}"
     # What is no regular file is refused as what it is when it is written.
     if not path.is_file() or not path.stat().st_size:
         return None

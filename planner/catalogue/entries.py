@@ -172,7 +172,7 @@ class PcieLink(Table):
     lanes: Annotated[Literal[1, 2, 4, 8, 16], about("1, 2, 4, 8 or 16")]
 
     def bytes_per_s(self) -> int:
-        """Returns what one direction carries, bytes a second."""
+        """Returns what one direction carries, bytes per second."""
         return self.lanes * _PCIE_GIGATRANSFERS[self.generation] * 10**9 * 128 // 130 // 8
 
 
@@ -193,7 +193,7 @@ class HostEntry(Entry, kw_only=True):
 
     bandwidth: Annotated[BytesPerSecond, about("bandwidth of its memory")]
     memory: Annotated[SizeBytes | None, about("how much memory it has")] = None
-    megatransfers: Annotated[Count | None, about("million transfers a second")] = None
+    megatransfers: Annotated[Count | None, about("million transfers per second")] = None
     channels: Annotated[Count | None, about("channels of 64 bits")] = None
 
 

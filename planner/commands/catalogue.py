@@ -34,7 +34,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--entry", metavar="NAME", help="one entry with every figure and its source")
     common.add_catalogue_option(parser)
     parser.add_argument(
-        "--published", action="store_true", help="the speed model's predictions beside published measurements"
+        "--published", action="store_true", help="compare the speed model's predictions with published measurements"
     )
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
     parser.set_defaults(run=run)

@@ -102,7 +102,7 @@ def add_force_option(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--force",
         action="store_true",
-        help="replace any file, also one that is not Hotsplit's, and links (never what they lead to)",
+        help="replace any file, also one that Hotsplit did not write, and links (never their targets)",
     )
 
 

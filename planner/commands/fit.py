@@ -25,7 +25,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     """Adds the command's options."""
     parser = subparsers.add_parser(
         "fit",
-        help="the least VRAM a model needs for what, and the largest context",
+        help="the minimum VRAM that a model needs, and the largest context",
         description=(
             "Says how much VRAM the model needs at least: for anything at all, for the dense part with its KV cache, "
             "for 50 to 99 % of all activations (needs the statistics) and for everything; and, when there is a GPU or "
@@ -226,8 +226,8 @@ def _here(geometry: Geometry, account: Account, context: int | None) -> list[str
     lines = [f"here ({name}, budget {format_bytes(account.budget_bytes)}):", *sentences(account, condition(geometry))]
     if account.state is EngineState.ALL_ON_GPU:
         lines.append(
-            "The model fits whole: splitting hot from cold neurons brings nothing here, and any engine that runs it "
-            "wholly on the GPU will do."
+            "The model fits whole: splitting hot from cold neurons gains nothing here, and any engine that runs it "
+            "entirely on the GPU will do."
         )
     if context:
         beyond = ""

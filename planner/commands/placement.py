@@ -40,7 +40,7 @@ def add_model_options(parser: argparse._ActionsContainer, *, required: bool) -> 
         "--activations",
         type=Path,
         metavar="DIR",
-        help="activation statistics, activation_<L>.pt (default: activation/ beside the model, as for the engine)",
+        help="activation statistics, activation_<L>.pt (default: activation/ next to the model, as for the engine)",
     )
 
 
@@ -74,7 +74,7 @@ def add_study_options(parser: argparse._ActionsContainer) -> None:
         "--config",
         type=Path,
         metavar="FILE",
-        help="take model, budget and all else from one cell of a study, the YAML file of `hotsplit whatif`",
+        help="take model, budget and everything else from one cell of a study, the YAML file of `hotsplit whatif`",
     )
     parser.add_argument(
         "--cell", metavar="NAME", help="which cell of --config: its name, number or a pattern (default: the only one)"
@@ -87,7 +87,7 @@ def add_budget_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--gpu",
         metavar="UUID|INDEX",
-        help="the GPU whose free memory counts (default: the one that the engine would use); beside --vram-budget, the "
+        help="the GPU whose free memory counts (default: the one that the engine would use); with --vram-budget, the "
         "GPU whose memory beyond that budget pays for what the engine does not charge to it",
     )
     group.add_argument(
@@ -121,7 +121,7 @@ def add_budget_options(parser: argparse.ArgumentParser) -> None:
         "-b",
         type=common.natural_option,
         metavar="N",
-        help="most tokens of a prompt in one go, the engine's -b; scratch grows with it (default: 512)",
+        help="most prompt tokens in one batch, the engine's -b; scratch memory grows with it (default: 512)",
     )
     group.add_argument(
         "--reserve",
@@ -141,7 +141,7 @@ def add_solver_options(parser: argparse.ArgumentParser) -> None:
         "--objective",
         choices=tuple(OBJECTIVES),
         default=_UNSAID["objective"],
-        help="what the hot neurons catch as much as possible of: "
+        help="what the hot neurons should cover as much of as possible: "
         + "; ".join(f"{objective.name}, {objective.about}" for objective in OBJECTIVES.values())
         + " (default: %(default)s)",
     )
@@ -174,7 +174,7 @@ def add_solver_options(parser: argparse.ArgumentParser) -> None:
         type=common.natural_option,
         metavar="N",
         help="place neurons in groups of N of similar impact; 1 for single neurons "
-        "(default: the smallest groups that the engine computes wholly, 32, or 256 for Q4_0)",
+        "(default: the smallest groups that the engine computes correctly, 32, or 256 for Q4_0)",
     )
     group.add_argument(
         "--solver",
@@ -206,7 +206,7 @@ def reserve_from(arguments: argparse.Namespace, engine: Engine) -> ReserveOption
     """Returns what replaces computed items of the reserve.
 
     Raises:
-        InputError: an item that the engine does not have, the same item twice, or items beside the whole.
+        InputError: an item that the engine does not have, the same item twice, or items as well as the whole.
     """
     from planner.engines.engine import ReserveOptions
 
@@ -301,9 +301,9 @@ def _request_from_study(arguments: argparse.Namespace) -> PlanRequest:
     from planner.studies.cell_request import cell_request
     from planner.studies.study import load_study
 
-    if beside := options_given(arguments):
+    if ignored := options_given(arguments):
         raise InputError(
-            f"--config: the study says everything, so leave away {', '.join(beside)}, or say it in the study"
+            f"--config: the study says everything, so leave out {', '.join(ignored)}, or say it in the study"
         )
     return cell_request(load_study(arguments.config), arguments.cell)
 

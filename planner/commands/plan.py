@@ -25,7 +25,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="decide how many neurons of each layer live on the GPU",
         description=(
             "Reads free VRAM, the model's header and its activation statistics, solves the placement program and "
-            "shows the solved list, what it catches and its proof. With --output it is written as a plan file."
+            "shows the solved list, what it covers and its proof. With --output it is written as a plan file."
         ),
         epilog=_EXAMPLES,
     )

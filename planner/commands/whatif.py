@@ -65,7 +65,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw speed and hit rate over VRAM: .png, .pdf, .svg")
     common.add_force_option(parser)
     parser.add_argument(
-        "--processes", type=common.natural_option, metavar="N", help="how many to use (default: as many as pay)"
+        "--processes",
+        type=common.natural_option,
+        metavar="N",
+        help="number of processes (default: as many as make it faster)",
     )
     parser.add_argument("--schema", action="store_true", help="print the JSON Schema of study files, for editors")
     parser.set_defaults(run=run)

@@ -1,7 +1,7 @@
 """The values of configuration files that are written in a form of their own: sizes, ranges of sizes, bandwidths.
 
 Each is a type for the fields of a `planner.config.schema.Table`. Files hold what people write (`8GiB`, `936 GB/s`),
-programs get integers: bytes, and bytes a second.
+programs get integers: bytes, and bytes per second.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _RATE_FACTORS = {"MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 _SIZE_WANTED = "a size such as 8GiB, 8192MiB or 8 (GiB)"
 _SIZES_WANTED = f"{_SIZE_WANTED}, a list of sizes, or {{from: 8GiB, to: 24GiB, step: 2GiB}}"
-_RATE_WANTED = "bytes a second such as 936 GB/s or 1.8 TB/s"
+_RATE_WANTED = "bytes per second such as 936 GB/s or 1.8 TB/s"
 
 # For editors, in the regular expressions that JSON Schema knows (no inline flags).
 _SIZE_PATTERN = r"^\s*([0-9]+(\.[0-9]*)?|\.[0-9]+)\s*([KMGTkmgt]?[Bb]|[KMGTkmgt][Ii][Bb])?\s*$"
@@ -95,7 +95,7 @@ def _sizes(value: object) -> tuple[int, ...]:
 
 
 def _rate(value: object) -> int:
-    """Returns bytes a second: text with a unit, or a number of GB/s."""
+    """Returns bytes per second: text with a unit, or a number of GB/s."""
     if isinstance(value, str) and (match := _RATE.fullmatch(value.strip())):
         rate = float(match[1]) * _RATE_FACTORS[match[2]]
     elif isinstance(value, (int, float)) and not isinstance(value, bool):
@@ -117,4 +117,4 @@ SizesBytes = Annotated[tuple[int, ...], written_as(_sizes, _SIZES_SCHEMA)]
 """One size, several, or a range with steps."""
 
 BytesPerSecond = Annotated[int, written_as(_rate, _RATE_SCHEMA)]
-"""A bandwidth: `936 GB/s` or a number of GB/s in the file, bytes a second in the program."""
+"""A bandwidth: `936 GB/s` or a number of GB/s in the file, bytes per second in the program."""

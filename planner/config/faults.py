@@ -1,11 +1,11 @@
-"""How a fault in a configuration file is told: on one line, with its key path, what was found, what was expected."""
+"""How a fault in a configuration file is shown: on one line, with its key path, what was found, what was expected."""
 
 from __future__ import annotations
 
 from planner.config.yaml_file import Document, KeyPath
 
 MAX_FAULTS = 50
-"""How many faults of one kind are told; the others are counted."""
+"""How many faults of one kind are shown; the others are counted."""
 
 _MAX_SHOWN = 60
 

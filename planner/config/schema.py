@@ -125,7 +125,7 @@ def parse_or_none(schema: type[T], value: object) -> T | None:
 
 
 def given_values(table: Table) -> dict[str, Any]:
-    """Returns the keys of a table that say another thing than leaving them away would, with their values."""
+    """Returns the keys of a table that differ from their defaults, with their values."""
     silent = {
         field.name: field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
         for field in msgspec.structs.fields(type(table))

@@ -178,7 +178,7 @@ class _Builder:
         if node is None:
             inside = any(parent.anchor == event.anchor for parent in self._open)
             found = f"the alias *{event.anchor[:80]} " + ("inside its own anchor" if inside else "without an anchor")
-            raise self._fault(event, found, "an alias of a value that stands before it")
+            raise self._fault(event, found, "an alias of a value that comes before it")
         return _Node(node.value, _line(event), count=node.count)
 
     def _add(self, event: Any, node: _Node) -> None:

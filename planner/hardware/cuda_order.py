@@ -24,8 +24,8 @@ class Slot(Record):
         gpu: what was read.
         mig_devices: in MIG mode.
         faults: what could not be read.
-        pci_address: (domain, bus, device) where NVML tells them.
-        speed: cores times clock, where NVML tells both.
+        pci_address: (domain, bus, device) where NVML reports them.
+        speed: cores times clock, where NVML reports both.
         hidden_uuid: of a GPU that NVML names but of whose memory it tells nothing; CUDA uses it all the same.
         hidden: whether it is such a GPU.
     """

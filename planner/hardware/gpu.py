@@ -25,19 +25,19 @@ class Gpu(Record):
     Attributes:
         index: NVML's number of the GPU, the one `nvidia-smi` shows; a MIG device has its parent's.
         name: the product's name.
-        uuid: the identity, `GPU-…` or `MIG-…`; None when NVML tells none, or something that is no text.
+        uuid: the identity, `GPU-…` or `MIG-…`; None when NVML reports none, or something that is no text.
         total_bytes: all of its memory.
         free_bytes: what is not in use now. The engine's own budget is less by its CUDA context and margin.
         used_bytes: what NVML calls used; versions 1 and 2 disagree on whether it includes what the driver reserved.
         basis: where the figures come from.
         cuda_ordinal: its number inside a CUDA program started in this environment, 0 being the one that the engine
             uses; None when such a program would not see it.
-        compute_capability: (major, minor), None when NVML does not tell.
-        pci_bus_id: such as `00000000:01:00.0`, None when NVML does not tell.
+        compute_capability: (major, minor), None when NVML does not report it.
+        pci_bus_id: such as `00000000:01:00.0`, None when NVML does not report it.
         mig_enabled: the GPU is cut into MIG devices, its own figures are aggregates, and CUDA sees only the slices.
         mig_parent: of a MIG device, the UUID of the GPU that it is a slice of, where that has one.
         mig_index: of a MIG device, its number within its parent.
-        mig_instance: of a MIG device, its (GPU instance, compute instance) numbers when NVML tells them.
+        mig_instance: of a MIG device, its (GPU instance, compute instance) numbers when NVML reports them.
         notes: what a user should know about these figures or this choice, one line each.
     """
 

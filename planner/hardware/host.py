@@ -51,7 +51,7 @@ def host_memory(root: Path | None = None) -> HostMemory:
     meminfo = _MEMINFO if root is None else root / "proc/meminfo"
     found = _from_meminfo(meminfo) or _from_windows() or _from_sysconf()
     if found is None:
-        return HostMemory(0, None, "this system does not tell")
+        return HostMemory(0, None, "this system does not report it")
     return _within_limit(found, machine.ROOT if root is None else root)
 
 

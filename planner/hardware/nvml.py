@@ -39,7 +39,7 @@ _OURS = "nvidia-ml-py"
 
 
 class NoGpuError(InputError):
-    """No GPU's memory can be told, so a budget has to be given; `str()` says why and what to do."""
+    """No GPU's memory can be read, so a budget has to be given; `str()` says why and what to do."""
 
 
 class BindingError(NoGpuError):
@@ -111,7 +111,7 @@ _REMEDIES: dict[tuple[MachineKind, int], str] = {
     (MachineKind.CONTAINER, Code.FUNCTION_NOT_FOUND): "update the NVIDIA driver of the host",
     (MachineKind.CONTAINER, Code.RESET_REQUIRED): "reset it on the host (nvidia-smi --gpu-reset)",
     (MachineKind.CONTAINER, Code.LIB_RM_VERSION_MISMATCH): (
-        "start the container anew, and restart the host if it stays so, as after every driver update"
+        "start the container again, and restart the host if it stays so, as after every driver update"
     ),
     (MachineKind.WSL, Code.LIBRARY_NOT_FOUND): (
         "install NVIDIA's driver in Windows, not inside Linux, then run wsl --shutdown"
@@ -131,7 +131,7 @@ _REMEDIES: dict[tuple[MachineKind, int], str] = {
         "there is none to install: Jetson's older releases have no NVML; update JetPack"
     ),
     (MachineKind.JETSON, Code.FUNCTION_NOT_FOUND): "update JetPack",
-    (MachineKind.WINDOWS, Code.DRIVER_NOT_LOADED): "install NVIDIA's driver for Windows anew, or restart the machine",
+    (MachineKind.WINDOWS, Code.DRIVER_NOT_LOADED): "reinstall NVIDIA's driver for Windows, or restart the machine",
     (MachineKind.MACOS, Code.LIBRARY_NOT_FOUND): "macOS has none: plan for the machine that the engine will run on",
 }
 

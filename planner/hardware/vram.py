@@ -49,17 +49,17 @@ _WSL_NOTE = (
 
 
 class Survey(Record):
-    """Everything NVML told in one session.
+    """Everything NVML reported in one session.
 
     Attributes:
         gpus: in NVML's order, each GPU followed by its MIG devices.
         faults: what could not be read.
-        driver_version: such as `580.65.06`; None when NVML does not tell.
+        driver_version: such as `580.65.06`; None when NVML does not report it.
         cuda_visible_devices: the environment variable's text; None when it is not set.
         doubts: what NVIDIA does not document about that setting, and how it was read, one line each.
         cuda_order_known: False when CUDA's numbering of these GPUs could only be guessed: they are of different
             kinds, `CUDA_DEVICE_ORDER` is not `PCI_BUS_ID`, and they are not named by UUID.
-        unread_first: the fault of the GPU that the engine would use, where NVML tells nothing of its memory.
+        unread_first: the fault of the GPU that the engine would use, where NVML reports nothing about its memory.
     """
 
     gpus: tuple[Gpu, ...]
@@ -259,7 +259,7 @@ def _why_none(found: Survey) -> str:
 
 
 class _NoMemoryError(NoGpuError):
-    """NVML names a GPU but tells nothing of its memory; CUDA uses such a GPU all the same."""
+    """NVML names a GPU but reports nothing about its memory; CUDA uses such a GPU all the same."""
 
 
 def _read_slot(binding: Any, index: int) -> Slot:
@@ -363,11 +363,11 @@ def _read_whole(binding: Any, handle: Any, index: int) -> Gpu:
 
     Raises:
         NVMLError: it is lost, or closed to this user.
-        NoMemoryError: neither NVML nor, for a part that shares its memory, the host tells how much is free.
+        NoMemoryError: neither NVML nor, for a part that shares its memory, the host reports how much is free.
     """
     try:
         gpu = _read(binding, handle, index)
-        answer = f"NVML tells of {format_bytes(gpu.free_bytes)} free of {format_bytes(gpu.total_bytes)}"
+        answer = f"NVML reports {format_bytes(gpu.free_bytes)} free of {format_bytes(gpu.total_bytes)}"
     except binding.NVMLError as error:
         if error.value != Code.NOT_SUPPORTED:
             raise
@@ -406,7 +406,7 @@ def _on_host_memory(gpu: Gpu, answer: str) -> Gpu:
     host = host_memory()
     figures = [n_bytes for n_bytes in (host.free_bytes, host.available_bytes) if n_bytes is not None]
     if not figures:
-        raise _NoMemoryError(f"{answer}, and the host does not tell how much memory is available; {INSTEAD}")
+        raise _NoMemoryError(f"{answer}, and the host does not report how much memory is available; {INSTEAD}")
     free_bytes = min(figures)
     basis = f"{host.basis}: {format_bytes(free_bytes)}"
     note = (

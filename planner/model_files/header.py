@@ -263,7 +263,7 @@ class _Reader:
         for number in range(n_keys):
             key = self._name(f"the name of key {number + 1} of {n_keys}")
             if key in metadata:
-                self._fail(f"key {key!r} is there twice")
+                self._fail(f"key {key!r} appears twice")
             what = f"key {key!r}"
             value_type = self._number(_U32, what)
             if value_type in _SCALARS:
@@ -324,7 +324,7 @@ class _Reader:
         for number in range(n_tensors):
             name = self._name(f"the name of tensor {number + 1} of {n_tensors}")
             if name in names:
-                self._fail(f"tensor {name!r} is there twice")
+                self._fail(f"tensor {name!r} appears twice")
             names.add(name)
             what = f"tensor {name!r}"
             n_dimensions = self._number(_U32, what)
@@ -467,13 +467,13 @@ class _Reader:
         if end > self._file_bytes:
             self._fail(f"truncated: the header ends inside {what} ({end} bytes expected, {self._file_bytes} found)")
         if end > MAX_HEADER_BYTES:
-            self._fail(f"the header is over {MAX_HEADER_BYTES} bytes at {what}; no model's is")
+            self._fail(f"the header is over {MAX_HEADER_BYTES} bytes at {what}; no model has so large a header")
 
     def _check_count(self, kind: str, count: int, most: int, least_bytes: int) -> None:
         room = (self._file_bytes - self._offset()) // least_bytes
         if count > min(room, most):
             why = f"the file has room for {room}" if room < most else f"expected at most {most}"
-            self._fail(f"the header announces {count} {kind}; {why}")
+            self._fail(f"the header declares {count} {kind}; {why}")
 
     def _fail(self, message: str) -> NoReturn:
         raise InputError(f"{self._path}: {message}")

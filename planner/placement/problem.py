@@ -41,7 +41,7 @@ def split_threshold(
     """
     for name, value in (("GPU", gpu_bytes_per_s), ("host", host_bytes_per_s)):
         if not (math.isfinite(value) and value > 0):
-            raise InputError(f"{name} bandwidth: expected a positive number of bytes a second, found {value}")
+            raise InputError(f"{name} bandwidth: expected a positive number of bytes per second, found {value}")
     if not (math.isfinite(sync_s) and sync_s >= 0):
         raise InputError(f"synchronisation time: expected seconds, 0 or more, found {sync_s}")
     if sync_s == 0:
@@ -188,7 +188,7 @@ class Explanation(Record):
 
     Attributes:
         binding: the constraint that stops the next neuron: "vram", "host", or "nothing" when everything fits.
-        price_per_byte: activations that one more byte of VRAM would catch at the margin.
+        price_per_byte: activations that one more byte of VRAM would cover at the margin.
         next_gib_share: the share of all activations that one more GiB of VRAM would add, from 0 to 1; with thresholds
             an estimate that lets a layer be switched on in part.
         switched_off: layers without hot neurons only because of their threshold.
@@ -227,7 +227,7 @@ class Solution(Record):
         status: what is known about it.
         solved_list: hot neurons of each layer; empty when there is no answer.
         objective: activations covered by the hot neurons, sum of F_l(solved_list[l]).
-        upper_bound: no list that holds the constraints catches more than this.
+        upper_bound: no list that holds the constraints covers more than this.
         relative_gap: (upper_bound - objective) / upper_bound. Sums of impacts that are no whole numbers are
             rounded, and the bound is raised by that, so it is seldom 0 then, but about 1e-12.
         hit_rate: objective as a share of all activations; 0 when nothing was activated at all.

@@ -222,7 +222,7 @@ class Plan(OpenTable):
         return f"Plan({placed:,} {self.units.kind} in {groups:,} groups{share}, {self.vram_required_bytes:,} bytes)"
 
     def contradictions(self) -> list[str]:
-        """Returns where the plan disagrees with itself, one line each; empty for a sound plan."""
+        """Returns where the plan disagrees with itself, one line each; empty for a valid plan."""
         lines = [line for number, group in enumerate(self.groups) for line in _of_group(number, group)]
         lines += _repeated(self.labels)
         if self.budget is not None:

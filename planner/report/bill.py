@@ -56,7 +56,7 @@ def projection(account: Account) -> str:
     budget = account.budget
     projected = f"Projected in use: {format_bytes(account.projected_bytes)}, CUDA's context included"
     if budget.free_bytes is None:
-        return f"{projected}; --gpu puts it beside what a GPU has free."
+        return f"{projected}; --gpu compares it with a GPU's free memory."
     left_bytes = budget.free_bytes - account.projected_bytes
     beside = "are left" if left_bytes >= 0 else "are missing"
     return (
@@ -73,7 +73,7 @@ def sentences(account: Account, condition: str = "") -> tuple[str, ...]:
         condition: under which the engine will do so, such as `after conversion`; empty when there is none.
     """
     if account.budget.wraps:
-        # What the account says of paths is not what such an engine does: it takes the GPU for boundless.
+        # What the account says of paths is not what such an engine does: it treats VRAM as unlimited.
         return (
             "Less than 256 MiB would be free: the engine's own subtraction wraps around there, and it would run out of "
             "memory. Free VRAM, or give --vram-budget.",

@@ -50,7 +50,7 @@ def page(study: Study, answers: Sequence[Answer], replies: Sequence[Reply]) -> s
             f"<header><h1>{escaped(study.title)}</h1>",
             *(f"<p>{escaped(line)}</p>" for line in study.description.splitlines() if line.strip()),
             *(f'<p class="quiet">{escaped(line)}</p>' for line in target_counts(answers)),
-            f'<p class="quiet">{len(answers)} cells. {escaped(same_for_all(answers))}Tokens a second are estimates: '
+            f'<p class="quiet">{len(answers)} cells. {escaped(same_for_all(answers))}Tokens per second are estimates: '
             "bytes read for a token over bandwidth."
             "</p></header>",
             "<main>",
@@ -112,7 +112,9 @@ def _heat(model: str, answers: Sequence[Answer]) -> Iterator[str]:
     ]
     more = f"; {hidden} more are in the JSON" if hidden else ""
     yield (
-        "<figure><figcaption>Hot share of each layer: one row a placement, stronger is hotter" + more + "</figcaption>"
+        "<figure><figcaption>Hot share of each layer: one row per placement, stronger is hotter"
+        + more
+        + "</figcaption>"
     )
     yield heat_map(f"Hot share of the layers of {model}", shares)
     yield "<details><summary>Which row is which</summary><ol>"

@@ -1,4 +1,4 @@
-"""The plan as a table that a person understands: what every layer got, what it catches, what the answer rests on."""
+"""The plan as a table that a person understands: what every layer got, what it covers, what the answer rests on."""
 
 from __future__ import annotations
 
@@ -154,6 +154,6 @@ def _granularity_text(planning: Planning) -> str:
     if planning.request.granularity is not None:
         return f"{planning.granularity} {planning.engine.units}, as asked"
     return (
-        f"{planning.granularity} {planning.engine.units}, the smallest that the engine's kernels compute wholly; "
+        f"{planning.granularity} {planning.engine.units}, the smallest that the engine's kernels compute correctly; "
         f"--granularity 1 for single {planning.engine.units}"
     )

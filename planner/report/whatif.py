@@ -274,7 +274,7 @@ def _speed_text(answer: Answer) -> str:
     if speed is None:
         return "not known"
     return (
-        f"{speed.tokens_per_s:.2f} tokens/s, bound by {speed.bound.value}; of {speed.token_s * 1e3:.1f} ms a token: "
+        f"{speed.tokens_per_s:.2f} tokens/s, bound by {speed.bound.value}; of {speed.token_s * 1e3:.1f} ms per token: "
         f"GPU {speed.gpu_s * 1e3:.1f} ({speed.gpu_read_bytes / 1e9:.2f} GB), host {speed.host_s * 1e3:.1f} "
         f"({speed.host_read_bytes / 1e9:.2f} GB), launching {speed.launch_s * 1e3:.1f}, "
         f"synchronisation {(speed.sync_s - speed.launch_s) * 1e3:.1f}, "

@@ -106,7 +106,7 @@ class Answer(Record):
         solved_list: hot neurons of each layer; empty when nothing fits.
         hit_rate: share of all activations that the hot neurons make; None when nothing fits.
         proof: None when nothing fits.
-        speed: None when it cannot be told; `why_no_speed` says why.
+        speed: None when it is unknown; `why_no_speed` says why.
         next_gib: None when nothing fits, and when it is not known: where the dense part is not whole, a GiB more would
             not go to neurons alone.
         targets: one result for each target of the study.
@@ -149,7 +149,7 @@ class Answer(Record):
 
     @property
     def tokens_per_s(self) -> float | None:
-        """Decode speed, None when it cannot be told."""
+        """Decode speed, None when it is unknown."""
         return None if self.speed is None else self.speed.tokens_per_s
 
     @property
@@ -175,7 +175,7 @@ class Answer(Record):
 
     @property
     def meets(self) -> bool:
-        """Whether all targets are met, by the one rule for tables, counts, exit codes and questions turned round."""
+        """Whether all targets are met, by the one rule for tables, counts, exit codes and inverse questions."""
         return not self.shortfalls
 
     @property

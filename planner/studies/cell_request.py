@@ -34,7 +34,7 @@ def cell_request(study: Study, name: str | None) -> PlanRequest:
     if statistics is not None and statistics.folder is None:
         raise InputError(
             f"{study.path}: {cell.name}: found statistics that are figures, expected a folder of activation_<L>.pt: "
-            "which neurons are hot is not in figures"
+            "figures do not say which neurons are hot"
         )
     device = ask_device([cell])
     evaluator = CellEvaluator(study.catalogue, device)

@@ -122,7 +122,7 @@ def notes_of(placement: Placement, solution: Solution | None, sizes: Bytes, why_
     elif solution is None:
         yield "the host cannot hold what the GPU does not"
     elif account.missing_bytes:
-        yield f"the dense part misses {format_bytes(account.missing_bytes)}, so the engine gives {units} nothing"
+        yield f"the dense part is short of {format_bytes(account.missing_bytes)}, so the engine gives {units} nothing"
     elif account.state is EngineState.DENSE_ONLY:
         yield f"nothing is left for {units}"
     if account.kv_host_bytes:

@@ -1,4 +1,4 @@
-"""The questions turned round: the least VRAM, the largest context and the cheapest GPU that meet a study's targets."""
+"""The inverse questions: the least VRAM, the largest context and the cheapest GPU that meet a study's targets."""
 
 from __future__ import annotations
 

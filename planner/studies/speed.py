@@ -63,7 +63,7 @@ class SpeedParameters(Record):
 
 
 class Bandwidths(Record):
-    """What the memories and the link between them carry, bytes a second.
+    """What the memories and the link between them carry, in bytes per second.
 
     Attributes:
         gpu_bytes_per_s: the GPU's memory.
@@ -79,7 +79,7 @@ class Bandwidths(Record):
         for name in ("gpu_bytes_per_s", "host_bytes_per_s", "link_bytes_per_s"):
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value > 0):
-                raise InputError(f"speed: {name}: found {value}, expected a positive number of bytes a second")
+                raise InputError(f"speed: {name}: found {value}, expected a positive number of bytes per second")
 
 
 class Work(Record):

@@ -147,7 +147,7 @@ class SolverChoice(Table):
     solver: Literal["highs", "cbc"] = "highs"
     time_limit: Annotated[_Seconds | None, about("seconds")] = None
     relative_gap: Annotated[float, Limits(ge=0, lt=1)] = RELATIVE_GAP
-    objective: Annotated[_Objective, about("what the hot neurons catch as much as possible of")] = DEFAULT
+    objective: Annotated[_Objective, about("what the hot neurons should cover as much of as possible")] = DEFAULT
     granularity: Annotated[
         _Group | None,
         about("neurons come in groups of this; the smallest that the engine computes if not given"),
@@ -186,9 +186,9 @@ class SolverChoice(Table):
 class Targets(Table):
     """What an answer has to reach to be good enough."""
 
-    hit_rate: Annotated[Share | None, about("least share, 0 to 1")] = None
-    tokens_per_second: Annotated[Positive | None, about("least decode speed")] = None
-    vram: Annotated[SizeBytes | None, about("most VRAM that may be in use")] = None
+    hit_rate: Annotated[Share | None, about("minimum share, 0 to 1")] = None
+    tokens_per_second: Annotated[Positive | None, about("minimum decode speed")] = None
+    vram: Annotated[SizeBytes | None, about("maximum VRAM in use")] = None
 
 
 class SpeedChoice(Table):
@@ -379,7 +379,7 @@ _Choice = TypeVar("_Choice", bound=Table)
 
 
 def _entries_of(table: Mapping[str, Any], axis: str, schema: type[_Choice]) -> Iterator[tuple[int, _Choice]]:
-    """Yields those entries of an axis that are sound by themselves."""
+    """Yields those entries of an axis that are valid by themselves."""
     for index, item in _items_of(table, axis):
         if (entry := parse_or_none(schema, item)) is not None:
             yield index, entry

@@ -66,7 +66,7 @@ def sweep(
         progress: called with the number of answers that are new.
 
     Raises:
-        InputError: a file is not what it must be, or this machine's GPU cannot be told.
+        InputError: a file is not what it must be, or this machine's GPU cannot be read.
         OSError: a file cannot be read.
     """
     device = ask_device(cells)

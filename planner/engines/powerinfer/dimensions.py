@@ -126,7 +126,7 @@ def _check_dimensions(dimensions: Dimensions, source: str) -> tuple[tuple[int, .
     def per_layer(name: str, value: int | tuple[int, ...]) -> tuple[int, ...]:
         values = (value,) * dimensions.n_layer if isinstance(value, int) else tuple(value)
         if len(values) != dimensions.n_layer:
-            raise InputError(f"{source}: {name} has {len(values)} values; expected {dimensions.n_layer}, one a layer")
+            raise InputError(f"{source}: {name} has {len(values)} values; expected {dimensions.n_layer}, one per layer")
         for layer, number in enumerate(values):
             if not 1 <= number <= _MAX_DIMENSION:
                 raise InputError(f"{source}: {name} of layer {layer} is {number}; expected 1 to {_MAX_DIMENSION}")

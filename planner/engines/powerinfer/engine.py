@@ -44,7 +44,7 @@ class PowerInfer:
         return geometry_from_dimensions(dimensions_of(entry, quantisation), source=source)
 
     def statistics_beside(self, model: Path) -> Path:
-        """Returns `activation/` beside the model, where the engine looks (`llama.cpp` 3101-3106)."""
+        """Returns `activation/` next to the model, where the engine looks (`llama.cpp` 3101-3106)."""
         return model.parent / ACTIVATIONS_FOLDER
 
     def read_statistics(self, folder: Path, model: EngineModel | None) -> Statistics:
@@ -140,7 +140,7 @@ class PowerInfer:
             kept = "its K half stays" if account.v_on_gpu else "it stays"
             notes.append(f"the KV cache does not fit: {kept} in host memory; lower --context to change that")
         if account.state is EngineState.ALL_ON_GPU:
-            notes.append("the whole model fits this budget, so a split into hot and cold neurons brings nothing")
+            notes.append("the whole model fits this budget, so a split into hot and cold neurons gains nothing")
         return notes
 
 

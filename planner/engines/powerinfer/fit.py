@@ -110,7 +110,7 @@ def ffn_demand(geometry: Geometry, settings: Settings, ffn_bytes: int) -> Demand
 def least_ffn_bytes(
     hotness: Hotness, neuron_bytes: Sequence[int], shares: Sequence[float], *, granularity: int = 1
 ) -> tuple[int, ...]:
-    """Returns for each share of all activations the fewest bytes of neurons whose best placement catches it.
+    """Returns for each share of all activations the fewest bytes of neurons whose best placement covers it.
 
     By price: steps of `granularity` neurons in the order of activations a byte are a fractional optimum at every
     point, so the answer is at least the point where they reach the share and at most one step more. In between it is

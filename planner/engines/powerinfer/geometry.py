@@ -401,7 +401,7 @@ class _Matcher:
         if tensor is None and rule.optional:
             # Weight and bias of an optional norm come together: the engine looks for the weight only (3324-3327).
             if rule.name.endswith(".bias") and lengths.get(rule.name.replace(".bias", ".weight")):
-                self._fail(f"tensor {name!r} is missing; expected beside {name.replace('.bias', '.weight')!r}")
+                self._fail(f"tensor {name!r} is missing; expected with {name.replace('.bias', '.weight')!r}")
             return None
         if tensor is None and rule.name == "ffn_down_t.weight" and not self._is_powerinfer:
             return self._untransposed(layer, lengths)
