@@ -15,7 +15,7 @@ from planner.base.record import replace
 from planner.engines.registry import ENGINES
 from planner.plans.file import write_plan
 from tests.commands import hotsplit, rows_of
-from tests.expert_plans import plan_of, statistics_of
+from tests.expert_plans import PlainEngine, TinyModel, plan_of, statistics_of
 
 NAMES = ("ktransformers", "exllamav3", "hot-cache", "slots")
 IDS = {1: [0, 3], 2: [1, 2], 4: [5, 7]}
@@ -83,6 +83,24 @@ def test_a_plan_without_numbers_is_selected_on_export(house: Path, capsys: Captu
     done = hotsplit(capsys, "export", "--plan", "plan.json", "--output", "x.csv")
     assert done.exit_code == 0, done.err
     assert (house / "x.csv").read_bytes() == b"layer,expert\n1,0\n1,3\n2,1\n2,2\n4,5\n4,7\n"
+
+
+def test_a_folder_is_the_model_of_these_engines(house: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[Path] = []
+
+    def read_model(self: PlainEngine, path: Path) -> TinyModel:
+        read.append(path)
+        return TinyModel(str(path), 5, (8, 8, 8), (1 << 20,) * 3)
+
+    monkeypatch.setattr(PlainEngine, "read_model", read_model)
+    folder = house / "hf"
+    folder.mkdir()
+    write_plan(plan_of("ktransformers", IDS, 8), house / "plan.json")
+    done = hotsplit(capsys, "export", "--plan", "plan.json", "--model", folder)
+    assert (done.exit_code, done.err) == (0, "")
+    written = house / "hf.ktransformers.pt"
+    assert hotsplit(capsys, "verify", written, "--plan", "plan.json", "--model", folder).exit_code == 0
+    assert read == [folder, folder]
 
 
 def export(capsys: Capture, engine: str, ids: dict[int, list[int]], output: Path) -> Path:

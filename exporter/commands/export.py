@@ -66,7 +66,6 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(arguments: argparse.Namespace) -> int:
     """Writes the index and says what is in it."""
-    placement.settle_model(arguments)
     source = _gather(arguments)
     writer, plan, model = source.writer, source.plan, source.path
     output = arguments.output or _beside(writer, model)
@@ -103,8 +102,11 @@ def _gather(arguments: argparse.Namespace) -> _Source:
     if arguments.model is None and arguments.config is None:
         raise InputError("nothing to export: name a model (--model), a plan (--plan) or a study (--config)")
     from exporter.engines import writer_named
+    from planner.engines.registry import DEFAULT_ENGINE
     from planner.planning import make_plan
 
+    if getattr(arguments, "engine", None) in (None, DEFAULT_ENGINE):
+        placement.settle_model(arguments)
     planning = make_plan(placement.request_from(arguments))
     placement.note_all(planning)
     writer = writer_named(planning.request.engine)
@@ -130,6 +132,9 @@ def _from_plan(arguments: argparse.Namespace) -> _Source:
         )
     plan = read_plan(arguments.plan)
     name = plan.engine.name if plan.engine else DEFAULT_ENGINE
+    if name == DEFAULT_ENGINE:
+        # Other engines take the folder itself, as the model's publisher left it.
+        placement.settle_model(arguments)
     engine, writer = engine_named(name), writer_named(name)
     path = arguments.model or (Path(plan.model.path) if plan.model else None)
     model = None

@@ -48,13 +48,15 @@ def run(arguments: argparse.Namespace) -> int:
         OSError: a file cannot be read.
     """
     from exporter.engines import writer_of
-    from planner.engines.registry import engine_named
+    from planner.engines.registry import DEFAULT_ENGINE, engine_named
     from planner.plans.file import read_plan
 
-    placement.settle_model(arguments)
     given = [name for name in ("model", "activations", "plan") if getattr(arguments, name) is not None]
     plan = read_plan(arguments.plan) if arguments.plan else None
     writer = writer_of(arguments.file, plan)
+    if writer.name == DEFAULT_ENGINE:
+        # Other engines take the folder itself, as the model's publisher left it.
+        placement.settle_model(arguments)
     engine = engine_named(writer.name)
     statistics = engine.read_statistics(arguments.activations, None) if arguments.activations else None
     faults = writer.verify(
