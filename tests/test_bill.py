@@ -70,7 +70,7 @@ def test_what_is_projected_stands_beside_what_is_free() -> None:
     assert whole.projected_bytes == _7B.dense_bytes + 256 * MIB + _7B.ffn_bytes + whole.uncharged_bytes
     assert projection(whole) == (
         f"Projected in use: {whole.projected_bytes / GIB:.2f} GiB, CUDA's context included; "
-        "--gpu puts it beside what a GPU has free."
+        "--gpu compares it with a GPU's free memory."
     )
 
 

@@ -45,7 +45,7 @@ def test_types_of_single_tensors() -> None:
         ({"n_layer": 0}, "x: n_layer is 0; expected 1 to 4096"),
         ({"n_embd": 2**31 + 1}, "x: n_embd is 2147483649; expected 1 to 2147483648"),
         ({"n_ff": (96, 0)}, "x: n_ff of layer 1 is 0; expected 1 to 2147483648"),
-        ({"n_ff": (96,)}, "x: n_ff has 1 values; expected 2, one a layer"),
+        ({"n_ff": (96,)}, "x: n_ff has 1 values; expected 2, one per layer"),
         (
             {"n_head_kv": 5},
             "x: 4 heads and 5 heads of keys and values; expected at least one of each and no more of keys and values "

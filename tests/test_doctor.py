@@ -416,9 +416,9 @@ def test_export_is_advised_only_where_it_would_write_an_index(folder: Path, mach
     path.write_bytes(path.read_bytes()[:-100])
     assert advised(case_of(folder, reserve=reserve)) == f"write it again: {command}"
     (folder / "activation" / "activation_7.pt").unlink()
-    assert advised(case_of(folder, reserve=reserve)) == f"mend statistics first, then write it again: {command}"
+    assert advised(case_of(folder, reserve=reserve)) == f"fix statistics first, then write it again: {command}"
     shutil.rmtree(folder / "activation")
-    assert advised(case_of(folder, reserve=reserve)) == f"mend folder first, then write it again: {command}"
+    assert advised(case_of(folder, reserve=reserve)) == f"fix folder first, then write it again: {command}"
 
 
 def test_a_dense_part_that_does_not_fit_is_one_problem_beside_an_index(folder: Path) -> None:
@@ -486,7 +486,7 @@ def test_a_budget_that_wraps(folder: Path, machine: Callable[..., None]) -> None
     assert (finding.check, finding.status) == ("space", Status.PROBLEM)
     assert finding.found == (
         "100.0 MiB of VRAM are free, less than CUDA's context and the engine's margin of 256 MiB; its unsigned "
-        "arithmetic then wraps to a budget without end (188-207)"
+        "arithmetic then wraps around to an unlimited budget (188-207)"
     )
 
 
@@ -523,7 +523,7 @@ def test_no_activation_folder(folder: Path) -> None:
         "folder",
         Status.PROBLEM,
         f"{folder / 'activation'}: is missing; the engine looks for statistics there and nowhere else",
-        "put activation_<L>.pt into a folder named activation beside the model",
+        "put activation_<L>.pt into a folder named activation next to the model",
     )
     write_an_index(folder)
     assert only(examine(case_of(folder))) == replace(finding, status=Status.WARNING)

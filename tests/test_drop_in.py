@@ -326,7 +326,7 @@ def test_experts_for_a_model_that_has_none_are_refused(
     write_expert_statistics(tmp_path / "activation", 3, 2, N_FF)
     assert drop_in.main(call(model)) == 2
     assert capsys.readouterr().err == (
-        f"hotsplit: error: {tmp_path / 'activation'}: has 2 experts a layer, but {model} has none\n{TAIL}"
+        f"hotsplit: error: {tmp_path / 'activation'}: has 2 experts per layer, but {model} has none\n{TAIL}"
     )
 
 
@@ -433,7 +433,7 @@ def test_a_model_that_cannot_be_read_is_passed_over(
     assert sum(len(hot) for hot in hot_neurons(index_of(model, 200_000))) == 7
     first, second = capsys.readouterr().err.splitlines(keepends=True)
     assert first.startswith(f"hotsplit: note: {model}: ")
-    assert first.endswith("; going by --capacity instead\n")
+    assert first.endswith("; using --capacity instead\n")
     assert second == BLIND
 
 

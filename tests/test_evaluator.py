@@ -83,7 +83,7 @@ def test_the_engines_paths(catalogue: Catalogue) -> None:
     assert [answer.path.value for answer in answers] == ["all_on_gpu", "split", "dense_only", "dense_incomplete"]
     assert [answer.hit_rate for answer in answers[::2]] == [1.0, 0.0]
     assert answers[3].bytes.missing == 1
-    assert answers[3].notes[0] == "the dense part misses 1 B, so the engine gives neurons nothing"
+    assert answers[3].notes[0] == "the dense part is short of 1 B, so the engine gives neurons nothing"
 
 
 def test_the_budget_of_a_board_is_less_context_and_margin(catalogue: Catalogue) -> None:

@@ -240,7 +240,7 @@ def test_somebody_else_s_index_stays_unless_told(tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         export_plan(Plan.of_solved_list((2, 2), 50), COUNTS, path)
     assert str(caught.value) == (
-        f"{path}: a sound index that Hotsplit did not mark as its own; it stays as it is, use --force to replace it"
+        f"{path}: a valid index that Hotsplit did not mark as its own; it stays as it is, use --force to replace it"
     )
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["x.gpuidx"]

@@ -210,7 +210,7 @@ def test_an_index_of_somebody_else_is_kept(capsys: pytest.CaptureFixture[str], m
     done = hotsplit(capsys, "export", *options)
     assert done.exit_code == 2
     assert done.err == (
-        f"hotsplit: error: {output}: a sound index that Hotsplit did not mark as its own; "
+        f"hotsplit: error: {output}: a valid index that Hotsplit did not mark as its own; "
         "it stays as it is, use --force to replace it\n"
     )
     assert output.read_bytes() == before
@@ -254,7 +254,7 @@ def test_a_cell_of_a_study_gives_the_same_bytes_as_options(
     [
         (
             ["--config", "s.yaml", "--model", "m.gguf", "--context", "1024"],
-            "hotsplit: error: --config: the study says everything, so leave away --model, --context, "
+            "hotsplit: error: --config: the study says everything, so leave out --model, --context, "
             "or say it in the study",
         ),
         (
@@ -263,7 +263,7 @@ def test_a_cell_of_a_study_gives_the_same_bytes_as_options(
         ),
         (
             ["--plan", "p.json", "--model", "m.gguf", "--vram-budget", "8GiB", "--granularity", "1", "--cell", "2"],
-            "hotsplit: error: --plan: the plan says how many neurons, so leave away --vram-budget, --granularity, "
+            "hotsplit: error: --plan: the plan says how many neurons, so leave out --vram-budget, --granularity, "
             "--cell, or make the plan with it",
         ),
         (

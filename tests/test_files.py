@@ -138,7 +138,9 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     folder = tmp_path / "missing"
     with pytest.raises(InputError) as caught:
         write_whole(folder / "out", b"new")
-    assert str(caught.value) == f"{folder / 'out'}: there is no folder {folder}; make it, or name another file to write"
+    assert (
+        str(caught.value) == f"{folder / 'out'}: there is no folder {folder}; create it, or name another file to write"
+    )
 
 
 @LINUX_ONLY

@@ -128,7 +128,7 @@ def test_the_table_for_people(model: Path, capsys: pytest.CaptureFixture[str]) -
     for words in ("anything at all: the dense part, KV cache on the host", "80% of all activations", "everything"):
         assert words in printed
     assert "The engine will have everything on the GPU." in printed
-    assert "The model fits whole: splitting hot from cold neurons brings nothing here" in printed
+    assert "The model fits whole: splitting hot from cold neurons gains nothing here" in printed
     assert "Largest context with its KV cache on the GPU: " in printed
     assert "more than the 2048 the model was made for." in printed
 

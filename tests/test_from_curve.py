@@ -85,7 +85,7 @@ def test_points_that_are_no_hotness_curve(points: list[tuple[float, float]], mes
 @pytest.mark.parametrize(
     ("n_ff", "weights", "message"),
     [
-        ([10], [1, 2], "there are 2 layer weights; expected 1, one a layer"),
+        ([10], [1, 2], "there are 2 layer weights; expected 1, one per layer"),
         ([10], [0], "the weight of layer 0 is 0; expected a positive number up to 1e6"),
         ([10], [float("nan")], "the weight of layer 0 is nan; expected a positive number up to 1e6"),
         ([0], None, "layer 0 has 0 neurons; expected 1 to 67108864"),

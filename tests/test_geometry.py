@@ -496,7 +496,7 @@ def test_what_is_refused(tmp_path: Path, change: Callable[[ModelFile], ModelFile
 
 def test_a_second_norm_needs_its_bias(tmp_path: Path) -> None:
     assert _refused(tmp_path / "m", falcon().without("blk.1.attn_norm_2.bias")) == (
-        "tensor 'blk.1.attn_norm_2.bias' is missing; expected beside 'blk.1.attn_norm_2.weight'"
+        "tensor 'blk.1.attn_norm_2.bias' is missing; expected with 'blk.1.attn_norm_2.weight'"
     )
 
 

@@ -96,7 +96,7 @@ def test_numbers_blocks_and_bytes_are_those_of_the_structs(
 
 def test_where_the_gguf_package_differs_from_ggml() -> None:
     package = {entry.value: (entry.name, *size) for entry, size in gguf.GGML_QUANT_SIZES.items()}
-    # A newer package may mend either; of everything else it must say what the structs say.
+    # A newer package may fix either; of everything else it must say what the structs say.
     differing = {number for number, entry in package.items() if entry != TODAY.get(number)}
     assert differing <= {9} | {number for number in package if number not in TODAY}
     assert set(TODAY) - set(package) <= {42}

@@ -194,11 +194,11 @@ def test_a_vocabulary_of_152000_tokens_takes_no_memory_to_speak_of(tmp_path: Pat
             "a big-endian file; the engine and Hotsplit read little-endian ones, convert the model again",
         ),
         (_file()[:20], "truncated: the header ends inside the key count (24 bytes expected, 20 found)"),
-        (_file(n_tensors=2**60), "the header announces 1152921504606846976 tensors; the file has room for 0"),
-        (_file(n_keys=2**64 - 1), "the header announces 18446744073709551615 keys; the file has room for 0"),
+        (_file(n_tensors=2**60), "the header declares 1152921504606846976 tensors; the file has room for 0"),
+        (_file(n_keys=2**64 - 1), "the header declares 18446744073709551615 keys; the file has room for 0"),
         (
             _file(b"\0" * 14_000_000, n_keys=100_000),
-            "the header announces 100000 keys; expected at most 65536",
+            "the header declares 100000 keys; expected at most 65536",
         ),
         (_file(string("") + b"\0" * 20, n_keys=1), "the name of key 1 of 1 is empty"),
         (
@@ -206,7 +206,7 @@ def test_a_vocabulary_of_152000_tokens_takes_no_memory_to_speak_of(tmp_path: Pat
             "the name of key 1 of 1 is 70000 bytes long; expected at most 65536",
         ),
         (_file(string(b"\xff\xfe") + b"\0" * 20, n_keys=1), r"the name of key 1 of 1 is not UTF-8: b'\xff\xfe'"),
-        (_file(key("a", "u32", 1) * 2, n_keys=2), "key 'a' is there twice"),
+        (_file(key("a", "u32", 1) * 2, n_keys=2), "key 'a' appears twice"),
         (_file(string("a") + struct.pack("<IQ", 13, 0), n_keys=1), "key 'a' has value type 13; expected 0 to 12"),
         (
             _file(string("a") + struct.pack("<IIQ", 9, 9, 1) + b"\0" * 16, n_keys=1),
@@ -243,7 +243,7 @@ def test_a_vocabulary_of_152000_tokens_takes_no_memory_to_speak_of(tmp_path: Pat
             "key 'general.alignment' is 48; expected a power of two up to 1048576",
         ),
         (_file(tensors=tensor("", (1,), 0, 0) + b"\0", n_tensors=1), "the name of tensor 1 of 1 is empty"),
-        (_file(tensors=tensor("a", (1,), 0, 0) * 2, n_tensors=2), "tensor 'a' is there twice"),
+        (_file(tensors=tensor("a", (1,), 0, 0) * 2, n_tensors=2), "tensor 'a' appears twice"),
         (_file(tensors=tensor("a", (), 0, 0) + b"\0" * 9, n_tensors=1), "tensor 'a' has 0 dimensions; expected 1 to 4"),
         (_file(tensors=tensor("a", (1,) * 5, 0, 0), n_tensors=1), "tensor 'a' has 5 dimensions; expected 1 to 4"),
         (
@@ -326,7 +326,8 @@ def test_a_header_over_the_limit(tmp_path: Path) -> None:
     raw = _file(string("a") + struct.pack("<IIQ", 9, 0, 1 << 30), n_keys=1)
     path = _write(tmp_path / "m", raw)
     os.truncate(path, 2 << 30)
-    message = f"{path}: the header is over 67108864 bytes at key 'a', an array of 1073741824 u8; no model's is"
+    where = "key 'a', an array of 1073741824 u8"
+    message = f"{path}: the header is over 67108864 bytes at {where}; no model has so large a header"
     with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
         read_header(path)
 

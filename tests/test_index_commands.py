@@ -108,14 +108,14 @@ def test_inspect_what_is_no_index(run: Run, tmp_path: Path) -> None:
 
 def test_verify_sound(run: Run, tmp_path: Path) -> None:
     path = write(tmp_path / "x.gpuidx", [[1, 2], [0]])
-    assert run("verify", path) == (0, f"{path}: sound\n", "")
+    assert run("verify", path) == (0, f"{path}: valid\n", "")
     folder = tmp_path / "activation"
     folder.mkdir()
     torch.save(torch.tensor([0, 5, 5, *[1] * 17]), folder / "activation_0.pt")
     torch.save(torch.tensor([3.0] * 20), folder / "activation_1.pt")
     write_plan(Plan.of_solved_list((2, 1), 3 << 30), tmp_path / "plan.json")
     arguments = ("--activations", folder, "--plan", tmp_path / "plan.json")
-    assert run("verify", path, *arguments) == (0, f"{path}: sound; agrees with activations, plan\n", "")
+    assert run("verify", path, *arguments) == (0, f"{path}: valid; agrees with activations, plan\n", "")
     assert json.loads(run("verify", path, *arguments, "--json")[1]) == {
         "file": str(path),
         "checked_against": ["activations", "plan"],
@@ -136,7 +136,7 @@ def test_verify_notes_ties(run: Run, tmp_path: Path) -> None:
         "blk.0.gpu_bucket has neuron 3 and not 2 (value 4); it covers the same activations"
     )
     arguments = ("verify", path, "--activations", folder)
-    agrees = f"{path}: sound; agrees with activations\n"
+    agrees = f"{path}: valid; agrees with activations\n"
     assert run(*arguments) == (0, agrees, f"hotsplit: note: {path}: {note}\n")
     exit_code, out, err = run(*arguments, "--json")
     assert (exit_code, err) == (0, "")

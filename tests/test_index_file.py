@@ -45,7 +45,7 @@ def test_every_fault_of_the_layout_is_told_at_once(tmp_path: Path) -> None:
     )
     with pytest.raises(InputError) as caught:
         IndexFile(path)
-    assert str(caught.value) == f"{path}: tensor 'blk.2.gpu_idx' is there twice"
+    assert str(caught.value) == f"{path}: tensor 'blk.2.gpu_idx' appears twice"
     path.write_bytes(path.read_bytes().replace(b"blk.2.gpu_idx", b"blk.3.gpu_idx", 1))
     with pytest.raises(FaultsError) as faults:
         IndexFile(path)

@@ -726,10 +726,10 @@ _SPARK = (127600748 * 1024, 118566368 * 1024, 20316004 * 1024)
     [
         (_gpu(name="NVIDIA GB10", total=None), "NVML answers Not Supported when asked for its memory"),
         (_gpu(name="Orin (nvgpu)", memory=3), "NVML answers Not Supported when asked for its memory"),
-        (_gpu(name="NVIDIA Thor", total=0, free=0), "NVML tells of 0 B free of 0 B"),
-        (_gpu(name="NVIDIA N1X", total=8128 * _MIB, free=7929 * _MIB), "NVML tells of 7.74 GiB free of 7.94 GiB"),
+        (_gpu(name="NVIDIA Thor", total=0, free=0), "NVML reports 0 B free of 0 B"),
+        (_gpu(name="NVIDIA N1X", total=8128 * _MIB, free=7929 * _MIB), "NVML reports 7.74 GiB free of 7.94 GiB"),
         # More than there is: a figure of NVML's is not believed there.
-        (_gpu(name="NVIDIA Thor", total=122 * _GIB, free=120 * _GIB), "NVML tells of 120.00 GiB free of 122.00 GiB"),
+        (_gpu(name="NVIDIA Thor", total=122 * _GIB, free=120 * _GIB), "NVML reports 120.00 GiB free of 122.00 GiB"),
     ],
 )
 def test_shared_memory_is_what_the_kernel_calls_free_and_says_so(nvml: NvmlStandIn, gpu: str, told: str) -> None:
@@ -763,7 +763,7 @@ def test_shared_memory_with_the_machines_own_figures(nvml: NvmlStandIn) -> None:
 def test_shared_memory_of_a_host_that_tells_less(nvml: NvmlStandIn) -> None:
     told = nvml.ask(_DRIVER + _gpu(name="NVIDIA GB10", memory=3), "choose_gpu", host=(0, None))
     assert told["message"] == (
-        "GPU 0: NVML answers Not Supported when asked for its memory, and the host does not tell how much memory is "
+        "GPU 0: NVML answers Not Supported when asked for its memory, and the host does not report how much memory is "
         "available; give the budget yourself: --vram-budget 8GiB"
     )
     told = nvml.ask(_DRIVER + _gpu(name="NVIDIA GB10", memory=3), "choose_gpu", host=(8 * _GIB, None, 3 * _GIB))
@@ -774,7 +774,7 @@ def test_shared_memory_of_a_host_that_tells_less(nvml: NvmlStandIn) -> None:
     ("gpu", "told"),
     [
         (_gpu(name="NVIDIA GeForce GT 710", memory=3), "NVML answers Not Supported when asked for its memory"),
-        (_gpu(name="NVIDIA GeForce GT 710", total=0, free=0), "NVML tells of 0 B free of 0 B"),
+        (_gpu(name="NVIDIA GeForce GT 710", total=0, free=0), "NVML reports 0 B free of 0 B"),
         (_gpu(name="GRID A100D-8C", total=None), "NVML answers Not Supported when asked for its memory"),
         (_gpu(name=None, memory=3), "NVML answers Not Supported when asked for its memory"),
     ],
