@@ -283,8 +283,8 @@ def test_what_is_to_be_known_about_the_gpu_is_a_warning(folder: Path, machine: C
             Finding(
                 "helper",
                 Status.PROBLEM,
-                "python3 is /env/bin/python3 and runs upstream's helper with a gguf package that numbers I32 otherwise "
-                "than the engine, so the engine cannot read what it writes (/env/powerinfer/__init__.py)",
+                "python3 is /env/bin/python3 and runs upstream's helper with a gguf package that numbers I32 "
+                "differently from the engine, so the engine cannot read what it writes (/env/powerinfer/__init__.py)",
                 f"hotsplit engine install --force ({_INSTALL})",
             ),
         ),
@@ -499,7 +499,7 @@ def test_a_stated_budget_that_is_not_free(folder: Path, machine: Callable[..., N
     machine(gpu=replace(_GPU, free_bytes=613 << 20))
     finding = only(examine(case_of(folder)))
     assert finding.found == (
-        f"the engine's budget is {format_bytes(split_budget(folder))}, but only 1.0 MiB are free beside CUDA's "
+        f"the engine's budget is {format_bytes(split_budget(folder))}, but only 1.0 MiB are free after CUDA's "
         "context; the engine believes its --vram-budget and runs out of memory"
     )
     assert finding.remedy == (
@@ -543,14 +543,14 @@ def test_a_folder_that_is_read_only(folder: Path) -> None:
     finally:
         folder.chmod(0o755)
     assert (finding.check, finding.status) == ("folder", Status.PROBLEM)
-    assert finding.found.startswith(f"{folder}: not writable for this user")
+    assert finding.found.startswith(f"{folder}: not writable by this user")
 
 
 def test_a_folder_that_may_not_be_written(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != folder or mode != os.W_OK)
     finding = only(examine(case_of(folder)))
     assert (finding.check, finding.status) == ("folder", Status.PROBLEM)
-    assert finding.found.startswith(f"{folder}: not writable for this user")
+    assert finding.found.startswith(f"{folder}: not writable by this user")
 
 
 def test_statistics_with_a_layer_missing(folder: Path) -> None:

@@ -385,7 +385,7 @@ def test_the_same_call_gives_the_same_bytes(model: Path, tmp_path: Path) -> None
         ({"vram_capacity": 1 << 63}, "--vram-capacity: found 9223372036854775808, expected 0 to 9223372036854775807"),
         (
             {"output": "other.gpuidx", "vram_capacity": None},
-            "--vram-capacity: missing, and there is no model beside other.gpuidx to account by; "
+            "--vram-capacity: missing, and there is no model next to other.gpuidx to count bytes from; "
             "expected the bytes that the engine must have for this index",
         ),
     ],

@@ -214,7 +214,7 @@ def test_explain_prints_the_bill(capsys: pytest.CaptureFixture[str], model: Path
         (["--vram-budget", "1GiB", "--batch-size", "0"], 2, "batch is 0; expected 1 to 1048576"),
         (["--vram-budget", "1GiB", "--context", "many"], 2, "found 'many', expected a whole number such as 512"),
         (["--vram-budget", "1GiB", "--granularity", "0"], 2, "granularity: expected 1 neuron or more, found 0"),
-        (["--vram-budget", "1GiB", "--output", "missing/plan.json"], 2, "there is no folder missing; make it"),
+        (["--vram-budget", "1GiB", "--output", "missing/plan.json"], 2, "there is no folder missing; create it"),
     ],
 )
 def test_what_goes_wrong_is_said_in_the_last_line(
