@@ -738,7 +738,7 @@ def test_shared_memory_is_what_the_kernel_calls_free_and_says_so(nvml: NvmlStand
     assert (answer["total_bytes"], answer["free_bytes"], answer["used_bytes"]) == (_SPARK[0], _SPARK[2], None)
     assert answer["basis"] == "host memory"
     assert answer["notes"] == [
-        f"GPU 0 ({answer['name']}) shares the host's memory ({told}): the engine will take for free what the kernel "
+        f"GPU 0 ({answer['name']}) shares the host's memory ({told}): the engine will treat as free what the kernel "
         "calls free (/proc/meminfo: 19.37 GiB), without the page cache; 113.07 GiB are available: to use more, start "
         "the engine with --vram-budget and plan with the same"
     ]

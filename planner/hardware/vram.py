@@ -410,7 +410,7 @@ def _on_host_memory(gpu: Gpu, answer: str) -> Gpu:
     free_bytes = min(figures)
     basis = f"{host.basis}: {format_bytes(free_bytes)}"
     note = (
-        f"GPU {gpu.index} ({gpu.name}) shares the host's memory ({answer}): the engine will take for free what the "
+        f"GPU {gpu.index} ({gpu.name}) shares the host's memory ({answer}): the engine will treat as free what the "
         f"kernel calls free ({basis}), without the page cache"
     )
     if host.available_bytes is not None and host.available_bytes > free_bytes:
