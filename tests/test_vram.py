@@ -750,7 +750,7 @@ def test_shared_memory_is_never_more_than_what_is_available(nvml: NvmlStandIn) -
     assert answer["answer"]["free_bytes"] == 9 * _GIB
     assert answer["answer"]["notes"] == [
         "GPU 0 (NVIDIA GB10) shares the host's memory (NVML answers Not Supported when asked for its memory): the "
-        "engine will take for free what the kernel calls free (/proc/meminfo: 9.00 GiB), without the page cache"
+        "engine will treat as free what the kernel calls free (/proc/meminfo: 9.00 GiB), without the page cache"
     ]
 
 
