@@ -218,7 +218,7 @@ def recorded(data: bytes) -> None:
 
 def _read_recorded(path: Path) -> None:
     from planner.activations.expert_counts.reading import read_recorded
-    from planner.activations.expert_counts.recorded import MOST_COUNT
+    from planner.activations.expert_counts.recorded import MAX_COUNT
     from planner.activations.expert_counts.workload import workload_of
 
     found = read_recorded(path)
@@ -227,7 +227,7 @@ def _read_recorded(path: Path) -> None:
     parts = [found.counts] if found.halves is None else [found.counts, found.halves.first, found.halves.second]
     for part in parts:
         _check([row.size for row in part] == [row.size for row in found.counts], "parts of another shape")
-        _check(all(row.min() >= 0 and row.max() <= MOST_COUNT for row in part), "a count that is none")
+        _check(all(row.min() >= 0 and row.max() <= MAX_COUNT for row in part), "a count that is none")
     _check(bool(found.fingerprint), "no fingerprint")
     _check(workload_of("w", 1.0, [found]).choices == found.choices, "choices that are lost")
 

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from planner.activations.expert_counts.reading import EXPECTED, read_recorded
-from planner.activations.expert_counts.recorded import MOST_COUNT, RecordedCounts
+from planner.activations.expert_counts.recorded import MAX_COUNT, RecordedCounts
 from planner.base.errors import InputError
 
 SAMPLES = Path(__file__).parent / "data" / "recorded"
@@ -47,7 +47,7 @@ SGLANG = (
     "expected SGLang's recording of experts, a dict with 'logical_count' or that tensor alone, [passes, layers, "
     "experts] or [layers, experts]"
 )
-COUNT = f"expected a count from 0 to {MOST_COUNT}"
+COUNT = f"expected a count from 0 to {MAX_COUNT}"
 CSV = "expected lines layer_id,expert_id,count or layer,expert, whole numbers without spaces"
 
 
@@ -189,8 +189,8 @@ def test_views_of_larger_tensors(tmp_path: Path) -> None:
 def test_sums_do_not_wrap(tmp_path: Path) -> None:
     found = read_recorded(saved(tmp_path, torch.full((200, 1, 2), 2**31 - 1, dtype=torch.int32)))
     assert table(found) == {0: [200 * (2**31 - 1)] * 2}
-    message = refusal(saved(tmp_path, torch.full((2, 1, 1), MOST_COUNT)))
-    assert message == f"layer 0, expert 0 was chosen {2 * MOST_COUNT} times; expected a count from 0 to {MOST_COUNT}"
+    message = refusal(saved(tmp_path, torch.full((2, 1, 1), MAX_COUNT)))
+    assert message == f"layer 0, expert 0 was chosen {2 * MAX_COUNT} times; expected a count from 0 to {MAX_COUNT}"
     found = read_recorded(saved(tmp_path, torch.full((255, 1, 3), 255, dtype=torch.uint8)))
     assert table(found) == {0: [255 * 255] * 3}
 
@@ -389,7 +389,7 @@ def test_imatrix_by_its_format(tmp_path: Path) -> None:
         ),
         (
             imatrix({"blk.3.ffn_up_exps.weight.counts": [4, float("nan")]}),
-            f"layer 3, expert 1 was chosen nan times; expected a count from 0 to {MOST_COUNT}",
+            f"layer 3, expert 1 was chosen nan times; expected a count from 0 to {MAX_COUNT}",
         ),
         (
             imatrix({"blk.0.ffn_up_exps.weight.counts": [4, 1.0]}, ggml_type=26),
@@ -493,11 +493,11 @@ def hot_cache(*layers: object, **more: object) -> str:
         ),
         (
             '{"model.layers.1.mlp": [1, -2.5]}',
-            f"layer 1, expert 1 was chosen -2.5 times; expected a count from 0 to {MOST_COUNT}",
+            f"layer 1, expert 1 was chosen -2.5 times; expected a count from 0 to {MAX_COUNT}",
         ),
         (
             '{"model.layers.1.mlp": [1e400]}',
-            f"layer 1, expert 0 was chosen inf times; expected a count from 0 to {MOST_COUNT}",
+            f"layer 1, expert 0 was chosen inf times; expected a count from 0 to {MAX_COUNT}",
         ),
         (
             '{"layers": {}}',
@@ -529,7 +529,7 @@ def hot_cache(*layers: object, **more: object) -> str:
         ),
         (
             hot_cache({"layer": 1, "experts": [[0, 1.5]]}),
-            f"layer 1, expert 0 was chosen 1.5 times; expected a whole number from 0 to {MOST_COUNT}",
+            f"layer 1, expert 0 was chosen 1.5 times; expected a whole number from 0 to {MAX_COUNT}",
         ),
         (hot_cache({"layer": 1, "experts": 3}), "layer 1: 'experts' is no list; expected [expert, count] pairs"),
         (hot_cache(n_expert=0), "has n_expert 0; expected 1 to 4096"),
@@ -613,4 +613,4 @@ def test_any_damage_gives_counts_or_one_line(name: str, seed: int, tmp_path_fact
         assert str(error).startswith(f"{path}: ")
         assert len(str(error).splitlines()) == 1
     else:
-        assert all((row >= 0).all() and (row <= MOST_COUNT).all() for row in found.counts)
+        assert all((row >= 0).all() and (row <= MAX_COUNT).all() for row in found.counts)

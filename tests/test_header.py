@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from planner.base.errors import InputError
 from planner.model_files import header as header_module
-from planner.model_files.header import MAX_TEXT_BYTES, MOST_KEPT_NUMBERS, ArraySummary, Header, read_header
+from planner.model_files.header import MAX_KEPT_NUMBERS, MAX_TEXT_BYTES, ArraySummary, Header, read_header
 from tests.model_files import F16, F32, Q4_0, ModelFile, key, llama, n_bytes, string, tensor
 
 _VALUES = [
@@ -62,10 +62,10 @@ def test_keeps_short_arrays_of_numbers_and_no_more_than_a_fixed_number_of_them(t
         ("heads", "[i32]", [0, -1, 8]),
         ("windows", "[bool]", [True, False]),
         ("scales", "[f32]", [0.5, 1.0]),
-        ("longest", "[u8]", [7] * MOST_KEPT_NUMBERS),
-        ("too.long", "[u8]", [7] * (MOST_KEPT_NUMBERS + 1)),
+        ("longest", "[u8]", [7] * MAX_KEPT_NUMBERS),
+        ("too.long", "[u8]", [7] * (MAX_KEPT_NUMBERS + 1)),
         ("words", "[string]", ["a"]),
-        *((f"more.{number}", "[u8]", [1] * MOST_KEPT_NUMBERS) for number in range(16)),
+        *((f"more.{number}", "[u8]", [1] * MAX_KEPT_NUMBERS) for number in range(16)),
     ]
     arrays = read_header(model.write(tmp_path / "m.gguf")).arrays
     assert (arrays["heads"], arrays["scales"]) == ((0, -1, 8), (0.5, 1.0))

@@ -23,7 +23,7 @@ import torch
 from exporter.commands import profile as command
 from exporter.profile.checkpoint import CHECKPOINT_NAME
 from exporter.profile.model import fingerprint_model
-from exporter.profile.run import ProfileOptions, Progress, profile
+from exporter.profile.run import Pace, ProfileOptions, Progress, profile
 from planner.activations.folder import read_statistics
 from planner.base.errors import InputError
 from planner.cli.run import build_parser, run_command
@@ -47,6 +47,9 @@ COMMON: dict[str, Any] = {
 }
 
 
+SQUARED = {"nemotron": "Nemotron", "arcee": "Arcee", "persimmon": "Persimmon", "jais2": "Jais2", "nanochat": "NanoChat"}
+
+
 def make_config(family: str, **changes: Any) -> Any:
     if family == "opt":
         given = {**COMMON, "ffn_dim": 72, "word_embed_proj_dim": 32, "max_position_embeddings": 32}
@@ -56,6 +59,8 @@ def make_config(family: str, **changes: Any) -> Any:
         return transformers.FalconConfig(**{**given, **changes})
     given = {**COMMON, "intermediate_size": 56, "hidden_act": "relu", "num_key_value_heads": 2}
     given = {**given, "max_position_embeddings": 32, **changes}
+    if family in SQUARED:
+        return getattr(transformers, f"{SQUARED[family]}Config")(**{**given, "hidden_act": "relu2", "head_dim": 8})
     return {"llama": transformers.LlamaConfig, "mistral": transformers.MistralConfig}[family](**given)
 
 
@@ -134,6 +139,13 @@ def windows_of(paths: list[Path], only: int | None = None) -> list[list[int]]:
 
 
 EXPAND = {"opt": "fc1", "falcon": "dense_h_to_4h", "llama": "gate_proj", "mistral": "gate_proj"}
+EXPAND |= {
+    "nemotron": "up_proj",
+    "arcee": "up_proj",
+    "persimmon": "dense_h_to_4h",
+    "jais2": "up_proj",
+    "nanochat": "fc1",
+}
 Act = Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]
 
 
@@ -194,6 +206,21 @@ def test_counts_are_those_of_a_plain_count(
         "activation_1.pt",
         "activation_2.pt",
         "profile.json",
+    ]
+
+
+@pytest.mark.parametrize("family", SQUARED)
+def test_squared_relu_without_a_gate_counts(family: str, text: list[Path], tmp_path: Path) -> None:
+    if not hasattr(transformers, f"{SQUARED[family]}Config"):
+        pytest.skip(f"transformers {transformers.__version__} has no {SQUARED[family]}")
+    folder = make_model(tmp_path / "model", make_config(family))
+    told: list[str] = []
+    options = ProfileOptions(folder, tuple(text), tmp_path / "out", context=CONTEXT, batch=3, device="cpu")
+    assert profile(options, tell=told.append).values["gated"] is False
+    assert_counted(tmp_path / "out", own_count(folder, family, windows_of(text)))
+    assert told == [
+        "a squared ReLU (relu2): its zeros are a ReLU's, but no engine that splits neurons between GPU and CPU "
+        "computes it; the counts say how sparse the model is"
     ]
 
 
@@ -476,9 +503,46 @@ def test_code_in_the_folder_is_never_run(
     if model_type == "opt":
         profile(options)
     else:
-        with pytest.raises(InputError, match=re.escape(f"{folder}: cannot open config.json (ValueError: ")):
+        message = (
+            f"{folder}: a model that the library does not know and that code in its folder may define (own.py); read "
+            "it, then run it with --trust-remote-code: it can do anything that you can do"
+        )
+        with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
             profile(options)
     assert not marker.exists()
+
+
+def test_code_in_the_folder_is_run_on_request(
+    make: Callable[..., Path], text: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import dynamic_module_utils
+
+    monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    auto_map = {"AutoConfig": "own.Config", "AutoModel": "own.Model"}
+    known = make("llama")
+    folder = copied(known, tmp_path / "model", model_type="house_made", auto_map=auto_map)
+    (folder / "own.py").write_text(
+        "from transformers import LlamaConfig, LlamaModel\n"
+        "class Config(LlamaConfig):\n    model_type = 'house_made'\n"
+        "class Model(LlamaModel):\n    config_class = Config\n"
+    )
+    given: dict[str, Any] = {"context": CONTEXT, "device": "cpu", "trust_remote_code": True}
+    report = profile(ProfileOptions(folder, tuple(text), tmp_path / "out", **given))
+    assert report.values["model_type"] == "house_made"
+    assert_counted(tmp_path / "out", own_count(known, "llama", windows_of(text)))
+
+
+def test_the_pace_is_that_of_this_run() -> None:
+    now = iter([100.0, 100.0, 104.0, 110.0])
+    pace = Pace(lambda: next(now))
+    # It goes on from 1,000 tokens that another run counted.
+    assert pace(1000, 0.5) == (None, None)
+    assert pace(1100, 0.55) == (None, None)
+    assert pace(1200, 0.6) == pytest.approx((50.0, 16.0))
+    assert pace(1500, 0.75) == pytest.approx((50.0, 10.0))
+    progress = Progress(1500, None, 0.75, None, 50.0, 10.4)
+    assert command._told(progress) == "1,500 tokens, 75%, 50 tokens/s, 0:00:10 left"
 
 
 def test_a_model_that_is_not_relu_is_refused(make: Callable[..., Path], text: list[Path], tmp_path: Path) -> None:
@@ -552,18 +616,15 @@ def test_a_model_that_does_not_run_is_told(
             profile(options)
 
 
-def test_experts_and_other_shapes_are_refused(text: list[Path], tmp_path: Path) -> None:
-    given = {**COMMON, "intermediate_size": 40, "num_key_value_heads": 2, "hidden_act": "relu"}
-    for name, config in (
-        ("mixtral", transformers.MixtralConfig(**given, num_local_experts=2)),
-        ("gpt2", transformers.GPT2Config(vocab_size=63, n_embd=32, n_layer=2, n_head=4, activation_function="relu")),
-    ):
-        folder = make_model(tmp_path / name, config)
-        message = (
-            f"the layers of a {name!r} model are not of a known shape: profile knows LLaMA and Mistral, OPT, Falcon"
-        )
-        with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
-            profile(ProfileOptions(folder, tuple(text), tmp_path / "out", device="cpu"))
+def test_other_shapes_are_refused(text: list[Path], tmp_path: Path) -> None:
+    config = transformers.GPT2Config(vocab_size=63, n_embd=32, n_layer=2, n_head=4, activation_function="relu")
+    folder = make_model(tmp_path / "gpt2", config)
+    message = (
+        "the layers of a 'gpt2' model are not of a known shape: profile knows LLaMA and Mistral, Nemotron, Persimmon, "
+        "NanoChat, OPT, Falcon"
+    )
+    with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
+        profile(ProfileOptions(folder, tuple(text), tmp_path / "out", device="cpu"))
 
 
 def test_options_that_make_no_sense_are_told(make: Callable[..., Path], text: list[Path], tmp_path: Path) -> None:

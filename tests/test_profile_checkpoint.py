@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from exporter.profile.arrange import Place
 from exporter.profile.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from exporter.profile.text import Position
 from planner.base.errors import InputError
@@ -19,7 +20,7 @@ N_FF = (3, 2)
 
 def a_checkpoint() -> Checkpoint:
     counts = (np.arange(12, dtype=np.int64).reshape(4, 3), np.full((4, 2), [7, 1 << 40], dtype=np.int64))
-    return Checkpoint(counts, (10, 12, 0, 3), Position(1, 100, 3, 0, 2, 9), finished=False)
+    return Checkpoint(counts, (10, 12, 0, 3), Place(Position(1, 100, 3, 0, 2, 9), 20, 3), finished=False)
 
 
 @pytest.fixture
@@ -31,7 +32,11 @@ def path(tmp_path: Path) -> Path:
 
 def test_what_was_saved_is_loaded(path: Path) -> None:
     found = load_checkpoint(path, IDENTITY, N_FF)
-    assert (found.tokens, found.position, found.finished) == ((10, 12, 0, 3), Position(1, 100, 3, 0, 2, 9), False)
+    assert (found.tokens, found.place, found.finished) == (
+        (10, 12, 0, 3),
+        Place(Position(1, 100, 3, 0, 2, 9), 20, 3),
+        False,
+    )
     for saved, loaded in zip(a_checkpoint().counts, found.counts, strict=True):
         assert loaded.dtype == np.int64
         np.testing.assert_array_equal(saved, loaded)
@@ -39,7 +44,7 @@ def test_what_was_saved_is_loaded(path: Path) -> None:
 
 def test_bytes_are_fixed(path: Path) -> None:
     magic, described, payload = path.read_bytes().split(b"\n", 2)
-    assert magic == b"hotsplit.profile checkpoint 1"
+    assert magic == b"hotsplit.profile checkpoint 2"
     assert described.startswith(b'{"identity": {"model": "sha256:aa", "text": ["sha256:bb"], "context": 512,')
     assert payload == b"".join(value.to_bytes(8, "little") for value in (*range(12), *[7, 1 << 40] * 4))
     save_checkpoint(path, IDENTITY, a_checkpoint())
@@ -69,7 +74,7 @@ def test_damage_is_seen(path: Path) -> None:
 
 
 def test_another_format_is_refused(path: Path) -> None:
-    path.write_bytes(b"hotsplit.profile checkpoint 2\n{}\n")
+    path.write_bytes(b"hotsplit.profile checkpoint 1\n{}\n")
     with pytest.raises(InputError, match=re.escape("not a checkpoint of this version; start over with --force")):
         load_checkpoint(path, IDENTITY, N_FF)
 
@@ -77,15 +82,3 @@ def test_another_format_is_refused(path: Path) -> None:
 def test_counts_of_another_model_are_refused(path: Path) -> None:
     with pytest.raises(InputError, match="the checkpoint is damaged"):
         load_checkpoint(path, IDENTITY, (3, 3))
-
-
-def test_a_checkpoint_from_before_the_options_had_their_names_goes_on(tmp_path: Path) -> None:
-    path = tmp_path / "c"
-    counts = (np.arange(12, dtype=np.int64).reshape(4, 3),)
-    checkpoint = Checkpoint(counts, (1, 2, 3, 4), Position(), False)
-    save_checkpoint(path, {"context": 512, "batch": 4, "threshold": 0.0}, checkpoint)
-    found = load_checkpoint(path, {"window": 512, "windows_per_batch": 4, "active_above": 0.0}, (3,))
-    assert found.counts[0].tolist() == counts[0].tolist()
-    with pytest.raises(InputError) as caught:
-        load_checkpoint(path, {"window": 256, "windows_per_batch": 4, "active_above": 0.0}, (3,))
-    assert "of another run: window (512, now 256);" in str(caught.value)

@@ -80,7 +80,7 @@ def _is_index(path: Path) -> bool:
 
 def _convert_counts(arguments: argparse.Namespace) -> None:
     from exporter.experts.convert import FORMS, NAMES, Missing, convert_counts
-    from planner.activations.expert_counts.recorded import MOST_LAYERS
+    from planner.activations.expert_counts.recorded import MAX_LAYERS
 
     if arguments.to is not None and arguments.to not in NAMES:
         raise InputError(f"--to {arguments.to[:80]!r}: is not known; known are {', '.join(FORMS)}")
@@ -88,7 +88,7 @@ def _convert_counts(arguments: argparse.Namespace) -> None:
     if arguments.module is not None:
         if arguments.module.count("{}") != 1:
             raise InputError(f"--module {arguments.module[:80]!r}: expected {{}} where the number of the layer stands")
-        modules = {layer: arguments.module.replace("{}", str(layer)) for layer in range(MOST_LAYERS)}
+        modules = {layer: arguments.module.replace("{}", str(layer)) for layer in range(MAX_LAYERS)}
     elif arguments.model is not None:
         from planner.model_files.moe.read import read_moe_model
 

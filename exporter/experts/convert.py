@@ -11,7 +11,7 @@ import numpy as np
 from exporter.experts.exllama import variable_form
 from exporter.experts.hot_cache import list_of_counts
 from planner.activations.expert_counts.reading import read_recorded
-from planner.activations.expert_counts.recorded import MOST_EXPERTS, MOST_LAYERS, RecordedCounts
+from planner.activations.expert_counts.recorded import MAX_EXPERTS, MAX_LAYERS, RecordedCounts
 from planner.base.errors import InputError
 from planner.base.outputs import COUNTS_CSV, EXLLAMAV3_COUNTS, HOT_CACHE, TORCH_COUNTS, Kind, check_output
 from planner.base.outputs import replacing as replacing_file
@@ -111,7 +111,7 @@ def _sglang(counts: RecordedCounts, missing: Missing, note: Callable[[str], None
                 f"the recording does not say how many layers the model has; {n_layer} are written, up to the last one "
                 "with experts (--layers N says otherwise)"
             )
-    if not counts.layers[-1] < n_layer <= MOST_LAYERS:
+    if not counts.layers[-1] < n_layer <= MAX_LAYERS:
         raise InputError(f"--layers {n_layer}: {counts.source} has layer {counts.layers[-1]}")
     table = np.zeros((n_layer, n_expert), dtype=np.int64)
     for layer, row in zip(counts.layers, _whole(counts, note), strict=True):
@@ -155,7 +155,7 @@ def _n_expert(counts: RecordedCounts, missing: Missing) -> int:
                 "say how many with --experts N"
             )
         return seen
-    if not seen <= missing.n_expert <= MOST_EXPERTS or (counts.n_expert_known and missing.n_expert != seen):
+    if not seen <= missing.n_expert <= MAX_EXPERTS or (counts.n_expert_known and missing.n_expert != seen):
         raise InputError(f"--experts {missing.n_expert}: {counts.source} has counts of {seen} experts")
     return missing.n_expert
 

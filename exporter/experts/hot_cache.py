@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 SCHEMA = "llama.cpp.moe_layer_opt_perf.v1"
 _MIB = 1 << 20
-_MOST_LANES = 3
+_MAX_LANES = 3
 _LANE_OPTIONS = ("", "second-", "third-")
 
 
@@ -87,8 +87,8 @@ class HotCacheWriter(ExpertWriter):
         if lacking is not None:
             return [f"units.groups[{lacking}].unit_bytes: is not there; the cache's budgets are in bytes"]
         rooms = lanes(plan)
-        if len(rooms) > _MOST_LANES:
-            return [f"units.groups: place experts on {', '.join(rooms)}; the hot cache has at most {_MOST_LANES} lanes"]
+        if len(rooms) > _MAX_LANES:
+            return [f"units.groups: place experts on {', '.join(rooms)}; the hot cache has at most {_MAX_LANES} lanes"]
         try:
             natural(settings_of(plan), "top_k")
         except InputError as error:

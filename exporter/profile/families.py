@@ -41,6 +41,9 @@ class Shape(Record):
 
 SHAPES = (
     Shape("LLaMA and Mistral", "layers", "mlp.gate_proj", "mlp.act_fn", ("mlp.up_proj",), True, ("hidden_act",)),
+    Shape("Nemotron", "layers", "mlp.up_proj", "mlp.act_fn", ("mlp.down_proj",), False, ("hidden_act",)),
+    Shape("Persimmon", "layers", "mlp.dense_h_to_4h", "mlp.act", ("mlp.dense_4h_to_h",), False, ("hidden_act",)),
+    Shape("NanoChat", "layers", "mlp.fc1", "mlp.activation_fn", ("mlp.fc2",), False, ("hidden_act",)),
     Shape("OPT", "decoder.layers", "fc1", "activation_fn", ("fc2",), False, ("activation_function",)),
     Shape("Falcon", "h", "mlp.dense_h_to_4h", "mlp.act", ("mlp.dense_4h_to_h",), False, ("activation", "hidden_act")),
 )
@@ -98,6 +101,54 @@ def find_neurons(model: nn.Module, model_type: str) -> NeuronLayers:
     )
 
 
+class ExpertLayers(Record):
+    """The experts of a model, of which a router chooses a few for each token.
+
+    Attributes:
+        layers: path of the list of layers in the model without its head.
+        n_experts: experts of a layer that has any.
+        modules: each layer's experts, called with what the router chose; None for a layer without.
+    """
+
+    layers: str
+    n_experts: int
+    modules: tuple[nn.Module | None, ...]
+
+
+def find_experts(model: nn.Module, model_type: str) -> ExpertLayers | None:
+    """Returns the experts of every layer of `model` (a decoder without its head); None where no layer has any.
+
+    From version 5 on transformers keeps the experts of a layer in one module, named `experts`, whatever the family, and
+    calls it with hidden states, the numbers of the chosen experts, and their weights (`MixtralExperts.forward` in
+    modeling_mixtral.py 5.23, and those of OLMoE, Qwen3-MoE, gpt-oss, DeepSeek, GLM4-MoE alike).
+
+    Raises:
+        InputError: the experts are kept in another way, or their number differs from layer to layer.
+    """
+    from torch import nn
+
+    layers = _at(model, "layers")
+    if not isinstance(layers, nn.ModuleList):
+        return None
+    found: list[nn.Module | None] = []
+    for number, layer in enumerate(layers):
+        modules = [module for name, module in layer.named_modules() if name.rpartition(".")[2] == "experts"]
+        if len(modules) > 1 or any(not isinstance(getattr(module, "num_experts", None), int) for module in modules):
+            raise InputError(
+                f"the experts of layer {number} of this {printable(model_type, limit=40)!r} model are not in one "
+                f"module that says how many there are, as they are in transformers 5; update transformers, or "
+                f"record the choices with the engine"
+            )
+        found.append(modules[0] if modules else None)
+    numbers = {int(getattr(module, "num_experts", 0)) for module in found if module is not None}
+    if len(numbers) > 1:
+        raise InputError(
+            f"the layers of this {printable(model_type, limit=40)!r} model have {listed([*map(str, sorted(numbers))])} "
+            f"experts; one number for all is needed"
+        )
+    return ExpertLayers("layers", numbers.pop(), tuple(found)) if numbers else None
+
+
 def is_relu_like(activation: nn.Module) -> bool:
     """Returns whether `activation` gives exactly 0 for every negative input, and something else for large inputs.
 
@@ -112,6 +163,15 @@ def is_relu_like(activation: nn.Module) -> bool:
     negative = -torch.logspace(-6, 3, 181, device="cpu")
     with torch.inference_mode():
         return bool((activation(negative) == 0).all()) and bool((activation(negative.abs()[-20:]) != 0).all())
+
+
+def is_squared(activation: nn.Module) -> bool:
+    """Returns whether `activation`, which is ReLU-like, grows with the square of its input."""
+    import torch
+
+    with torch.inference_mode():
+        one, two = activation(torch.tensor([1.0, 2.0])).tolist()
+    return bool(two == 4 * one)
 
 
 def _neurons(layer: object, shape: Shape) -> tuple[int, nn.Module] | None:

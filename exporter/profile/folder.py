@@ -17,6 +17,7 @@ import numpy.typing as npt
 from planner.base.files import write_whole
 
 REPORT_NAME = "profile.json"
+_EXPERTS = re.compile(r"experts_(\d+)_[A-Za-z0-9._-]*\.pt", re.ASCII)
 _STATISTICS = re.compile(r"activation_(\d+)(?:_\d+)?\.pt", re.ASCII)
 
 
@@ -24,7 +25,8 @@ def statistics_in(folder: Path) -> tuple[Path, ...]:
     """Returns the statistics files in `folder`, experts' included, layer 0 first; none where there is no folder."""
     if not folder.is_dir():
         return ()
-    found = [(int(match[1]), path) for path in folder.iterdir() if (match := _STATISTICS.fullmatch(path.name))]
+    names = [(path, _STATISTICS.fullmatch(path.name) or _EXPERTS.fullmatch(path.name)) for path in folder.iterdir()]
+    found = [(int(match[1]), path) for path, match in names if match]
     return tuple(path for _, path in sorted(found))
 
 
@@ -44,6 +46,48 @@ def write_statistics(folder: Path, counts: Sequence[npt.NDArray[np.int64]], repo
     write_whole(folder / REPORT_NAME, report)
     for layer in reversed(range(len(counts))):
         write_whole(folder / f"activation_{layer}.pt", _as_torch_file(counts[layer]))
+
+
+def write_expert_counts(folder: Path, workloads: Sequence[tuple[Path, npt.NDArray[np.int64]]], report: bytes) -> None:
+    """Replaces the statistics in `folder` by those of experts: `experts_<number>_<name>.pt` for each file of text.
+
+    The layout is that of SGLang's recorder (`python/sglang/srt/eplb/expert_distribution.py`, SGLang 0.5.23), as after
+    one forward pass: a dict with `logical_count`, int64 [1, layers, experts].
+
+    Args:
+        folder: exists.
+        workloads: each file of text and how often each expert was chosen over it, [layers, experts].
+        report: content of the file that says what was counted.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
+    import torch
+
+    files = []
+    for text, counts in workloads:
+        buffer = io.BytesIO()
+        torch.save({"logical_count": torch.from_numpy(np.ascontiguousarray(counts[None], dtype=np.int64))}, buffer)
+        files.append((re.sub(r"[^A-Za-z0-9._-]", "_", text.stem)[:80], buffer.getvalue()))
+    write_expert_files(folder, files, report)
+
+
+def write_expert_files(folder: Path, files: Sequence[tuple[str, bytes]], report: bytes) -> None:
+    """Replaces the statistics in `folder` by these files of experts.
+
+    Args:
+        folder: exists.
+        files: name of each text, of letters that any system takes, and the content of its file.
+        report: content of the file that says what was counted.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
+    for path in statistics_in(folder):
+        path.unlink()
+    write_whole(folder / REPORT_NAME, report)
+    for number, (name, content) in reversed([*enumerate(files)]):
+        write_whole(folder / f"experts_{number}_{name}.pt", content)
 
 
 def _as_torch_file(values: npt.NDArray[np.int64]) -> bytes:

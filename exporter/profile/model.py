@@ -12,15 +12,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from exporter.profile.families import NeuronLayers, find_neurons, is_relu_like
+from exporter.profile.families import ExpertLayers, NeuronLayers, find_experts, find_neurons, is_relu_like
+from exporter.profile.open_layers import open_layers
 from exporter.profile.sentence_pieces import needs_sentence_pieces, sentence_pieces
-from planner.base.errors import InputError, install_advice
+from planner.base.errors import HotsplitError, InputError, install_advice
 from planner.base.record import Record
-from planner.base.text import printable
+from planner.base.text import listed, printable
 from planner.base.units import MIB
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
+
+    from exporter.profile.layered import LayeredModel
 
 Device = Literal["cpu", "cuda"]
 DtypeName = Literal["auto", "float32", "float16", "bfloat16"]
@@ -42,6 +46,8 @@ _MAX_DEFAULT_CONTEXT = 2048
 _WHOLE_BYTES = 16 * MIB
 _SAMPLE_BYTES = 64 << 10
 _SAMPLES = 64
+# What torch's own memory on a CPU is aligned to (c10/core/alignment.h).
+_ALIGNMENT_BYTES = 64
 
 
 class OpenModel(Record):
@@ -50,7 +56,8 @@ class OpenModel(Record):
     Attributes:
         folder: where it comes from.
         module: the decoder without its head, in evaluation mode, on its device.
-        neurons: its FFN neurons.
+        neurons: its FFN neurons; None where its experts are counted.
+        experts: its experts; None for a dense model.
         model_type: what its configuration calls it, such as `opt`.
         activation: its activation function, as the configuration names it.
         relu_like: whether that function gives exactly 0 for every negative input.
@@ -59,11 +66,14 @@ class OpenModel(Record):
         dtype: type of its weights in memory, such as `float32`.
         device: where it is.
         tokenize: text to token numbers, with the special tokens its tokenizer adds.
+        n_embd: width of its hidden states.
+        layered: runs its layers one by one; None where the whole model is in memory.
     """
 
     folder: Path
     module: nn.Module
-    neurons: NeuronLayers
+    neurons: NeuronLayers | None
+    experts: ExpertLayers | None
     model_type: str
     activation: str
     relu_like: bool
@@ -72,6 +82,16 @@ class OpenModel(Record):
     dtype: str
     device: Device
     tokenize: Callable[[str], list[int]]
+    n_embd: int
+    layered: LayeredModel | None = None
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """What is counted in each layer: its neurons, or its experts (layers without any have as many zeros)."""
+        if self.neurons is not None:
+            return self.neurons.n_ff
+        assert self.experts is not None, "a model has the one or the other"
+        return (self.experts.n_experts,) * len(self.experts.modules)
 
     @property
     def default_context(self) -> int:
@@ -132,11 +152,19 @@ def _is_set(variables: Sequence[str]) -> bool:
 
 
 @offline()
-def open_model(folder: Path, *, device: Device, dtype: DtypeName, any_activation: bool) -> OpenModel:
+def open_model(
+    folder: Path,
+    *,
+    device: Device,
+    dtype: DtypeName,
+    any_activation: bool,
+    whole: Callable[[int], bool] | None = None,
+    trust_remote_code: bool = False,
+) -> OpenModel:
     """Opens the model in `folder` for counting.
 
-    Nothing is downloaded, code that lies in the folder is never run, and safetensors files are preferred to pickled
-    ones (which torch reads without running them). A folder whose weights do not fill the whole model is refused:
+    Nothing is downloaded, code that lies in the folder is run only on request, and safetensors files are preferred to
+    pickled ones (which torch reads without running them). A folder whose weights do not fill the model is refused:
     transformers would fill the rest with random numbers. The shape and the activation function are checked before the
     weights are read.
 
@@ -145,6 +173,8 @@ def open_model(folder: Path, *, device: Device, dtype: DtypeName, any_activation
         device: where to put the model.
         dtype: type of the weights in memory; `auto` is float32 on a CPU, and on a GPU the type they are stored in.
         any_activation: accept an activation function that is not ReLU-like.
+        whole: whether a model of so many bytes goes into memory as a whole, else its layers go one by one; None is yes.
+        trust_remote_code: run Python code of the folder that defines the model.
 
     Raises:
         InputError: transformers is not installed; the folder is not a model that can be counted.
@@ -153,65 +183,152 @@ def open_model(folder: Path, *, device: Device, dtype: DtypeName, any_activation
     transformers = _transformers()
     import torch
 
-    with _quiet(transformers), readable_errors(folder, "open config.json"):
-        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    config = _config(folder, transformers, trust_remote_code)
     model_type = str(getattr(config, "model_type", "")) or "unknown"
     with (
         _quiet(transformers),
         readable_errors(folder, "build the model that config.json describes"),
         torch.device("meta"),
     ):
-        outline = transformers.AutoModel.from_config(config, trust_remote_code=False)
-    neurons = find_neurons(outline, model_type)
+        outline = transformers.AutoModel.from_config(config, trust_remote_code=trust_remote_code)
+    experts = find_experts(outline, model_type)
+    neurons = None if experts else find_neurons(outline, model_type)
     activation = _activation_name(config, neurons)
-    relu_like = all(is_relu_like(module) for module in neurons.activations)
-    if not relu_like and not any_activation:
+    relu_like = neurons is not None and all(is_relu_like(module) for module in neurons.activations)
+    if experts and any_activation:
+        raise InputError(
+            f"{folder}: the choices of its router are counted, which have no threshold; leave out --active-above"
+        )
+    if neurons and not relu_like and not any_activation:
         raise InputError(
             f"{folder}: the activation function {activation!r} is not of the ReLU family: almost every neuron gives "
             f"something for every token, so there are no hot neurons to count and the engine cannot skip any; use the "
             f"ReLU version of the model, or give --active-above X to count outputs above X"
         )
-    tokenize = sentence_pieces(folder) if needs_sentence_pieces(folder) else _transformers_tokens(folder, transformers)
+    tokenize = (
+        sentence_pieces(folder)
+        if needs_sentence_pieces(folder)
+        else _transformers_tokens(folder, transformers, trust_remote_code)
+    )
     wanted = _dtype(config, dtype, device)
-    with _quiet(transformers), readable_errors(folder, "open the weights"):
-        module, loading = transformers.AutoModel.from_pretrained(
-            folder,
-            config=config,
-            dtype=getattr(torch, wanted),
-            local_files_only=True,
-            trust_remote_code=False,
-            use_safetensors=any(folder.glob("*.safetensors")),
-            output_loading_info=True,
-        )
-    _check_loaded(folder, loading)
-    module.eval()
-    with readable_errors(folder, f"put the model on {device}"):
-        module.to(device)
+    n_bytes = sum(parameter.numel() for parameter in outline.parameters()) * getattr(torch, wanted).itemsize
+    layered = None
+    if whole is None or whole(n_bytes):
+        module = _open_whole(folder, transformers, config, wanted, trust_remote_code)
+        with readable_errors(folder, f"put the model on {device}"):
+            module.to(device)
+    else:
+        with _quiet(transformers), readable_errors(folder, "open the weights"):
+            module = _shell(transformers, config, getattr(torch, wanted), trust_remote_code)
+            path = neurons.shape.layers if neurons else "layers"
+            layered = open_layers(folder, module, path, device)
     embedding = module.get_input_embeddings()
     most = getattr(config, "max_position_embeddings", None)
     return OpenModel(
         folder=folder,
         module=module,
-        neurons=find_neurons(module, model_type),
+        neurons=find_neurons(module, model_type) if neurons else None,
+        experts=find_experts(module, model_type),
         model_type=model_type,
         activation=activation,
         relu_like=relu_like,
         n_vocab=int(embedding.weight.shape[0]),
         context_most=most if type(most) is int and most > 0 else None,
-        dtype=str(next(module.parameters()).dtype).removeprefix("torch."),
+        dtype=wanted,
         device=device,
         tokenize=tokenize,
+        n_embd=int(config.hidden_size),
+        layered=layered,
     )
 
 
-def _transformers_tokens(folder: Path, transformers: Any) -> Callable[[str], list[int]]:
+def _config(folder: Path, transformers: Any, trust_remote_code: bool) -> Any:
+    """Returns what config.json says.
+
+    Raises:
+        InputError: it cannot be read, or takes code that is not trusted.
+    """
+    with _quiet(transformers):
+        try:
+            with readable_errors(folder, "open config.json"):
+                return transformers.AutoConfig.from_pretrained(
+                    folder, local_files_only=True, trust_remote_code=trust_remote_code
+                )
+        except InputError:
+            if trust_remote_code or not any(folder.glob("*.py")):
+                raise
+            names = listed(sorted(path.name for path in folder.glob("*.py")))
+            raise InputError(
+                f"{folder}: a model that the library does not know and that code in its folder may define "
+                f"({printable(names, limit=200)}); read it, then run it with --trust-remote-code: it can do anything "
+                f"that you can do"
+            ) from None
+
+
+def _open_whole(folder: Path, transformers: Any, config: Any, dtype: str, trust_remote_code: bool) -> Any:
+    """Returns the model with all its weights, on the CPU.
+
+    Raises:
+        InputError: the weights are not this model's, or not all of them are there.
+    """
+    import torch
+
+    with _quiet(transformers), readable_errors(folder, "open the weights"):
+        module, loading = transformers.AutoModel.from_pretrained(
+            folder,
+            config=config,
+            dtype=getattr(torch, dtype),
+            local_files_only=True,
+            trust_remote_code=trust_remote_code,
+            use_safetensors=any(folder.glob("*.safetensors")),
+            output_loading_info=True,
+        )
+    _check_loaded(folder, loading)
+    module.eval()
+    _align(module)
+    return module
+
+
+def _shell(transformers: Any, config: Any, dtype: torch.dtype, trust_remote_code: bool) -> Any:
+    """Returns the model without its weights: parameters are on the device `meta`, what it computes for itself is not.
+
+    `torch.device("meta")` would leave out tables of positions as well, which no file holds.
+    """
+    from torch import nn
+
+    register = nn.Module.register_parameter
+
+    def on_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        register(module, name, parameter)
+        if parameter is not None:
+            module._parameters[name] = nn.Parameter(parameter.data.to("meta"), requires_grad=False)
+
+    nn.Module.register_parameter = on_meta  # type: ignore[method-assign, assignment]
+    try:
+        module = transformers.AutoModel.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
+    finally:
+        nn.Module.register_parameter = register  # type: ignore[method-assign]
+    kept = {*(getattr(module, "_keep_in_fp32_modules", None) or ())}
+    kept |= {*(getattr(module, "_keep_in_fp32_modules_strict", None) or ())}
+    if kept and str(dtype) != "torch.float32":
+        raise InputError(
+            f"{config.name_or_path}: parts of this model stay float32 in any type, which is not done layer by layer; "
+            f"use --dtype float32, or count without --memory and --gpu-memory"
+        )
+    module.eval()
+    return module
+
+
+def _transformers_tokens(folder: Path, transformers: Any, trust_remote_code: bool) -> Callable[[str], list[int]]:
     """Returns what makes tokens of text with the tokenizer that transformers finds in `folder`.
 
     Raises:
         InputError: it finds none that it can open.
     """
     with _quiet(transformers), readable_errors(folder, "open the tokenizer"):
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=trust_remote_code
+        )
 
     def tokenize(text: str) -> list[int]:
         with _quiet(transformers):
@@ -233,7 +350,7 @@ def fingerprint_model(folder: Path) -> str:
     """
     digest = hashlib.sha256()
     for path in sorted(folder.iterdir()):
-        if path.suffix not in {".json", ".safetensors", ".bin", ".model", ".txt"} or not path.is_file():
+        if path.suffix not in {".json", ".safetensors", ".bin", ".model", ".txt", ".py"} or not path.is_file():
             continue
         n_bytes = path.stat().st_size
         digest.update(f"{path.name}\0{n_bytes}\0".encode())
@@ -310,7 +427,7 @@ def readable_errors(
     """
     try:
         yield
-    except InputError:
+    except HotsplitError:
         raise
     # The libraries promise no set of exceptions, and the folder is anybody's.
     except Exception as error:
@@ -327,12 +444,24 @@ def _is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
 
 
-def _activation_name(config: Any, neurons: NeuronLayers) -> str:
-    for key in neurons.shape.keys:
+def _align(module: nn.Module) -> None:
+    """Moves weights that lie where a file put them to addresses that torch itself would choose.
+
+    transformers 5 leaves a weight of a safetensors file that needs no conversion where the file is mapped into memory.
+    A row at an address that is no multiple of 16 is multiplied in another order, so that the last bits of an answer
+    would depend on the length of the file's header, and a count with them.
+    """
+    for parameter in module.parameters():
+        if parameter.data_ptr() % _ALIGNMENT_BYTES:
+            parameter.data = parameter.data.clone()
+
+
+def _activation_name(config: Any, neurons: NeuronLayers | None) -> str:
+    for key in neurons.shape.keys if neurons else ("hidden_act",):
         name = getattr(config, key, None)
         if isinstance(name, str):
             return printable(name, limit=40)
-    return type(neurons.activations[0]).__name__
+    return type(neurons.activations[0]).__name__ if neurons else "unknown"
 
 
 def _dtype(config: Any, wanted: DtypeName, device: Device) -> str:

@@ -40,7 +40,7 @@ _MAX_DIRECTORY_BYTES = 1 << 20
 _MAX_LEGACY_HEAD_BYTES = 5 * _MAX_PICKLE_BYTES + 64
 _MAX_ORDER_BYTES = 20
 # As many as numpy has had at all times.
-_MOST_DIMENSIONS = 32
+_MAX_DIMENSIONS = 32
 
 _ZIP_START = b"PK\x03\x04"
 # The first pickle of the older form is the number 0x1950a86a20f9469cfc6c (`torch.serialization.MAGIC_NUMBER`).
@@ -458,7 +458,7 @@ def _describe(term: object) -> _View:
         raise InputError("holds a tensor that takes another type when it is loaded; save tensor.cpu() instead")
     if not all(_is_count(number) for number in (offset, elements, *size, *stride)) or len(size) != len(stride):
         raise damaged()
-    if len(size) > _MOST_DIMENSIONS:
+    if len(size) > _MAX_DIMENSIONS:
         raise InputError(f"holds a tensor of {len(size)} dimensions; {EXPECTED}")
     if any(length > 1 and step == 0 for length, step in zip(size, stride, strict=True)):
         raise InputError("holds one number repeated (an expanded view); save tensor.contiguous() instead")

@@ -27,7 +27,7 @@ from planner.base.files import check_replaceable, staged
 
 # Where files say what they are: at their beginning, PDF at its end.
 _END_BYTES = 8192
-_MOST_SLOTS_BYTES = 1 << 26
+_MAX_SLOTS_BYTES = 1 << 26
 
 GENERATOR = "hotsplit"
 """What pages and plots carry as the program that made them."""
@@ -87,7 +87,7 @@ COUNTS_CSV = _recognised_by("counts of experts as csv", rb"layer,expert,count\n"
 def _slots_objection(path: Path) -> str | None:
     """A trace of choices has the same header and the same columns, but never each expert once and in order."""
     with path.open("rb") as file:
-        content = file.read(_MOST_SLOTS_BYTES + 1)
+        content = file.read(_MAX_SLOTS_BYTES + 1)
     rows = re.findall(rb"^([0-9]{1,6}),([0-9]{1,6})$", content, re.MULTILINE)
     numbers = [(int(layer), int(expert)) for layer, expert in rows]
     is_list = content == b"".join([b"layer,expert\n", *(b"%d,%d\n" % pair for pair in numbers)])

@@ -44,8 +44,8 @@ MAX_NAME_BYTES = 1 << 16
 MAX_TEXT_BYTES = 1 << 16
 MAX_DIMENSIONS = 4
 # Arrays that say something per layer are kept, such as the heads of each layer; vocabularies are not.
-MOST_KEPT_NUMBERS = 1 << 12
-_MOST_KEPT_IN_ALL = 1 << 16
+MAX_KEPT_NUMBERS = 1 << 12
+_MAX_KEPT_IN_ALL = 1 << 16
 MAX_NUMBER = (1 << 63) - 1
 
 _CHUNK_BYTES = 1 << 18
@@ -111,7 +111,7 @@ class Header(Record):
         version: 2 or 3.
         metadata: the keys in file order; arrays and very long texts as `ArraySummary`.
         value_types: the type that each key's value has in the file (`u32`, `string`, `array`, …).
-        arrays: the elements of arrays of at most `MOST_KEPT_NUMBERS` numbers, by key.
+        arrays: the elements of arrays of at most `MAX_KEPT_NUMBERS` numbers, by key.
         tensors: in file order, names distinct.
         alignment: of the tensor data, in bytes.
         data_offset: where tensor data starts, in bytes from the start of the file.
@@ -299,7 +299,7 @@ class _Reader:
             self._fail(f"{what} is an array of type {element_type}; expected 0 to 12")
         name, element = _SCALARS[element_type]
         what = f"{what}, an array of {length} {name}"
-        if length <= MOST_KEPT_NUMBERS and self._kept_numbers + length <= _MOST_KEPT_IN_ALL:
+        if length <= MAX_KEPT_NUMBERS and self._kept_numbers + length <= _MAX_KEPT_IN_ALL:
             numbers = struct.unpack(f"<{length}{element.format[-1]}", self._take(element.size * length, what))
             self._arrays[key] = tuple(map(bool, numbers)) if element_type == _BOOL else numbers
             self._kept_numbers += length

@@ -21,16 +21,16 @@ T = TypeVar("T")
 Limits: TypeAlias = msgspec.Meta
 """What a value of a declared type is held to while it is decoded, as in `Annotated[int, Limits(ge=0)]`."""
 
-MOST_JSON_BYTES = 64 << 20
+MAX_JSON_BYTES = 64 << 20
 """The most bytes of one JSON text; the index of a model with 90,000 tensors has 9 MB."""
 
-MOST_CONFIG_BYTES = 4 << 20
+MAX_CONFIG_BYTES = 4 << 20
 """The most bytes of a configuration; lists of modules that stay unquantised make it a megabyte at most."""
 
 _MAX_SHOWN = 120
 
 
-def read_bounded(path: Path, what: str, *, most_bytes: int = MOST_JSON_BYTES) -> bytes:
+def read_bounded(path: Path, what: str, *, most_bytes: int = MAX_JSON_BYTES) -> bytes:
     """Returns the bytes of a small file.
 
     Args:
@@ -79,7 +79,7 @@ def read_mapping(path: Path, what: str) -> dict[str, Any]:
         InputError: too long, no JSON, or no mapping.
         OSError: it cannot be opened or read.
     """
-    raw = read_bounded(path, what, most_bytes=MOST_CONFIG_BYTES)
+    raw = read_bounded(path, what, most_bytes=MAX_CONFIG_BYTES)
     try:
         value = json.loads(raw)
     except (ValueError, RecursionError) as error:

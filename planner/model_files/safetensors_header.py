@@ -24,7 +24,7 @@ from planner.base.record import Record
 from planner.model_files.json_text import Limits, check_no_repeated_key, decode_as, parts_of
 
 MAX_HEADER_BYTES = 64 << 20
-MOST_DATA_BYTES = 1 << 62
+MAX_DATA_BYTES = 1 << 62
 # Kimi-K2 quantised by exllamav3 has about 280,000 in all of its files; the limit keeps what a forged file can cost in
 # memory to some hundred megabytes.
 MAX_TENSORS = 1 << 20
@@ -164,7 +164,7 @@ def _check_places(path: Path, tensors: Mapping[str, StoredTensor]) -> int:
             found = f"tensor {name[:_MAX_SHOWN]!r} has data_offsets [{start}, {stop}]"
             _fail(path, f"{found}; expected them to start at {end}, where the tensor before it ends")
         end = stop
-    if end > MOST_DATA_BYTES:
+    if end > MAX_DATA_BYTES:
         _fail(path, f"its header announces {end} bytes of data, more than any file has")
     if "" in {tensor.dtype for tensor in tensors.values()}:
         name = next(name for name, tensor in tensors.items() if not tensor.dtype)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 MIB = 1 << 20
 SCHEMAS = {"llama.cpp.moe_layer_opt_perf.v1", "llama.cpp.moe_layer_perf.v1"}
-_MOST_SCORE = 999_999
+_MAX_SCORE = 999_999
 
 
 def load(path: Path, plan: Plan | None) -> Loaded:
@@ -86,7 +86,7 @@ def by_rank(listed: dict[int, dict[int, int]]) -> list[tuple[int, int]]:
     entries = []
     for layer, row in listed.items():
         order = sorted(row, key=lambda expert: (-row[expert], expert))
-        entries += [(rank, -min(row[expert], _MOST_SCORE), layer, expert) for rank, expert in enumerate(order)]
+        entries += [(rank, -min(row[expert], _MAX_SCORE), layer, expert) for rank, expert in enumerate(order)]
     return [(layer, expert) for _, _, layer, expert in sorted(entries)]
 
 

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from planner.activations.expert_counts.recorded import (
-    MOST_COUNT,
-    MOST_EXPERTS,
-    MOST_LAYERS,
+    MAX_COUNT,
+    MAX_EXPERTS,
+    MAX_LAYERS,
     Array,
     Halves,
     RecordedCounts,
@@ -54,7 +54,7 @@ def read_csv(path: Path, content: bytes) -> RecordedCounts:
     """
     content = content.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n")
     columns, content = _without_headers(path, content)
-    total = np.zeros(MOST_LAYERS * MOST_EXPERTS, dtype=np.int64)
+    total = np.zeros(MAX_LAYERS * MAX_EXPERTS, dtype=np.int64)
     trace = []
     for table in _tables(path, content, columns):
         cells = _cells(path, table)
@@ -63,14 +63,14 @@ def read_csv(path: Path, content: bytes) -> RecordedCounts:
             trace.append(cells)
         else:
             # A piece has under 2^20 lines, so that their sum stays in 64 bits until it is compared.
-            np.add.at(total, cells, np.minimum(table[:, 2], 2 * MOST_COUNT))
-            if total.max() > MOST_COUNT:
-                layer, expert = divmod(int(total.argmax()), MOST_EXPERTS)
+            np.add.at(total, cells, np.minimum(table[:, 2], 2 * MAX_COUNT))
+            if total.max() > MAX_COUNT:
+                layer, expert = divmod(int(total.argmax()), MAX_EXPERTS)
                 raise InputError(
-                    f"{path}: layer {layer}, expert {expert} was chosen more than {MOST_COUNT} times; no recording is "
+                    f"{path}: layer {layer}, expert {expert} was chosen more than {MAX_COUNT} times; no recording is "
                     "as long"
                 )
-    rows = total.reshape(MOST_LAYERS, MOST_EXPERTS)
+    rows = total.reshape(MAX_LAYERS, MAX_EXPERTS)
     layers = np.flatnonzero(rows.any(axis=1))
     if not layers.size:
         raise InputError(f"{path}: counts no expert at all; {_EXPECTED}")
@@ -120,11 +120,11 @@ def _tables(path: Path, content: bytes, columns: int) -> Iterator[Array]:
 
 def _cells(path: Path, table: Array) -> Array:
     """Returns, for each line, its place in a table of all layers and experts that any model can have."""
-    for column, what, most in ((0, "layer", MOST_LAYERS), (1, "expert", MOST_EXPERTS)):
+    for column, what, most in ((0, "layer", MAX_LAYERS), (1, "expert", MAX_EXPERTS)):
         highest = int(table[:, column].max())
         if highest >= most:
             raise InputError(f"{path}: has the {what} {highest}; no model has more than {most} {what}s")
-    cells: Array = (table[:, 0] * MOST_EXPERTS + table[:, 1]).astype(np.int32)
+    cells: Array = (table[:, 0] * MAX_EXPERTS + table[:, 1]).astype(np.int32)
     return cells
 
 
@@ -167,12 +167,12 @@ def _first_half(trace: list[Array], half: Array) -> Array:
         trace: the cells of all lines in order, in pieces.
         half: for each layer how many of its lines to take.
     """
-    taken = np.zeros(MOST_LAYERS * MOST_EXPERTS, dtype=np.int64)
-    passed = np.zeros(MOST_LAYERS, dtype=np.int64)
+    taken = np.zeros(MAX_LAYERS * MAX_EXPERTS, dtype=np.int64)
+    passed = np.zeros(MAX_LAYERS, dtype=np.int64)
     for cells in trace:
-        layers = cells // MOST_EXPERTS
+        layers = cells // MAX_EXPERTS
         order = np.argsort(layers, kind="stable")
-        found = np.bincount(layers, minlength=MOST_LAYERS)
+        found = np.bincount(layers, minlength=MAX_LAYERS)
         # The position of each line among those of its own layer, here and in the pieces before.
         rank = np.arange(len(cells)) - np.repeat(np.cumsum(found) - found - passed, found)
         _add_ones(taken, cells[order][rank < np.repeat(half, found)])

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from planner.activations.expert_counts.json_file import is_number
-from planner.activations.expert_counts.recorded import MOST_LAYERS, RecordedCounts, check_shape, checked_rows
+from planner.activations.expert_counts.recorded import MAX_LAYERS, RecordedCounts, check_shape, checked_rows
 from planner.base.errors import InputError
 
 _KEY = re.compile(r"(?:[A-Za-z_][A-Za-z0-9_]*\.)*layers\.([0-9]{1,4})\.[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
@@ -43,7 +43,7 @@ def read_exllamav3(path: Path, document: dict[str, Any]) -> RecordedCounts:
     found: dict[int, tuple[str, list[Any]]] = {}
     for key, values in listed.items():
         match = _KEY.fullmatch(key)
-        if match is None or int(match[1]) >= MOST_LAYERS:
+        if match is None or int(match[1]) >= MAX_LAYERS:
             raise InputError(f"{path}: has the key {key[:80]!r}; {_EXPECTED}")
         layer = int(match[1])
         if layer in found:

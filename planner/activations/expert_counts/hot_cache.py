@@ -14,9 +14,9 @@ from typing import Any
 
 from planner.activations.expert_counts.json_file import is_whole
 from planner.activations.expert_counts.recorded import (
-    MOST_COUNT,
-    MOST_EXPERTS,
-    MOST_LAYERS,
+    MAX_COUNT,
+    MAX_EXPERTS,
+    MAX_LAYERS,
     RecordedCounts,
     check_shape,
     checked_rows,
@@ -46,12 +46,12 @@ def read_hot_cache(path: Path, document: dict[str, Any]) -> RecordedCounts:
         raise InputError(f"{path}: has no list 'layers'; expected one entry for each layer")
     n_expert, used = document.get("n_expert"), document.get("n_expert_used")
     for name, value in (("n_expert", n_expert), ("n_expert_used", used)):
-        if value is not None and not (is_whole(value, MOST_EXPERTS + 1) and value > 0):
-            raise InputError(f"{path}: has {name} {_shown(value)}; expected 1 to {MOST_EXPERTS}")
+        if value is not None and not (is_whole(value, MAX_EXPERTS + 1) and value > 0):
+            raise InputError(f"{path}: has {name} {_shown(value)}; expected 1 to {MAX_EXPERTS}")
     found: dict[int, dict[int, int]] = {}
     for place, entry in enumerate(layers):
         layer = entry.get("layer") if isinstance(entry, dict) else None
-        if not isinstance(layer, int) or not is_whole(layer, MOST_LAYERS):
+        if not isinstance(layer, int) or not is_whole(layer, MAX_LAYERS):
             raise InputError(
                 f"{path}: entry {place + 1} of 'layers' has the layer {_shown(layer)}; expected its number"
             )
@@ -86,17 +86,17 @@ def _experts(path: Path, layer: int, entry: dict[str, Any], n_expert: int | None
         if not isinstance(pairs, list):
             raise InputError(f"{path}: layer {layer}: {name!r} is no list; expected [expert, count] pairs")
         for pair in pairs:
-            if not (isinstance(pair, list) and len(pair) == 2 and is_whole(pair[0], n_expert or MOST_EXPERTS)):
-                most = (n_expert or MOST_EXPERTS) - 1
+            if not (isinstance(pair, list) and len(pair) == 2 and is_whole(pair[0], n_expert or MAX_EXPERTS)):
+                most = (n_expert or MAX_EXPERTS) - 1
                 raise InputError(
                     f"{path}: layer {layer}: {name!r} holds {_shown(pair)}; expected [expert, count] with an expert "
                     f"from 0 to {most}"
                 )
             expert, count = pair
-            if not is_whole(count, MOST_COUNT + 1):
+            if not is_whole(count, MAX_COUNT + 1):
                 raise InputError(
                     f"{path}: layer {layer}, expert {expert} was chosen {_shown(count)} times; expected a whole "
-                    f"number from 0 to {MOST_COUNT}"
+                    f"number from 0 to {MAX_COUNT}"
                 )
             if expert in counts:
                 raise InputError(f"{path}: layer {layer}: expert {expert} appears twice in {' and '.join(names)}")

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from planner.activations.expert_counts.recorded import (
-    MOST_EXPERTS,
-    MOST_LAYERS,
+    MAX_EXPERTS,
+    MAX_LAYERS,
     Array,
     RecordedCounts,
     check_shape,
@@ -63,8 +63,8 @@ def read_imatrix(path: Path) -> RecordedCounts:
         if match is None:
             continue
         layer = int(match[1])
-        if layer >= MOST_LAYERS:
-            raise InputError(f"{path}: has a layer {layer}; no model has more than {MOST_LAYERS} layers")
+        if layer >= MAX_LAYERS:
+            raise InputError(f"{path}: has a layer {layer}; no model has more than {MAX_LAYERS} layers")
         counts = _values(header, tensor)
         former = by_layer.setdefault(layer, (tensor, counts))
         if not np.array_equal(former[1], counts, equal_nan=True):
@@ -117,7 +117,7 @@ def _tokens(header: Header) -> int | None:
 def _values(header: Header, tensor: TensorInfo) -> Array:
     """Returns the numbers of one small tensor of counts, shape [experts], float32."""
     experts = tensor.shape[-1]
-    if tensor.type_name != "F32" or any(extent != 1 for extent in tensor.shape[:-1]) or experts > MOST_EXPERTS:
+    if tensor.type_name != "F32" or any(extent != 1 for extent in tensor.shape[:-1]) or experts > MAX_EXPERTS:
         raise InputError(
             f"{header.path}: {tensor.name} is {tensor.type_name} {list(tensor.shape)}; expected F32 [1, experts]"
         )

@@ -16,10 +16,10 @@ from planner.base.record import Record
 Array: TypeAlias = "npt.NDArray[Any]"
 
 # Beyond any model: the deepest has 126 layers, and the widest layer has 512 experts.
-MOST_LAYERS = 1024
-MOST_EXPERTS = 4096
+MAX_LAYERS = 1024
+MAX_EXPERTS = 4096
 # A million tokens a second for ten days; with it the sum over all experts of all layers stays inside 64 bits.
-MOST_COUNT = 1 << 40
+MAX_COUNT = 1 << 40
 
 
 class Halves(Record, eq=False):
@@ -104,7 +104,7 @@ def checked_rows(source: str, layers: Sequence[int], rows: Array) -> tuple[Array
         rows: shape [layers, experts], any real type.
 
     Raises:
-        InputError: too large, or a number is negative, infinite, NaN or beyond `MOST_COUNT`.
+        InputError: too large, or a number is negative, infinite, NaN or beyond `MAX_COUNT`.
     """
     check_shape(source, *rows.shape)
     check_numbers(source, layers, rows)
@@ -124,10 +124,10 @@ def check_shape(source: str, n_layer: int, n_expert: int) -> None:
     Raises:
         InputError: it is empty or larger than any model.
     """
-    if not (0 < n_layer <= MOST_LAYERS and 0 < n_expert <= MOST_EXPERTS):
+    if not (0 < n_layer <= MAX_LAYERS and 0 < n_expert <= MAX_EXPERTS):
         raise InputError(
-            f"{source}: has counts of {n_layer} layers with {n_expert} experts; expected 1 to {MOST_LAYERS} layers "
-            f"with 1 to {MOST_EXPERTS} experts"
+            f"{source}: has counts of {n_layer} layers with {n_expert} experts; expected 1 to {MAX_LAYERS} layers "
+            f"with 1 to {MAX_EXPERTS} experts"
         )
 
 
@@ -138,12 +138,12 @@ def check_numbers(source: str, layers: Sequence[int], rows: Array) -> None:
         InputError: names the first that is not, with its layer and expert (both counted from 0).
     """
     # NaN fails both comparisons.
-    if rows.min(initial=0) >= 0 and rows.max(initial=0) <= MOST_COUNT:
+    if rows.min(initial=0) >= 0 and rows.max(initial=0) <= MAX_COUNT:
         return
-    row, expert = (int(place) for place in np.argwhere(~((rows >= 0) & (rows <= MOST_COUNT)))[0])
+    row, expert = (int(place) for place in np.argwhere(~((rows >= 0) & (rows <= MAX_COUNT)))[0])
     raise InputError(
         f"{source}: layer {layers[row]}, expert {expert} was chosen {rows[row, expert].item()} times; expected a "
-        f"count from 0 to {MOST_COUNT}"
+        f"count from 0 to {MAX_COUNT}"
     )
 
 

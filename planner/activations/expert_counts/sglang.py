@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from planner.activations.expert_counts.recorded import (
-    MOST_COUNT,
+    MAX_COUNT,
     Array,
     Halves,
     RecordedCounts,
@@ -144,13 +144,13 @@ def _checked_most(source: str, array: Array, first_pass: int) -> float:
     """
     least, most = array.min(), array.max()
     # NaN fails both comparisons.
-    if least >= 0 and most <= MOST_COUNT:
+    if least >= 0 and most <= MAX_COUNT:
         return float(most)
-    place = np.unravel_index(int(np.argmin((array >= 0) & (array <= MOST_COUNT))), array.shape)
+    place = np.unravel_index(int(np.argmin((array >= 0) & (array <= MAX_COUNT))), array.shape)
     number, layer, expert = (int(part) for part in place)
     raise InputError(
         f"{source}: pass {first_pass + number}, layer {layer}, expert {expert} was chosen {array[place].item()} times; "
-        f"expected a count from 0 to {MOST_COUNT}"
+        f"expected a count from 0 to {MAX_COUNT}"
     )
 
 

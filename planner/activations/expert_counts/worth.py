@@ -24,12 +24,12 @@ _SEED = 20261128
 _RESAMPLES = 6
 # A table of counts whose experts differ no more than chance makes them differ has a chi-square of one for each degree
 # of freedom. Counts of routers that were read correctly exceed it by far even for balanced models.
-_MOST_CHI_SQUARE = 1.5
+_MAX_CHI_SQUARE = 1.5
 # Of Mixtral-8x7B, where there is nothing to win, the hottest quarter covers 1.02 to 1.2 times what random ones do.
 _EVEN = 1.25
 # Of 40 x 256 experts, the choice from 1,024 tokens covered 0.580 and that from all 0.585 (from 256 tokens 0.568).
 _FEW_TOKENS = 1024
-_MOST_LOST = 0.01
+_MAX_LOST = 0.01
 _EQUAL_SUMS = 1e-9
 
 
@@ -309,7 +309,7 @@ def _warnings(
     number = _number(flat.size, TRIED_AT)
     covered = share_of(flat, hottest(flat, number))
     why = "either this model has little to win, or the recorder did not read the router's choices"
-    if chi_square is not None and chi_square <= _MOST_CHI_SQUARE:
+    if chi_square is not None and chi_square <= _MAX_CHI_SQUARE:
         found.append(
             f"the counts are as even as chance makes them (chi-square {chi_square:.2f} for each degree of freedom): "
             f"{why}"
@@ -322,7 +322,7 @@ def _warnings(
     tokens = _tokens(workload)
     if tokens is not None and tokens < _FEW_TOKENS:
         found.append(f"{tokens} tokens are few: the choice still changes much with more, up to some {_FEW_TOKENS}")
-    elif stability is not None and stability.lost > _MOST_LOST:
+    elif stability is not None and stability.lost > _MAX_LOST:
         found.append(
             f"too little was recorded: drawn again from the same counts, the choice loses {stability.lost:.1%} of all "
             "choices by chance alone"

@@ -14,7 +14,7 @@ from planner.base.record import MutableRecord, field
 from planner.base.text import listed
 from planner.model_files.moe.model import MoeLayer, read_only
 
-MOST_EXPERTS = 1 << 14
+MAX_EXPERTS = 1 << 14
 """The most experts of one layer; the largest published models have 512."""
 
 _MAX_SHOWN = 200
@@ -70,8 +70,8 @@ def finished_layer(
     where = f"{source}: layer {draft.layer}"
     numbered = _numbered(draft, where)
     n_expert = len(numbered) or _stacked(draft.stacks, where) or stated or 0
-    if not 1 <= n_expert <= MOST_EXPERTS:
-        _fail(where, f"has {n_expert} experts; expected 1 to {MOST_EXPERTS}")
+    if not 1 <= n_expert <= MAX_EXPERTS:
+        _fail(where, f"has {n_expert} experts; expected 1 to {MAX_EXPERTS}")
     if n_expert_used is not None and not 1 <= n_expert_used <= n_expert:
         _fail(where, f"has {n_expert} experts, of which a token would use {n_expert_used}")
     shared_bytes = beside_bytes = 0
@@ -113,7 +113,7 @@ def _numbered(draft: LayerDraft, where: str) -> dict[int, int]:
             _fail(where, f"an expert is called {text!r}; expected a number without leading zeros")
         bytes_of[number] = n_bytes
     if bytes_of:
-        missing = sorted(set(range(min(max(bytes_of) + 1, 2 * MOST_EXPERTS))) - set(bytes_of))
+        missing = sorted(set(range(min(max(bytes_of) + 1, 2 * MAX_EXPERTS))) - set(bytes_of))
         if missing:
             _fail(
                 where,

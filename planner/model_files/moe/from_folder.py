@@ -21,7 +21,7 @@ from planner.model_files.moe.model import MoeLayer, MoeModel, Part
 from planner.model_files.moe.names import hf_place, is_prediction, is_second_attention, is_vision, layer_of
 from planner.model_files.safetensors_header import StoredTensor
 
-MOST_LAYERS = 1 << 12
+MAX_LAYERS = 1 << 12
 _N_LAYER = ("num_hidden_layers", "n_layers", "num_layers", "n_layer")
 _N_EXPERT = (
     "num_local_experts",
@@ -46,7 +46,7 @@ _N_EXPERT_USED = (
 )
 _NESTED = ("text_config", "llm_config", "language_config", "thinker_config", "ffn_config")
 # Qwen's omni models have two levels, `thinker_config` and `text_config`.
-_MOST_NESTED = 4
+_MAX_NESTED = 4
 
 
 def moe_from_folder(folder: HfFolder) -> MoeModel:
@@ -58,8 +58,8 @@ def moe_from_folder(folder: HfFolder) -> MoeModel:
     source = str(folder.path)
     config = language_config(folder.config)
     n_layer = whole_number(config, *_N_LAYER)
-    if n_layer is None or not 1 <= n_layer <= MOST_LAYERS:
-        raise InputError(f"{source}: config.json says {n_layer} for num_hidden_layers; expected 1 to {MOST_LAYERS}")
+    if n_layer is None or not 1 <= n_layer <= MAX_LAYERS:
+        raise InputError(f"{source}: config.json says {n_layer} for num_hidden_layers; expected 1 to {MAX_LAYERS}")
     stated_by, stated = _stated_experts(config)
     sorter = _Sorter(n_layer, stated)
     sorter.sort(folder.tensors)
@@ -103,7 +103,7 @@ def moe_from_folder(folder: HfFolder) -> MoeModel:
 def language_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """Returns the part of a configuration that describes the language model; its own keys come before outer ones."""
     found, inner = dict(config), config
-    for _ in range(_MOST_NESTED):
+    for _ in range(_MAX_NESTED):
         deeper = next((inner[name] for name in _NESTED if isinstance(inner.get(name), dict)), None)
         if deeper is None:
             break

@@ -18,7 +18,7 @@ from planner.model_files.moe.kv_from_gguf import GgufKeys, kv_from_gguf
 from planner.model_files.moe.model import MoeLayer, MoeModel, Part
 from planner.model_files.moe.names import gguf_place
 
-MOST_LAYERS = 1 << 12
+MAX_LAYERS = 1 << 12
 
 
 def moe_from_gguf(model: GgufModel) -> MoeModel:
@@ -33,8 +33,8 @@ def moe_from_gguf(model: GgufModel) -> MoeModel:
         raise InputError(f"{source}: has no key 'general.architecture'; expected a model's GGUF")
     keys = GgufKeys(architecture, model.metadata, model.arrays)
     n_block = keys.number("block_count")
-    if not n_block or n_block > MOST_LAYERS:
-        raise InputError(f"{source}: key '{architecture}.block_count' is {n_block}; expected 1 to {MOST_LAYERS}")
+    if not n_block or n_block > MAX_LAYERS:
+        raise InputError(f"{source}: key '{architecture}.block_count' is {n_block}; expected 1 to {MAX_LAYERS}")
     n_layer = n_block - min(keys.number("nextn_predict_layers") or 0, n_block - 1)
     drafts: dict[int, LayerDraft] = {}
     types: set[str] = set()

@@ -24,7 +24,7 @@ from planner.base.record import replace
 from planner.model_files.moe.kv_cache import CachedLayers, KvCache
 from planner.model_files.moe.model import MoeModel, Part, read_only
 
-MOST_GPUS = 1 << 10
+MAX_GPUS = 1 << 10
 _DIVIDED = frozenset({Part.EMBEDDINGS, Part.OUTPUT_HEAD, Part.DENSE_FFN, Part.SHARED_EXPERTS})
 
 
@@ -37,8 +37,8 @@ def share_of_one_gpu(model: MoeModel, n_gpu: int) -> MoeModel:
     Raises:
         InputError: the heads cannot be shared among so many GPUs.
     """
-    if not 1 <= n_gpu <= MOST_GPUS:
-        raise InputError(f"{model.source}: tensor parallelism over {n_gpu} GPUs; expected 1 to {MOST_GPUS}")
+    if not 1 <= n_gpu <= MAX_GPUS:
+        raise InputError(f"{model.source}: tensor parallelism over {n_gpu} GPUs; expected 1 to {MAX_GPUS}")
     cache = model.kv_cache
     if not cache.is_latent:
         for n_head in cache.n_head_kv:
