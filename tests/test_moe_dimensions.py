@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from planner.base.errors import FaultsError, InputError
+from planner.catalogue.moe_dimensions import QUANTISATIONS, counts_of, moe_from_dimensions
+from planner.catalogue.moe_models import MoeModelEntry, load_moe_models
 from planner.model_files.ggml_types import TYPES_BY_NAME
-from planner.model_files.moe.catalogue import MoeModelEntry, load_moe_models
-from planner.model_files.moe.dimensions import QUANTISATIONS, counts_of, moe_from_dimensions
 from planner.model_files.moe.kv_cache import CachedLayers
 from planner.model_files.moe.model import Part
 from planner.model_files.moe.read import read_moe_model

@@ -542,7 +542,7 @@ def test_the_pace_is_that_of_this_run() -> None:
     assert pace(1200, 0.6) == pytest.approx((50.0, 16.0))
     assert pace(1500, 0.75) == pytest.approx((50.0, 10.0))
     progress = Progress(1500, None, 0.75, None, 50.0, 10.4)
-    assert command._told(progress) == "1,500 tokens, 75%, 50 tokens/s, 0:00:10 left"
+    assert command._progress_line(progress) == "1,500 tokens, 75%, 50 tokens/s, 0:00:10 left"
 
 
 def test_a_model_that_is_not_relu_is_refused(make: Callable[..., Path], text: list[Path], tmp_path: Path) -> None:

@@ -25,9 +25,9 @@ document is cut into windows of --window tokens; every token is counted once, pa
 
 Of a model with experts it counts which ones the router chooses, one experts_<N>_<NAME>.pt for each file of text.
 
-Needs the transformers library (from a checkout: pip install '.[profile]'). Nothing is downloaded, and no code from the model's
-folder is run without --trust-remote-code. At the end it says whether the text was enough: how well two halves of it
-rank the neurons alike."""
+Needs the transformers library (in Hotsplit's checkout: pip install '.[profile]'). Nothing is downloaded, and no code
+from the model's folder is run without --trust-remote-code. At the end it says whether the text was enough: how well
+two halves of it rank the neurons alike."""
 
 _EPILOG = """\
 example:

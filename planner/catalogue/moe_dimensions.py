@@ -12,8 +12,8 @@ from types import MappingProxyType
 
 from planner.base.errors import InputError
 from planner.base.record import Record
+from planner.catalogue.moe_models import MoeModelEntry
 from planner.model_files.ggml_types import TYPES_BY_NAME, GgmlType
-from planner.model_files.moe.catalogue import MoeModelEntry
 from planner.model_files.moe.kv_cache import CachedLayers, KvCache
 from planner.model_files.moe.model import MoeLayer, MoeModel, Part, read_only
 
