@@ -18,6 +18,7 @@ from exporter.experts.ktransformers import gpu_experts_ratio
 from planner.activations.expert_counts.reading import read_recorded
 from planner.activations.folder import Statistics
 from planner.base.errors import FaultsError, InputError
+from planner.base.record import replace
 from planner.plans.plan import Plan
 from tests.expert_plans import plan_of, statistics_of
 
@@ -178,6 +179,11 @@ def test_command_lines(tmp_path: Path) -> None:
     assert command(plan_of("slots", IDS, 8), "x.csv") == (
         "llama-server -m 'models/tiny moe' -c 4096 -ncmoe 99 --moe-cache-profile x.csv --moe-cache-slots 2"
     )
+    # llama.cpp wants the first part of a file in several.
+    plan = plan_of("slots", IDS, 8)
+    assert plan.model is not None
+    third = replace(plan, model=replace(plan.model, path="m-00003-of-00003.gguf"))
+    assert command(third, "x.csv").startswith("llama-server -m m-00001-of-00003.gguf -c 4096 ")
 
 
 def test_one_number_for_all_layers_is_asked_for(tmp_path: Path) -> None:

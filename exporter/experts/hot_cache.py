@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from exporter.experts.choice import ONE_DEVICE, LayerChoice
 from exporter.experts.rules import hot_cache as rule
 from exporter.experts.rules.loaded import Loaded
-from exporter.experts.writer import ExpertWriter, model_of, natural, settings_of
+from exporter.experts.writer import ExpertWriter, first_part_of, natural, settings_of
 from planner.base.errors import InputError
 from planner.base.outputs import GENERATOR, HOT_CACHE
 
@@ -134,7 +134,7 @@ class HotCacheWriter(ExpertWriter):
             options.append(f"--moe-hot-cache-{lane}max-mib {mib}")
         by_count = "LLAMA_MOE_HOT_CACHE_WEIGHTING=pressure " if len(rooms) > 1 else ""
         return (
-            f"LLAMA_MOE_HOT_CACHE_FILL_RANDOM=0 {by_count}llama-server -m {model_of(plan)} "
+            f"LLAMA_MOE_HOT_CACHE_FILL_RANDOM=0 {by_count}llama-server -m {first_part_of(plan)} "
             f"-c {settings_of(plan).get('context', 'CONTEXT')} --cpu-moe --moe-hot-cache {shlex.quote(str(output))} "
             + " ".join(options),
         )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from exporter.experts.choice import LayerChoice
 from exporter.experts.rules import slots as rule
 from exporter.experts.rules.loaded import Loaded
-from exporter.experts.writer import ExpertWriter, model_of, one_device, same_number_everywhere, settings_of
+from exporter.experts.writer import ExpertWriter, first_part_of, one_device, same_number_everywhere, settings_of
 from planner.base.outputs import SLOTS
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class SlotsWriter(ExpertWriter):
     def next_steps(self, plan: Plan, output: Path) -> Sequence[str]:
         """Returns the server's command."""
         return (
-            f"llama-server -m {model_of(plan)} -c {settings_of(plan).get('context', 'CONTEXT')} -ncmoe 99 "
+            f"llama-server -m {first_part_of(plan)} -c {settings_of(plan).get('context', 'CONTEXT')} -ncmoe 99 "
             f"--moe-cache-profile {shlex.quote(str(output))} --moe-cache-slots {plan.groups[0].placed}",
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -114,6 +115,11 @@ def settings_of(plan: Plan) -> dict[str, str]:
 def model_of(plan: Plan) -> str:
     """Returns the model's path for a command line, or a word that stands for it."""
     return shlex.quote(plan.model.path) if plan.model is not None else "MODEL"
+
+
+def first_part_of(plan: Plan) -> str:
+    """Returns the model's path for llama.cpp's command line: of a file in several parts the first."""
+    return re.sub(r"-[0-9]{5}(-of-[0-9]{5}\.gguf)", r"-00001\1", model_of(plan))
 
 
 def same_number_everywhere(plan: Plan, option: str, *, on_cpu: bool) -> list[str]:
