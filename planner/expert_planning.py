@@ -361,7 +361,7 @@ def _plan(
         "n_layer": str(model.n_layer),
         "tp": str(model.tp),
         **{f"used_bytes.{name}": str(choice.used_bytes[lane]) for lane, name in enumerate(lanes)},
-        **engine.module_names(model.moe),
+        **engine.plan_settings(model.moe),
     }
     charges = {
         "dense_bytes": account.dense_bytes,

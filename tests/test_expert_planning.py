@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from planner.engines.experts.ktransformers import layers_it_counts
 from planner.plans.file import read_plan
 from tests.commands import Done, hotsplit
 
@@ -530,3 +531,19 @@ def test_a_plan_of_one_workload_needs_neither_torch_nor_a_solver(tmp_path: Path)
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60)
     assert (done.returncode, done.stderr.count("Traceback")) == (0, 0), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("config", "counted"),
+    [
+        # What the package's own function answers for 8 layers: findings/sglang-kt-counts-dense-layers.sh.
+        ({}, 8),
+        ({"first_k_dense_replace": 3}, 5),
+        ({"moe_layer_freq": [0, 1, 1, 0, 1, 1, 0, 1]}, 7),
+        ({"mlp_only_layers": [0, 1, 2]}, 8),
+        ({"moe_layer_freq": 2}, 4),
+        ({"first_k_dense_replace": 3, "num_hash_layers": 3}, 8),
+    ],
+)
+def test_ktransformers_counts_layers_with_experts_in_its_own_way(config: dict[str, Any], counted: int) -> None:
+    assert layers_it_counts(config, 8) == counted

@@ -94,6 +94,9 @@ class KTransformersWriter(ExpertWriter):
         """Returns the server's command; words in capitals stand for what the plan does not know."""
         settings = settings_of(plan)
         total = sum(group.units or 0 for group in plan.groups)
+        # Where the engine counts dense layers as well, its ratio is one of more experts.
+        if counted := settings.get("counted_layers"):
+            total = int(counted) * (plan.groups[0].units or 0)
         ratio = gpu_experts_ratio(sum(plan.solved_list), total)
         return (
             f"python -m sglang.launch_server --model-path {model_of(plan)} --kt-weight-path KT_WEIGHT_PATH "

@@ -151,8 +151,8 @@ class ExpertEngine:
             ReserveItem(ACTIVATIONS, "activations and graphs", self.activations_bytes, self.activations_basis),
         )
 
-    def module_names(self, moe: MoeModel) -> dict[str, str]:
-        """Returns what the engine calls the modules that hold experts, as settings of a plan."""
+    def plan_settings(self, moe: MoeModel) -> dict[str, str]:
+        """Returns what the engine's file or options need to know of the model, as settings of a plan."""
         del moe
         return {}
 

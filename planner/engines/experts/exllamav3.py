@@ -33,7 +33,7 @@ class ExLlamaV3(ExpertEngine):
         """Returns the tokens that exllamav3 keeps for a layer with a window."""
         return exllamav3_window(context, window)
 
-    def module_names(self, moe: MoeModel) -> dict[str, str]:
+    def plan_settings(self, moe: MoeModel) -> dict[str, str]:
         """Returns the names that the counts' file must use, as the folder's own files have them."""
         return {f"module.{layer.layer}": layer.module for layer in moe.layers}
 
