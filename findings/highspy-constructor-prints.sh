@@ -6,8 +6,8 @@
 # not go through Python. A program whose standard output is JSON prints no JSON any more.
 #
 # Seen on 2026-11-30 with Python 3.11.7 on Linux x86-64:
-#   highspy 1.15.1: nothing
-#   highspy 1.16.0: Running HiGHS 1.16.0 (git hash: f3f113d): Copyright (c) 2026 under MIT licence terms
+#   highspy==1.15.1: nothing
+#   highspy==1.16.0: Running HiGHS 1.16.0 (git hash: f3f113d): Copyright (c) 2026 under MIT licence terms
 #                   Includes third-party software components, see THIRD_PARTY_NOTICES.md for full details
 #
 # Fails when that is no longer so.
