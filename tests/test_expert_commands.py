@@ -55,7 +55,7 @@ def test_from_plan_to_file_and_back(engine: str, house: Path, capsys: Capture) -
     done = hotsplit(
         capsys, "verify", output, "--plan", "plan.json", "--model", "models/tiny moe", "--activations", "counts.pt"
     )
-    assert (done.exit_code, done.out) == (0, f"{output}: sound; agrees with model, activations, plan\n"), done.err
+    assert (done.exit_code, done.out) == (0, f"{output}: valid; agrees with model, activations, plan\n"), done.err
     write_plan(plan_of(engine, {**IDS, 4: [5, 6]}, 8), house / "other.json")
     done = hotsplit(capsys, "verify", output, "--plan", "other.json", "--json")
     assert done.exit_code == 1

@@ -137,7 +137,7 @@ def test_a_budget_that_is_too_small_is_an_answer_too(model: Path, capsys: pytest
     assert _RUN(["fit", "--model", str(model), "--vram-budget", "1MiB"]) == 0
     printed = capsys.readouterr().out
     assert "short" in printed
-    assert "until it is complete the engine gives the rest nothing." in printed
+    assert "until all of it fits, the engine puts nothing else on the GPU." in printed
     assert "Not even one token's KV cache fits on the GPU." in printed
 
 

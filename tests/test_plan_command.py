@@ -106,7 +106,7 @@ def test_explain_prints_the_bill_also_when_the_dense_part_does_not_fit(
     done = hotsplit(capsys, "plan", "--model", model, "--vram-budget", "1KiB", "--explain")
     assert done.exit_code == 1
     assert "Budget of the engine" in done.out
-    assert "until it is complete the engine gives the rest nothing." in done.out
+    assert "until all of it fits, the engine puts nothing else on the GPU." in done.out
     assert done.err.startswith(f"hotsplit: error: {model}: the dense part needs ")
     assert hotsplit(capsys, "plan", "--model", model, "--vram-budget", "1KiB", "--explain", "--json").out == ""
 

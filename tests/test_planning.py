@@ -119,7 +119,7 @@ def test_a_gpu_that_is_nearly_full_is_more_than_a_budget_of_nothing(model: Path)
         make_plan(replace(request(model, 0), vram_budget_bytes=None, budget=budget))
     assert str(caught.value) == (
         f"{model}: the GPU has 314572800 bytes (300.0 MiB) free, which leaves less than the engine's margin of 256 MiB "
-        "beside CUDA's context: its subtraction wraps around there, and it would take the GPU for boundless and run "
+        "after CUDA's context: its subtraction wraps around there, and it would treat VRAM as unlimited and run "
         "out of memory; free VRAM, or give --vram-budget to both"
     )
 

@@ -388,7 +388,7 @@ def test_an_interruption_keeps_what_was_counted(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("exporter.commands.profile._told", interrupting)
+        patch.setattr("exporter.commands.profile._progress_line", interrupting)
         assert run_command(parser, [*arguments, str(tmp_path / "out"), "--checkpoint-seconds", "0"]) == 130
     assert called == 1
     assert "interrupted; what was counted is kept, go on with --resume" in capsys.readouterr().err

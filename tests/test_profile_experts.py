@@ -155,7 +155,7 @@ def test_the_command_shows_experts_and_counts_go_on(
 
     arguments += ["--output", str(tmp_path / "out")]
     with monkeypatch.context() as patch:
-        patch.setattr("exporter.commands.profile._told", interrupting)
+        patch.setattr("exporter.commands.profile._progress_line", interrupting)
         assert run_command(parser, [*arguments, "--checkpoint-seconds", "0"]) == 130
     assert run_command(parser, [*arguments, "--resume"]) == 0
     for path in (tmp_path / "whole").iterdir():
