@@ -4,7 +4,7 @@
 # In ggml a block of Q8_1 holds 32 int8 and two float16, 36 bytes (ggml-common.h, block_q8_1 and its static_assert);
 # 40 is what it was while its two scales were float32, as they still are in PowerInfer's fork. Q2_0 = 42, blocks of 64
 # numbers in 18 bytes, is in ggml since July 2026 (ggml.h, enum ggml_type; ggml-common.h, block_q2_0). A reader that
-# takes its sizes from GGML_QUANT_SIZES reckons offsets of a Q8_1 tensor wrongly and fails on a file with Q2_0.
+# takes its sizes from GGML_QUANT_SIZES computes wrong offsets for a Q8_1 tensor and fails on a file with Q2_0.
 #
 # Versions: gguf 0.19.0, the newest; ggml at commit d99724f2b141fed9e1a9f402213506c081433465 (21 August 2026).
 # Seen on 2026-11-30:

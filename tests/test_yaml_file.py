@@ -163,7 +163,7 @@ def test_broken_syntax_is_one_line_with_a_place(text: str) -> None:
 def test_deep_nesting_is_refused_at_once() -> None:
     depth = 200_000
     began = time.process_time()
-    # PyYAML 6.0.4 refuses 1,001 levels itself, before it tells of the first of them.
+    # PyYAML 6.0.4 refuses 1,001 levels itself, before it reports the first of them.
     columns = {MAX_DEPTH + 1, 1001}
     assert fault_of("[" * depth) in {
         f"study.yaml: line 1, column {column}: found more than {MAX_DEPTH} levels, expected a configuration"

@@ -57,7 +57,7 @@ class ExpertWriter:
         raise NotImplementedError
 
     def output_beside(self, model: Path) -> Path:
-        """Returns a name beside the model; these engines are told where their file is."""
+        """Returns a name next to the model's; these engines take the file's path as an option."""
         return model.with_name(model.name + self.ending)
 
     def check_model(self, model: EngineModel) -> str | None:

@@ -128,11 +128,11 @@ def leads() -> bool:
 def joined() -> Iterator[Ranks]:
     """Yields the processes of the run; where torch's launcher started none, or only this one, that is this one.
 
-    A process that is told to end (SIGTERM, which the launcher sends when another died) raises `RankLostError`.
+    A process that is asked to end (SIGTERM, which the launcher sends when another died) raises `RankLostError`.
 
     Raises:
         InputError: the others are not found.
-        SilentError: the block raised an error, and another process tells of it.
+        SilentError: the block raised an error, and another process reports it.
     """
     if not started_by_torchrun() or int(os.environ["WORLD_SIZE"]) == 1:
         yield Ranks()

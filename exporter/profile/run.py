@@ -165,8 +165,8 @@ def profile(
 
     Args:
         options: what to count.
-        listen: is told how far the count is.
-        tell: is told, in a line, what was decided for the user.
+        listen: called with how far the count is.
+        tell: called with a line about what was decided for the user.
 
     Raises:
         InputError: an option, the model, the text or the output folder is not what it must be.

@@ -47,7 +47,7 @@ class Kind(NamedTuple):
 
 
 def _recognised_by(name: str, pattern: bytes) -> Kind:
-    """Returns a kind whose files are told by a pattern in their first bytes, a gap, and their last."""
+    """Returns a kind whose files are recognised by a pattern in their first bytes, a gap, and their last."""
 
     def objection(path: Path) -> str | None:
         with path.open("rb") as file:

@@ -57,7 +57,7 @@ class Parser(AnsweringParser):
         super().__init__(*arguments, **{**options, "formatter_class": HelpFormatter, "allow_abbrev": False})
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As usual, but an option that is not known is told before anything else, with the one that is nearest."""
+        """As usual, but an unknown option is reported before anything else, with the one that is nearest."""
         self._check_options(sys.argv[1:] if args is None else args)
         return super().parse_known_args(args, namespace)
 

@@ -88,7 +88,7 @@ def parse_yaml(text: str, name: str) -> Document:
         mark: Any = error.problem_mark or error.context_mark
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         if "maximum nesting depth" in str(error.problem):
-            # libyaml has a limit of its own from PyYAML 6.0.4 on, and meets it before it tells of the first level.
+            # libyaml has a limit of its own from PyYAML 6.0.4 on, and meets it before it reports the first level.
             raise InputError(f"{name}: {where}found more than {MAX_DEPTH} levels, expected a configuration") from None
         raise InputError(
             f"{name}: {where}{_as_found(error.problem or error.context or 'something else')}, expected YAML"

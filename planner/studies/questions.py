@@ -19,7 +19,7 @@ from planner.studies.sweep import ask_device
 
 QUESTIONS = ("least-vram", "largest-context", "cheapest")
 
-# How closely the least VRAM is told, and where the search ends.
+# How closely the least VRAM is stated, and where the search ends.
 _STEP_BYTES = 16 * MIB
 _MAX_CONTEXT = 1 << 20
 _MAX_BYTES = 1 << 50
@@ -159,8 +159,8 @@ def _least_vram(cell: Cell, evaluator: CellEvaluator, about_cell: _About) -> Rep
     limit_bytes = cell.targets.vram
     for begin, end in itertools.pairwise(stops):
         first, last = -(-begin // _STEP_BYTES), (end - 1) // _STEP_BYTES
-        # A model that is wholly on the GPU takes less beside it than one that nearly is, which counts where VRAM has a
-        # limit: from there on it is a stretch of its own.
+        # A model that is completely on the GPU takes less in addition to its units than one that nearly is. That counts
+        # where VRAM has a limit, so from there on it is a stretch of its own.
         whole = _least(first, last, all_on_gpu)
         for low, high in ((first, last if whole is None else whole - 1), (last + 1 if whole is None else whole, last)):
             steps = _least(low, high, lambda steps: tried(steps * _STEP_BYTES).meets)
@@ -188,7 +188,7 @@ def _least(low: int, high: int, holds: Callable[[int], bool]) -> int | None:
 
 
 def _largest_context(cell: Cell, evaluator: CellEvaluator, about_cell: _About) -> Reply:
-    """Searches contexts whose KV cache is wholly on the GPU: there, a longer one is never better."""
+    """Searches contexts whose KV cache is completely on the GPU: there, a longer one is never better."""
     about = about_cell(cell, cell.gpu.label, cell.host.label)
     trained = evaluator.model(cell).context_train
 

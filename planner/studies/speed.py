@@ -130,7 +130,7 @@ class SpeedEstimate(Record):
         sync_s: launching and synchronisation.
         transfer_s: activations over the link.
         bound: the largest of the four; where that is `sync_s`, the larger of its two parts, so that a model that is
-            wholly on the GPU is never called bound by synchronisation.
+            completely on the GPU is never called bound by synchronisation.
         gpu_read_bytes: bytes the GPU reads for a token, on average.
         host_read_bytes: bytes the host reads for a token, on average.
         launch_s: of `sync_s`, launching kernels, once for each layer.

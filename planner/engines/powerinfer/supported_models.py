@@ -1,6 +1,6 @@
 """Which models the engine can split, and what to say and advise where it cannot.
 
-Whether it can is told by the file alone: the magic `PWRI`, and the predictors without which nothing can be skipped
+The file alone shows whether it can: the magic `PWRI`, and the predictors without which nothing can be skipped
 (`docs/engine.md`).
 """
 
