@@ -16,9 +16,10 @@ from planner.base.input_file import check_regular
 from planner.base.record import Record
 from planner.base.text import closest, listed
 from planner.config.config_values import BytesPerSecond, SizeBytes
+from planner.config.document import Document
 from planner.config.faults import fault_line
 from planner.config.schema import ExpectedError, Limits, OneOrMore, Table, about, check, given_values, written_as
-from planner.config.yaml_file import Document, read_yaml
+from planner.config.yaml_file import read_yaml
 from planner.engines.powerinfer.architectures import ARCHITECTURES
 
 SHIPPED = Path(__file__).parent / "data"

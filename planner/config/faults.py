@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from planner.config.yaml_file import Document, KeyPath
+from planner.config.document import Document, KeyPath
 
 MAX_FAULTS = 50
 """How many faults of one kind are shown; the others are counted."""

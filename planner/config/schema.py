@@ -18,8 +18,8 @@ import msgspec
 from planner.base.errors import FaultsError, InputError
 from planner.base.record import dataclass_transform
 from planner.base.text import closest
+from planner.config.document import Document, KeyPath
 from planner.config.faults import MAX_FAULTS, fault_line, shown
-from planner.config.yaml_file import Document, KeyPath
 
 Limits: TypeAlias = msgspec.Meta
 """What a value of a declared type is held to, as in `Annotated[int, Limits(ge=1)]`."""

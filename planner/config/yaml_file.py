@@ -8,15 +8,16 @@ words, `12:30` is text, `010` is ten.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import yaml
 
 from planner.base.errors import InputError
 from planner.base.input_file import read_bounded
-from planner.base.record import MutableRecord, Record, field
+from planner.base.record import MutableRecord, field
+from planner.config.document import Document, KeyPath
 
 # A study of some thousand lines has a few hundred kilobytes.
 MAX_FILE_BYTES = 1 << 20
@@ -24,40 +25,11 @@ MAX_DEPTH = 24
 # What the file holds once its aliases are written out; ten aliases of ten aliases of ... end here.
 MAX_VALUES = 100_000
 
-KeyPath: TypeAlias = "tuple[str | int, ...]"
-
 _CORE_TAGS = {f"tag:yaml.org,2002:{name}": name for name in ("str", "int", "float", "bool", "null", "map", "seq")}
 _INT = re.compile(r"[-+]?[0-9]{1,40}", re.ASCII)
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]{1,5})?", re.ASCII)
 _SPECIAL = {".inf": float("inf"), "+.inf": float("inf"), "-.inf": float("-inf"), ".nan": float("nan")}
 _MAX_NUMBER_CHARACTERS = 400
-
-
-class Document(Record):
-    """What a YAML file says.
-
-    Attributes:
-        value: mappings (keys are text), lists, text, numbers, booleans and None.
-        lines: where each value begins, counted from 1; the key is the path of keys and list positions.
-        name: the file as the user named it, for messages.
-    """
-
-    value: Any
-    lines: Mapping[KeyPath, int]
-    name: str
-
-    def line_of(self, path: KeyPath) -> int | None:
-        """Returns the line of the value at `path`, or of the nearest value around it that is in the file.
-
-        Where a list of one may be written without brackets, position 0 is not in the file and is passed over.
-        """
-        found: KeyPath = ()
-        for step in path:
-            if (*found, step) in self.lines:
-                found = (*found, step)
-            elif step != 0:
-                break
-        return self.lines.get(found)
 
 
 def read_yaml(path: Path) -> Document:

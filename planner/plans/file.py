@@ -10,10 +10,10 @@ from typing import Any
 
 from planner.base.errors import FaultsError, InputError
 from planner.base.files import write_whole
+from planner.config.document import Document
 from planner.config.faults import shown
 from planner.config.json_file import read_json
 from planner.config.schema import as_mapping, check
-from planner.config.yaml_file import Document
 from planner.plans.plan import Plan, UnitGroup
 from planner.plans.version_1 import from_version_1
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import Annotated, TypeAlias
 
 from planner.base.errors import FaultsError
+from planner.config.document import Document
 from planner.config.schema import Limits, OpenTable, check
-from planner.config.yaml_file import Document
 from planner.plans.plan import (
     FilePath,
     Natural,

@@ -25,9 +25,10 @@ from planner.catalogue.entries import (
     StatisticsChoice,
     load_catalogue,
 )
+from planner.config.document import Document
 from planner.config.faults import shown
 from planner.config.schema import check, given_values, key_in
-from planner.config.yaml_file import Document, read_yaml
+from planner.config.yaml_file import read_yaml
 from planner.engines.engine import ReserveOptions
 from planner.engines.registry import engine_named
 from planner.model_files.model_folder import model_in

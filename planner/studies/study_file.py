@@ -17,6 +17,7 @@ from planner.catalogue.entries import (
     StatisticsChoice,
 )
 from planner.config.config_values import BytesPerSecond, SizeBytes, SizeOrZeroBytes, SizesBytes
+from planner.config.document import Document, KeyPath
 from planner.config.faults import MAX_FAULTS, fault_line, path_text, shown
 from planner.config.schema import (
     ExpectedError,
@@ -30,7 +31,6 @@ from planner.config.schema import (
     parse_or_none,
     written_as,
 )
-from planner.config.yaml_file import Document, KeyPath
 from planner.engines.engine import ReserveOptions
 from planner.engines.powerinfer.quantisation import QUANTISATIONS
 from planner.engines.registry import DEFAULT_ENGINE, ENGINES, engine_named
