@@ -324,10 +324,10 @@ def test_what_lies_in_the_working_directory_does_not_break_the_engines_call(
         shell=f"{install.ENGINE_COMMAND} -m powerinfer --activation missing --output x.gguf.generated.gpuidx "
         "--layer 2 --vram-capacity 1000"
     )
-    assert (failing.returncode, failing.stderr.splitlines()[0]) == (
-        2,
-        "hotsplit: error: missing: there is no such folder; expected the model's activation statistics in it",
-    )
+    assert failing.returncode == 2
+    # A path that is not there may be one that a shell cut, which a note says as well.
+    missing = "hotsplit: error: missing: there is no such folder; expected the model's activation statistics in it"
+    assert missing in failing.stderr.splitlines()
 
 
 def test_another_exporter_in_the_environment_is_named(run: Run, environment: Path) -> None:
@@ -341,6 +341,6 @@ def test_another_exporter_in_the_environment_is_named(run: Run, environment: Pat
         shutil.rmtree(other)
     assert (done.returncode, done.stderr) == (
         1,
-        f"hotsplit: error: No module named 'exporter.powerinfer.drop_in'; Python finds {other}: if it is not "
+        f"hotsplit: error: No module named 'exporter.powerinfer'; Python finds {other}: if it is not "
         "Hotsplit's, remove it\n",
     )
