@@ -19,6 +19,7 @@ import pulp
 
 from planner.base.record import Record
 from planner.placement.expert_choice.candidates import Array
+from planner.placement.ilp import HiGHS
 
 
 class Open(Record, eq=False):
@@ -69,11 +70,12 @@ def solve_open(part: Open, *, whole: bool, gap: float = 0.0, most_nodes: int | N
         most_nodes: the most nodes of its search, so that it ends at the same place on every machine.
     """
     problem, rows, scale, base = _build(part, whole=whole)
-    options: dict[str, Any] = {"threads": 1}
+    # No number of threads: HiGHS refuses to run with another number than the process has begun with.
+    options: dict[str, Any] = {}
     if whole:
         options |= {"gapRel": 0.0, "gapAbs": gap * scale, "mip_max_nodes": most_nodes}
     try:
-        problem.solve(pulp.HiGHS(msg=False, **options))
+        problem.solve(HiGHS(msg=False, **options))
     except pulp.PulpSolverError:
         return None
     except KeyError:
