@@ -24,7 +24,7 @@ READERS = (
     "planner.model_files.moe.from_folder",
     "planner.model_files.moe.from_gguf",
     "planner.model_files.moe.read",
-    "planner.plan",
+    "planner.plans.file",
     "planner.studies.study",
     "planner.studies.study_file",
     "planner.activations.torch_file",
