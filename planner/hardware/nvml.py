@@ -61,7 +61,7 @@ class BindingError(NoGpuError):
 
 
 class Code(enum.IntEnum):
-    """The return codes of `nvml.h` that are told apart here."""
+    """The return codes of `nvml.h` that are handled differently here."""
 
     NOT_SUPPORTED = 3
     NO_PERMISSION = 4
