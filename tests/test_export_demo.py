@@ -47,14 +47,14 @@ def test_the_7b_model_file(small: Path) -> None:
     assert geometry.gated
     assert geometry.has_predictors
     assert geometry.objections == ()
-    assert geometry.context_train == 4096
+    assert geometry.context_train == 2048
     # 7 billion parameters and their predictors in two bytes each.
     assert 13 * 10**9 < header.file_bytes == path.stat().st_size < 16 * 10**9
     names = {tensor.name: tensor for tensor in header.tensors}
     assert len(names) == 3 + 32 * 11
     assert names["blk.31.ffn_down_t.weight"].shape == (4096, 11008)
-    assert names["blk.0.fc1.weight"].shape == (4096, 1536)
-    assert names["blk.0.fc2.weight"].shape == (1536, 11008)
+    assert names["blk.0.fc1.weight"].shape == (4096, 1024)
+    assert names["blk.21.fc2.weight"].shape == (2048, 11008)
     last = header.tensors[-1]
     assert header.data_offset + last.offset + last.n_bytes <= header.file_bytes
     assert header.file_bytes - (header.data_offset + last.offset + last.n_bytes) < 32
@@ -146,7 +146,8 @@ def test_other_shapes(tmp_path: Path, shape: str, quantisation: str, gated: bool
             n_vocab=entry.n_vocab,
             n_head_kv=entry.n_head_kv,
             quantisation=quantisation,
-            predictor_rank=entry.predictor_rank,
+            predictor_rank=entry.predictor_ranks(),
+            tensor_types={"output.weight": "Q4_0"} if shape == "relu-llama-70b" else {},
             attn_norm_2=entry.attn_norm_2,
         )
     )

@@ -15,17 +15,30 @@ from planner.base.errors import FaultsError, InputError
 from planner.base.input_file import check_regular
 from planner.base.record import Record
 from planner.base.text import closest, listed
-from planner.config.config_values import BytesPerSecond, SizeBytes
+from planner.config.config_values import BytesPerSecond, SizeBytes, SizeOrZeroBytes
 from planner.config.document import Document
 from planner.config.faults import fault_line
 from planner.config.schema import ExpectedError, Limits, OneOrMore, Table, about, check, given_values, written_as
 from planner.config.yaml_file import read_yaml
 from planner.engines.powerinfer.architectures import ARCHITECTURES
+from planner.model_files.ggml_types import TYPES_BY_NAME
 
 SHIPPED = Path(__file__).parent / "data"
 
-# One direction, before protocol overhead: GT/s x 128/130 / 8 bits, for each lane (PCI-SIG, PCI Express 3.0 to 5.0).
-_PCIE_GIGATRANSFERS = {3: 8, 4: 16, 5: 32}
+# One direction of a lane, before the overhead of packets: gigatransfers per second, and the share of the bits that
+# carries packets: 128 of 130 in PCI Express 3.0 to 5.0, 236 of the 256 bytes of a FLIT in 6.0 (PCI-SIG).
+_PCIE_LANES = {3: (8, 128, 130), 4: (16, 128, 130), 5: (32, 128, 130), 6: (64, 236, 256)}
+# What the driver keeps of a card's memory where nobody has published a figure for that card: the largest one that is
+# known for cards of up to 33 GiB (an RTX 5090), and for larger ones (an A100 of 80 GB).
+DEFAULT_RESERVED_BYTES = 498 << 20
+DEFAULT_RESERVED_LARGE_BYTES = 769 << 20
+_LARGE_BYTES = 33 << 30
+# How far the total that a driver prints may be from the entry's: drivers before about R520 print up to 2.3 % less (they
+# leave out what they keep), cards with ECC turned off up to 6.7 % more, and cards of one name and different sizes
+# differ by a sixth or more.
+_TOTAL_TOLERANCE = 0.08
+# Predictors come in steps of this rank, as far as the engine's logs show.
+RANK_STEP = 256
 _MAX_COUNT = 1 << 31
 # Twice the largest mixture of experts there is a plan for; statistics take 8 bytes a neuron and more while sorting.
 MAX_NEURONS = 1 << 26
@@ -33,6 +46,7 @@ MAX_NEURONS = 1 << 26
 Count = Annotated[int, Limits(ge=1, le=_MAX_COUNT)]
 Share = Annotated[float, Limits(gt=0, le=1)]
 Positive = Annotated[float, Limits(gt=0)]
+Confidence = Literal["high", "medium", "low"]
 _Part = Annotated[float, Limits(gt=0, lt=1)]
 
 
@@ -41,6 +55,11 @@ class Source(Table):
 
     figures: Annotated[tuple[str, ...], Limits(min_length=1), about("the names of figures of this entry")]
     source: Annotated[str, Limits(min_length=3, max_length=500), about("where they stand")]
+    confidence: Annotated[
+        Confidence | None,
+        about("high: measured or published and checked; medium: one source, or old; low: an estimate, or unverified"),
+    ] = None
+    likely_error: Annotated[str, Limits(max_length=200), about("how far off an estimate may be")] = ""
 
 
 class Entry(Table):
@@ -58,12 +77,22 @@ class Entry(Table):
         """Returns the figures of this entry that no source names."""
         return sorted({*self.figures()} - self._sourced())
 
+    def unrated(self) -> list[str]:
+        """Returns the figures of this entry for which no source says how sure it is."""
+        rated = {figure for source in self.sources if source.confidence is not None for figure in source.figures}
+        return sorted({*self.figures()} - rated)
+
     def _sourced(self) -> set[str]:
         return {figure for source in self.sources for figure in source.figures}
 
     def source_of(self, figure: str) -> str | None:
         """Returns where a figure comes from, None when the entry does not say."""
-        return next((source.source for source in self.sources if figure in source.figures), None)
+        found = self.rated_source_of(figure)
+        return None if found is None else found.source
+
+    def rated_source_of(self, figure: str) -> Source | None:
+        """Returns the source of a figure with its confidence, None when the entry does not say."""
+        return next((source for source in self.sources if figure in source.figures), None)
 
     def __post_init__(self) -> None:
         known = set(self.__struct_fields__) - {"title", "sources"}
@@ -126,7 +155,20 @@ def _architecture(value: object) -> str:
     return value
 
 
+_Rank = Annotated[int, Limits(ge=0, le=_MAX_COUNT)]
 _Architecture = Annotated[str, written_as(_architecture, {"type": "string", "enum": list(ARCHITECTURES)})]
+
+
+class TensorType(Table):
+    """A tensor of a published file that has another type than the engine's `quantize` gives it."""
+
+    quantisation: Annotated[Literal["F32", "F16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0"], about("of which file")]
+    tensor: Annotated[str, Limits(min_length=1, max_length=80), about("its name, without `blk.<layer>.`")]
+    type: Annotated[str, Limits(min_length=1, max_length=20), about("the type that it has")]
+
+    def __post_init__(self) -> None:
+        if self.type not in TYPES_BY_NAME:
+            raise ExpectedError(f"a type that is one of {', '.join(TYPES_BY_NAME)}, not {self.type!r}")
 
 
 class ModelEntry(Entry, kw_only=True):
@@ -142,13 +184,23 @@ class ModelEntry(Entry, kw_only=True):
     context_train: Annotated[Count | None, about("tokens of context it was trained for")] = None
     n_expert: Annotated[int, Limits(ge=1, le=4096), about("experts of a layer")] = 1
     attn_norm_2: Annotated[bool, about("whether layers have a second attention norm (Falcon-40B)")] = False
-    predictor_rank: Annotated[int, Limits(ge=0, le=_MAX_COUNT), about("inner width of predictors; 0 for none")] = 0
+    predictor_rank: Annotated[
+        OneOrMore[_Rank | None] | None,
+        about("inner width of predictors, or a list for all layers; 0 for none, null where it is not known"),
+    ] = None
+    predictor_rank_sum: Annotated[
+        Count | None, about("sum of the inner widths over all layers, where they are not all known")
+    ] = None
     parameters_b: Annotated[Positive | None, about("published size in billions")] = None
     active_share: Annotated[Share | None, about("share of FFN neurons that fire for a token")] = None
     statistics: Annotated[StatisticsChoice | None, about("the statistics to use if none are named")] = None
+    tensor_types: Annotated[
+        tuple[TensorType, ...], about("tensors of published files that have another type than the engine's tool gives")
+    ] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self._check_ranks()
         if len(self.n_ff) not in {1, self.n_layer}:
             raise ExpectedError(f"n_ff to be one number or a list of {self.n_layer}, one for each layer")
         if self.n_embd % self.n_head:
@@ -158,6 +210,56 @@ class ModelEntry(Entry, kw_only=True):
         neurons = self.neurons()
         if (neurons * self.n_layer if isinstance(neurons, int) else sum(neurons)) > MAX_NEURONS:
             raise ExpectedError(f"a model of at most {MAX_NEURONS} FFN neurons in all layers")
+
+    def types_in(self, quantisation: str) -> dict[str, str]:
+        """Returns the types of tensors that differ in the published file of a quantisation, by name."""
+        return {each.tensor: each.type for each in self.tensor_types if each.quantisation == quantisation.upper()}
+
+    def _check_ranks(self) -> None:
+        known = self._known_ranks()
+        if len(known) != self.n_layer:
+            raise ExpectedError(f"predictor_rank to be one number or a list of {self.n_layer}, one for each layer")
+        if self.predictor_rank_sum is None:
+            if None in known:
+                raise ExpectedError("predictor_rank_sum, as predictor_rank is not known for every layer")
+            return
+        if None not in known:
+            if any(known):
+                raise ExpectedError("predictor_rank_sum only where predictor_rank is not known for every layer")
+            return
+        unknown, left = known.count(None), self.predictor_rank_sum - sum(rank or 0 for rank in known)
+        if left % RANK_STEP or left < RANK_STEP * unknown:
+            raise ExpectedError(
+                f"a predictor_rank_sum that leaves {unknown} layers a multiple of {RANK_STEP}, at least that for each, "
+                f"not {left}"
+            )
+
+    def _known_ranks(self) -> tuple[int | None, ...]:
+        """Returns the rank of each layer, None where it is not known; a rank of 0 is none, whatever the sum."""
+        ranks = self.predictor_rank
+        if ranks is None:
+            ranks = (0,) if self.predictor_rank_sum is None else (None,)
+        elif isinstance(ranks, int):  # programs may give a bare number, as files may
+            ranks = (ranks,)
+        return ranks * self.n_layer if len(ranks) == 1 else ranks
+
+    def predictor_ranks(self) -> tuple[int, ...] | None:
+        """Returns the inner width of each layer's predictor, None for a model without predictors.
+
+        What `predictor_rank_sum` leaves for the layers whose rank is not known is shared among them as evenly as
+        multiples of 256 allow; the larger share goes to the later ones, because the ranks in the engine's logs grow
+        from the first layers to the later ones. The sum is exact either way, and every byte of the dense part is one
+        of the sum, so only in which layer a budget ends inside the predictors depends on this.
+        """
+        known = self._known_ranks()
+        unknown = known.count(None)
+        if not unknown:
+            ranks = tuple(rank or 0 for rank in known)
+            return ranks if any(ranks) else None
+        steps = ((self.predictor_rank_sum or 0) - sum(rank or 0 for rank in known)) // RANK_STEP
+        least, larger = divmod(steps, unknown)
+        shares = iter([least] * (unknown - larger) + [least + 1] * larger)
+        return tuple(next(shares) * RANK_STEP if rank is None else rank for rank in known)
 
     def neurons(self) -> int | tuple[int, ...]:
         """Returns the neurons of a layer, experts together: one number, or one for each layer."""
@@ -169,24 +271,60 @@ class ModelEntry(Entry, kw_only=True):
 class PcieLink(Table):
     """A PCI Express link."""
 
-    generation: Annotated[Literal[3, 4, 5], about("3, 4 or 5")]
+    generation: Annotated[Literal[3, 4, 5, 6], about("3, 4, 5 or 6")]
     lanes: Annotated[Literal[1, 2, 4, 8, 16], about("1, 2, 4, 8 or 16")]
 
     def bytes_per_s(self) -> int:
         """Returns what one direction carries, bytes per second."""
-        return self.lanes * _PCIE_GIGATRANSFERS[self.generation] * 10**9 * 128 // 130 // 8
+        gigatransfers, carried, sent = _PCIE_LANES[self.generation]
+        return self.lanes * gigatransfers * 10**9 * carried // sent // 8
+
+
+_DeviceName = Annotated[str, Limits(min_length=1, max_length=200)]
+
+
+def reserved_by_driver(vram_bytes: int) -> int:
+    """Returns what the driver keeps of a card of this size, where no figure of the card itself is known.
+
+    The largest figure known of cards of up to 33 GiB, and of larger ones (`planner/catalogue/data/gpus.yaml`); less of
+    a board that is made smaller than any of them, an eighth of it, so that a study over sizes starts somewhere.
+    """
+    known_bytes = DEFAULT_RESERVED_LARGE_BYTES if vram_bytes > _LARGE_BYTES else DEFAULT_RESERVED_BYTES
+    return min(known_bytes, vram_bytes // 8)
 
 
 class GpuEntry(Entry, kw_only=True):
     """A GPU."""
 
-    vram: Annotated[SizeBytes, about("memory on the board")]
+    vram: Annotated[SizeBytes, about("memory on the board, as the driver prints its total")]
+    reserved: Annotated[
+        SizeOrZeroBytes | None, about("what the driver keeps of it; a default for its size if not given")
+    ] = None
+    maker: Annotated[Literal["NVIDIA", "AMD", "Intel"], about("NVIDIA, AMD or Intel")] = "NVIDIA"
+    nvml_name: Annotated[
+        OneOrMore[_DeviceName], about("its name as NVML spells it, one or several; the title if not given")
+    ] = ()
+    shared_memory: Annotated[bool, about("whether its memory is the host's as well")] = False
     bandwidth: Annotated[BytesPerSecond, about("bandwidth of its memory")]
     bus_bits: Annotated[Count | None, about("width of the memory bus")] = None
     gigabits_per_pin: Annotated[Positive | None, about("data rate of a pin")] = None
     pcie: Annotated[PcieLink | None, about("generation and lanes of its link")] = None
     context: Annotated[SizeBytes | None, about("what a CUDA context takes on it")] = None
     price: Annotated[Positive | None, about("a price, in any one currency")] = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.reserved is not None and self.reserved >= self.vram:
+            raise ExpectedError("a reserved that is less than vram")
+
+    def reserved_bytes(self, vram_bytes: int) -> int:
+        """Returns what the driver keeps of this card, or of one like it with `vram_bytes`; see `reserved_by_driver`."""
+        return reserved_by_driver(vram_bytes) if self.reserved is None else min(self.reserved, vram_bytes)
+
+    @property
+    def cuda_total_bytes(self) -> int:
+        """The total that CUDA reports for it on Linux: the memory on the board without what the driver keeps."""
+        return self.vram - self.reserved_bytes(self.vram)
 
 
 class HostEntry(Entry, kw_only=True):
@@ -224,6 +362,26 @@ class Catalogue(Record):
     hosts: Mapping[str, HostEntry]
     statistics: Mapping[str, Path]
     origins: Mapping[tuple[str, str], Path]
+
+
+def gpu_entry_of(catalogue: Catalogue, name: str, total_bytes: int) -> GpuEntry | None:
+    """Returns the entry of a GPU that NVML describes, None where there is none.
+
+    One name may stand for cards of several sizes, so that the total must fit, too; a user's entry comes before a
+    shipped one that fits as well.
+
+    Args:
+        catalogue: where to look.
+        name: as NVML spells it.
+        total_bytes: as NVML prints it.
+    """
+
+    def miss(entry: GpuEntry) -> int:
+        return min(abs(entry.vram - total_bytes), abs(entry.cuda_total_bytes - total_bytes))
+
+    named = [entry for entry in catalogue.gpus.values() if name in (entry.nvml_name or (entry.title,))]
+    fitting = [entry for entry in reversed(named) if miss(entry) <= entry.vram * _TOTAL_TOLERANCE]
+    return min(fitting, key=miss, default=None)
 
 
 def load_catalogue(user_directory: str | Path | None = None) -> Catalogue:

@@ -11,7 +11,10 @@ if TYPE_CHECKING:
 
 
 def dimensions_of(entry: ModelEntry, quantisation: str) -> Dimensions:
-    """Returns the dimensions of a catalogue entry, quantised as the engine's tool does it."""
+    """Returns the dimensions of a catalogue entry, quantised as the engine's tool does it.
+
+    Tensors that have another type in the published file of this quantisation get that one.
+    """
     return Dimensions(
         architecture=entry.architecture,
         n_layer=entry.n_layer,
@@ -22,6 +25,7 @@ def dimensions_of(entry: ModelEntry, quantisation: str) -> Dimensions:
         n_head_kv=entry.n_head_kv,
         context_train=entry.context_train,
         quantisation=quantisation,
-        predictor_rank=entry.predictor_rank or None,
+        predictor_rank=entry.predictor_ranks(),
         attn_norm_2=entry.attn_norm_2,
+        tensor_types=entry.types_in(quantisation),
     )
