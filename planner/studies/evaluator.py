@@ -9,7 +9,7 @@ from planner.activations.hotness import Hotness
 from planner.base.errors import InputError
 from planner.base.record import Record, replace
 from planner.base.units import GIB, format_bytes
-from planner.catalogue.entries import Catalogue
+from planner.catalogue.entries import Catalogue, gpu_entry_of
 from planner.catalogue.model_statistics import published_statistics
 from planner.engines.account import Budget, EngineState
 from planner.engines.engine import Engine, EngineModel, Settings
@@ -95,7 +95,7 @@ class CellEvaluator:
         """Returns the account and the placement of a cell."""
         gpu, host, pool = self.gpu(cell), self._host_memory(cell), self._pool_bytes(cell)
         rates = (gpu.bandwidth_bytes_per_s, cell.host.bandwidth_bytes_per_s) if cell.solver.sync_us is not None else ()
-        size = (gpu.vram_bytes, gpu.free_bytes, gpu.budget_bytes, gpu.context_bytes)
+        size = (gpu.vram_bytes, gpu.reserved_bytes, gpu.free_bytes, gpu.budget_bytes, gpu.context_bytes)
         key = (
             cell.engine,
             cell.model,
@@ -156,7 +156,7 @@ class CellEvaluator:
         case, found = cell.gpu, self._machine.gpu
         if case.choice.device is None or found is None:
             return case
-        same = next((entry for entry in self._catalogue.gpus.values() if entry.title == found.name), None)
+        same = gpu_entry_of(self._catalogue, found.name, found.total_bytes)
         sized = (case.vram_bytes, case.free_bytes, case.budget_bytes) != (None, None, None)
         link = same.pcie.bytes_per_s() if same and same.pcie else None
         return replace(
@@ -166,6 +166,8 @@ class CellEvaluator:
             free_bytes=case.free_bytes if sized else found.free_bytes,
             bandwidth_bytes_per_s=case.bandwidth_bytes_per_s or (same.bandwidth if same else None),
             pcie_bytes_per_s=case.pcie_bytes_per_s or link,
+            context_bytes=case.context_bytes or (same.context if same else None),
+            context_basis=case.context_basis or (f"known for {same.title}" if same and same.context else ""),
         )
 
     def _pool_bytes(self, cell: Cell) -> int | None:
@@ -308,14 +310,21 @@ def budget_of(engine: Engine, gpu: GpuCase) -> Budget:
     """Returns the budget that the engine would start from on a GPU of a study."""
     if gpu.budget_bytes is not None:
         return engine.stated_budget(gpu.budget_bytes)
-    free_bytes = (gpu.free_bytes if gpu.free_bytes is not None else gpu.vram_bytes) or 0
-    return engine.automatic_budget(free_bytes, total_bytes=gpu.vram_bytes, context_bytes=gpu.context_bytes)
+    board_bytes = (gpu.vram_bytes or 0) - gpu.reserved_bytes
+    free_bytes = board_bytes if gpu.free_bytes is None else gpu.free_bytes
+    budget = engine.automatic_budget(free_bytes, total_bytes=gpu.vram_bytes, context_bytes=gpu.context_bytes)
+    known = gpu.context_basis and budget.context_bytes
+    return replace(budget, context_basis=gpu.context_basis) if known else budget
 
 
 def _budget_basis(gpu: GpuCase, budget: Budget) -> str:
     if gpu.budget_bytes is not None:
         return "the engine's --vram-budget"
-    kind = "free memory" if gpu.free_bytes is not None else "memory on the board, all of it free"
+    kind = "free memory"
+    if gpu.free_bytes is None:
+        kind = "memory on the board, all of it free"
+        if gpu.reserved_bytes:
+            kind += f" but {format_bytes(gpu.reserved_bytes)} that the driver keeps ({gpu.reserved_basis})"
     return f"{kind}, less {format_bytes(budget.context_bytes)} CUDA context ({budget.context_basis}) and 256 MiB margin"
 
 

@@ -149,7 +149,7 @@ def _least_vram(cell: Cell, evaluator: CellEvaluator, about_cell: _About) -> Rep
 
     @functools.cache
     def tried(size_bytes: int) -> Answer:
-        gpu = replace(cell.gpu, vram_bytes=size_bytes, free_bytes=None, budget_bytes=None)
+        gpu = replace(cell.gpu, vram_bytes=size_bytes, reserved_bytes=0, free_bytes=None, budget_bytes=None)
         targets = replace(cell.targets, vram=None)
         return evaluator.answer(replace(cell, gpu=gpu, targets=targets, name=f"{about}: {format_bytes(size_bytes)}"))
 

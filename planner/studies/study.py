@@ -72,7 +72,11 @@ class Model(Record):
 
 
 class GpuCase(Record):
-    """A GPU with one size. Exactly one of the three sizes is set, none when NVML is to be asked. Sizes are bytes."""
+    """A GPU with one size. Exactly one of the three sizes is set, none when NVML is to be asked. Sizes are bytes.
+
+    `reserved_bytes` is what the driver keeps of `vram_bytes`, 0 without that: free memory has no part of it.
+    `context_basis` says where `context_bytes` comes from, where that is known.
+    """
 
     name: str
     label: str
@@ -84,6 +88,9 @@ class GpuCase(Record):
     pcie_bytes_per_s: int | None
     context_bytes: int | None
     price: float | None
+    reserved_bytes: int = 0
+    reserved_basis: str = ""
+    context_basis: str = ""
 
 
 class HostCase(Record):
@@ -324,20 +331,38 @@ def _gpu_cases(choice: GpuChoice, catalogue: Catalogue) -> Iterator[GpuCase]:
     name = choice.name or choice.catalogue or choice.device or "GPU"
     kind = next((kind for kind in ("vram", "free", "budget") if getattr(choice, kind) is not None), None)
     sizes: tuple[int | None, ...] = getattr(choice, kind) if kind else (entry.vram if entry else None,)
+    context_known = entry is not None and entry.context is not None
     for size_bytes in sizes:
         shown_size = "" if kind is None or size_bytes is None else f" {_exact_size(size_bytes)}"
+        board_bytes = size_bytes if kind in {None, "vram"} else None
+        reserved_bytes, reserved_basis = (0, "") if board_bytes is None else _reserved(choice, entry, board_bytes)
         yield GpuCase(
             name=name,
             label=name + ("" if kind in {None, "vram"} else f" {kind}") * bool(shown_size) + shown_size,
             choice=choice,
-            vram_bytes=size_bytes if kind in {None, "vram"} else None,
+            vram_bytes=board_bytes,
             free_bytes=size_bytes if kind == "free" else None,
             budget_bytes=size_bytes if kind == "budget" else None,
             bandwidth_bytes_per_s=choice.bandwidth or (entry.bandwidth if entry else None),
             pcie_bytes_per_s=pcie.bytes_per_s() if pcie else None,
             context_bytes=choice.context or (entry.context if entry else None),
             price=choice.price or (entry.price if entry else None),
+            reserved_bytes=reserved_bytes,
+            reserved_basis=reserved_basis,
+            context_basis="the study" if choice.context else f"known for {choice.catalogue}" if context_known else "",
         )
+
+
+def _reserved(choice: GpuChoice, entry: GpuEntry | None, board_bytes: int) -> tuple[int, str]:
+    """Returns what the driver keeps of a GPU's memory, and where that figure comes from.
+
+    Of a GPU that the study declares itself, nothing is taken off unless the study says so.
+    """
+    if choice.reserved is not None:
+        return min(choice.reserved, board_bytes), "the study"
+    if entry is None:
+        return 0, ""
+    return entry.reserved_bytes(board_bytes), "a default" if entry.reserved is None else f"known for {choice.catalogue}"
 
 
 def _exact_size(size_bytes: int) -> str:

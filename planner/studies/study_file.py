@@ -81,13 +81,15 @@ class ModelChoice(Table):
 class GpuChoice(Table):
     """A GPU: `this machine`, a catalogue entry, or declared; with `vram`, `free` or `budget` as an axis of its own.
 
-    `vram` is the memory on the board, `free` what NVML would call free, `budget` the engine's own `--vram-budget`.
+    `vram` is the memory on the board, of which the driver keeps `reserved`, `free` what NVML would call free, `budget`
+    the engine's own `--vram-budget`.
     """
 
     device: Annotated[Literal["this machine"] | None, about("this machine, asked through NVML")] = None
     catalogue: Annotated[_Label | None, about("a name in the catalogue")] = None
     name: Annotated[_Label | None, about("what to call it in the answers")] = None
     vram: Annotated[SizesBytes | None, about("memory on the board: a size, a list or a range")] = None
+    reserved: Annotated[SizeOrZeroBytes | None, about("what the driver keeps of the memory on the board")] = None
     free: Annotated[SizesBytes | None, about("free memory: a size, a list or a range")] = None
     budget: Annotated[SizesBytes | None, about("the engine's --vram-budget: a size, a list or a range")] = None
     bandwidth: Annotated[BytesPerSecond | None, about("bandwidth of its memory")] = None
