@@ -186,7 +186,7 @@ def test_a_limit_on_vram_counts(catalogue: Catalogue) -> None:
 def test_what_runs_out_of_vram_meets_no_target(catalogue: Catalogue) -> None:
     # The dense part fits, but not what the engine takes beside it: attention scores of 64 heads and 8192 tokens.
     changes: dict[str, Any] = {"models": "relu-llama-70b", "contexts": 8192, "targets": {"tokens_per_second": 1}}
-    short = answer_at(catalogue, 10 * GIB + 169 * MIB, **changes)
+    short = answer_at(catalogue, 10 * GIB + 290 * MIB, **changes)
     assert short.targets[0].met
     assert short.short_bytes > GIB
     assert (short.verdict, verdict_words(short)) == ("misses", "misses free VRAM")
@@ -211,7 +211,7 @@ def test_a_context_ends_where_training_did(catalogue: Catalogue) -> None:
 
 
 def test_the_cheapest_goes_by_price_and_else_by_size(catalogue: Catalogue) -> None:
-    targets = {"hit_rate": 0.7}
+    targets = {"hit_rate": 0.6}
     gpus: list[Any] = ["rtx-4060", "rtx-4090", "t4", "rtx-5080"]
     (reply,) = replies(catalogue, "cheapest", gpus=gpus, targets=targets)
     assert reply.text == "rtx-4060 (smallest, then slowest; not all have a price)"

@@ -146,7 +146,7 @@ def test_all_faults_are_reported_together_each_with_its_path_and_line(tmp_path: 
         "x.yaml: models[2].dimensions.n_layer: found '2', expected a whole number (line 3)",
         "x.yaml: models[2].dimensions.n_embd: found nothing, expected the width of the model (line 3)",
         f"x.yaml: gpus[1].vram: found '8XB', expected {_SIZE} (line 6)",
-        "x.yaml: gpus[1].bandwith: found the key 'bandwith', expected one of device, catalogue, name, vram, free, "
+        "x.yaml: gpus[1].bandwith: found the key 'bandwith', expected one of device, catalogue, name, vram, reserved, free, "
         "budget, bandwidth, pcie, context, price; did you mean 'bandwidth'? (line 6)",
         "x.yaml: gpus[2].vram: found a mapping (from, to, step), expected a range whose `to` is not less than its "
         "`from` (line 7)",
@@ -226,7 +226,7 @@ def test_names_that_are_in_no_catalogue_come_with_the_nearest(tmp_path: Path) ->
         "x.yaml: gpus[0].catalogue: found 'rtx4090', expected a name that `hotsplit catalogue` lists; did you mean "
         "'rtx-4090'? (line 2)",
         "x.yaml: hosts[0].catalogue: found 'ddr5-560', expected a name that `hotsplit catalogue` lists; did you mean "
-        "'ddr5-5600-dual'? (line 3)",
+        "'ddr5-5600-quad'? (line 3)",
         "x.yaml: models[1].statistics: found 'relu-7b', expected one of relullama-13b, relullama-70b, relullama-7b, or "
         "a folder; did you mean 'relullama-7b'? (line 1)",
         "x.yaml: quantisations[0]: found 'Q4_O', expected one of F32, F16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0; did you mean "

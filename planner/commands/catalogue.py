@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from planner.commands import common
 
 if TYPE_CHECKING:
-    from planner.catalogue.entries import Catalogue, Entry
+    from planner.catalogue.entries import Catalogue, Entry, Source
 
 SECTIONS = ("models", "gpus", "hosts", "statistics")
 
@@ -108,12 +108,14 @@ def _rows(catalogue: Catalogue, section: str) -> tuple[list[tuple[str, Any]], li
             for name, entry in catalogue.models.items()
         ]
     if section == "gpus":
-        columns = [("GPU", "left"), ("title", "left"), ("memory", "right"), ("bandwidth", "right"), ("PCIe", "left")]
+        columns = [("GPU", "left"), ("title", "left"), ("memory", "right"), ("for programs", "right")]
+        columns += [("bandwidth", "right"), ("PCIe", "left")]
         return columns, [
             [
                 name,
                 entry.title,
                 format_bytes(entry.vram),
+                format_bytes(entry.cuda_total_bytes),
                 f"{entry.bandwidth / 1e9:g} GB/s",
                 "" if entry.pcie is None else f"{entry.pcie.generation}.0 x{entry.pcie.lanes}",
             ]
@@ -155,15 +157,26 @@ def _figure_words(figure: str, value: Any) -> str:
     """Returns a figure as people write it; `--json` has it as it is."""
     from planner.base.units import format_bytes
 
-    if figure in {"vram", "memory", "context"}:
+    if value is None:
+        return "unknown"
+    if figure in {"vram", "reserved", "memory", "context"}:
         return f"{format_bytes(value)} ({value} bytes)"
     if figure == "bandwidth":
         return f"{value / 1e9:g} GB/s"
     if isinstance(value, list):
-        return ", ".join(map(str, value))
+        return ", ".join(_figure_words("", part) for part in value)
     if isinstance(value, dict):
         return ", ".join(f"{name} {_figure_words(name, part)}" for name, part in value.items())
     return str(value)
+
+
+def _source_words(source: Source | None) -> str:
+    """Returns where a figure comes from and how sure it is, as far as the entry says."""
+    if source is None:
+        return "source not given"
+    sure = [] if source.confidence is None else [f"confidence {source.confidence}"]
+    sure += [f"likely error: {source.likely_error}"] if source.likely_error else []
+    return f"{source.source} ({'; '.join(sure)})" if sure else source.source
 
 
 def _section_as_dict(catalogue: Catalogue, section: str) -> dict[str, Any]:
@@ -197,5 +210,5 @@ def _print_entry(catalogue: Catalogue, name: str, as_json: bool) -> int:
         for figure, value in as_mapping(entry).items():
             if figure in figures:
                 common.say(f"  {figure}: {_figure_words(figure, value)}")
-                common.say(f"      {entry.source_of(figure) or 'source not given'}")
+                common.say(f"      {_source_words(entry.rated_source_of(figure))}")
     return 0
