@@ -197,7 +197,7 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "my demo"
     assert run(str(folder), "--seed", "7") == 0
     output = capsys.readouterr().out.replace(str(folder), "DIR").splitlines()
-    assert output[0].startswith("wrote DIR/relu-llama-7b.powerinfer.gguf: 13.94 GiB long")
+    assert output[0].startswith("wrote DIR/relu-llama-7b.powerinfer.gguf: 14.11 GiB long")
     assert output[1] == "wrote DIR/activation: 32 layers, counts from relullama-7b"
     assert output[2] == "next: hotsplit export --model 'DIR/relu-llama-7b.powerinfer.gguf' --vram-budget 10GiB"
     assert run(str(folder)) == 2

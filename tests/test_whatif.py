@@ -201,7 +201,8 @@ def test_the_70b_study_says_what_its_comment_says(capsys: pytest.CaptureFixture[
     found = json.loads(done.out)
     by_gpu = {cell["gpu"]: cell for cell in found["cells"]}
     assert by_gpu["rtx-4060"]["path"] == "dense_incomplete"
-    assert by_gpu["rtx-4060-ti-16gb"]["hit_rate"] == pytest.approx(0.25, abs=0.02)
+    assert by_gpu["rtx-3060-12gb"]["path"] == "dense_only"
+    assert by_gpu["rtx-4060-ti-16gb"]["hit_rate"] == pytest.approx(0.22, abs=0.02)
     assert by_gpu["rtx-3090"]["tokens_per_second"] > by_gpu["rtx-5080"]["tokens_per_second"]
     assert found["replies"][0]["text"] == "rtx-3090 (smallest, then slowest; not all have a price)"
 
