@@ -94,6 +94,45 @@ def test_the_budget_of_a_board_is_less_context_and_margin(catalogue: Catalogue) 
     assert same.bytes == answer.bytes
 
 
+@pytest.mark.parametrize(
+    ("gpu", "free_mib", "words"),
+    [
+        ({"catalogue": "rtx-5070-ti"}, 16_303 - 495, "that the driver keeps (known for rtx-5070-ti)"),
+        ({"catalogue": "rtx-4080"}, 16_376 - 498, "but 498.0 MiB that the driver keeps (a default)"),
+        ({"catalogue": "rtx-4080", "vram": "8GiB"}, 8192 - 498, "but 498.0 MiB that the driver keeps (a default)"),
+        ({"catalogue": "rtx-5070-ti", "reserved": "100MiB"}, 16_203, "but 100.0 MiB that the driver keeps (the study)"),
+        ({"catalogue": "rtx-5070-ti", "reserved": 0}, 16_303, "memory on the board, all of it free, less 612.0 MiB"),
+        ({"catalogue": "rtx-5070-ti", "free": "8GiB"}, 8192, "free memory, less 612.0 MiB"),
+        ({"vram": "8GiB", "bandwidth": 100}, 8192, "memory on the board, all of it free, less 612.0 MiB"),
+        ({"catalogue": "gb10-dgx-spark"}, 124_610, "memory on the board, all of it free, less 612.0 MiB"),
+    ],
+)
+def test_a_card_starts_from_what_the_driver_leaves(
+    catalogue: Catalogue, gpu: dict[str, Any], free_mib: int, words: str
+) -> None:
+    study = {"models": "bamboo-7b", "quantisations": "Q4_0", "gpus": gpu, "hosts": "ddr5-5600-dual"}
+    (answer,) = sweep(study_of(study, catalogue).cells, catalogue)
+    assert answer.bytes.free == free_mib << 20
+    assert answer.bytes.budget == (free_mib - 612 - 256) << 20
+    assert words in dict(answer.basis)["budget"]
+
+
+def test_a_card_has_its_own_cuda_context_where_it_is_known(catalogue: Catalogue) -> None:
+    gpus = ["rtx-4060-ti-16gb", {"catalogue": "rtx-4060-ti-16gb", "context": "200MiB", "name": "own"}]
+    study = {"models": "bamboo-7b", "quantisations": "Q4_0", "gpus": gpus, "hosts": "ddr5-5600-dual"}
+    known, own = sweep(study_of(study, catalogue).cells, catalogue)
+    assert known.bytes.budget == (16_380 - 436 - 107 - 256) << 20
+    assert "less 107.0 MiB CUDA context (known for rtx-4060-ti-16gb) and 256 MiB" in dict(known.basis)["budget"]
+    assert own.bytes.budget == (16_380 - 436 - 200 - 256) << 20
+    assert "less 200.0 MiB CUDA context (the study) and 256 MiB" in dict(own.basis)["budget"]
+
+
+def test_with_the_logs_ranks_falcon_40b_in_f16_is_not_whole_on_24_gb(catalogue: Catalogue) -> None:
+    study = {"models": "falcon-40b", "gpus": ["rtx-3090", "rtx-4090"], "hosts": "ddr5-5600-dual"}
+    for answer in sweep(study_of(study, catalogue).cells, catalogue):
+        assert answer.path is CellPath.DENSE_INCOMPLETE
+
+
 def test_a_host_that_is_too_small_does_not_fit(catalogue: Catalogue) -> None:
     embedding_bytes = N_EMBD * N_VOCAB * 2
     cold_bytes = 3 * 1024 * NEURON_BYTES
