@@ -30,11 +30,28 @@ def test_a_gpu_without_bandwidth_has_no_speed_and_says_why(catalogue: Catalogue,
     assert answer.gpu == "NVIDIA Something (this machine)"
     assert answer.speed is None
     assert "no speed: the GPU's bandwidth is not known; give it in the study (gpus: bandwidth)" in answer.notes
-    known = Gpu(0, "NVIDIA GeForce RTX 4090", "GPU-1", 24 * GIB, 6 * GIB, 0, MemoryBasis.NVML_V2, 0, (8, 9), None)
+    known = Gpu(0, "NVIDIA GeForce RTX 4090", "GPU-1", 24_564 << 20, 6 * GIB, 0, MemoryBasis.NVML_V2, 0, (8, 9), None)
     monkeypatch.setattr(module, "choose_gpu", lambda: known)
     (answer,) = ask(catalogue, gpus="this machine")
     assert answer.speed is not None
+    # NVML's free memory has no part of what the driver keeps, and `plan` takes the same CUDA context for this machine.
     assert answer.bytes.budget == 6 * GIB - (612 << 20) - ENGINE_MARGIN_BYTES
+
+
+@pytest.mark.parametrize(("total_mib", "gb_per_s"), [(10_240, 760), (12_288, 912), (20_480, None)])
+def test_this_machine_finds_its_entry_by_name_and_total(
+    catalogue: Catalogue, monkeypatch: Any, total_mib: int, gb_per_s: int | None
+) -> None:
+    from planner.hardware.vram import Gpu, MemoryBasis
+    from planner.studies import sweep as module
+
+    card = Gpu(0, "NVIDIA GeForce RTX 3080", "GPU-1", total_mib << 20, 6 * GIB, 0, MemoryBasis.NVML_V2, 0, (8, 6), None)
+    monkeypatch.setattr(module, "choose_gpu", lambda: card)
+    (answer,) = ask(catalogue, gpus="this machine")
+    speed = dict(answer.basis).get("speed")
+    assert (None if speed is None else speed.startswith(f"bytes read for a token over {gb_per_s} GB/s GPU")) is (
+        None if gb_per_s is None else True
+    )
 
 
 def test_processes_change_nothing(catalogue: Catalogue) -> None:

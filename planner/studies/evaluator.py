@@ -166,8 +166,6 @@ class CellEvaluator:
             free_bytes=case.free_bytes if sized else found.free_bytes,
             bandwidth_bytes_per_s=case.bandwidth_bytes_per_s or (same.bandwidth if same else None),
             pcie_bytes_per_s=case.pcie_bytes_per_s or link,
-            context_bytes=case.context_bytes or (same.context if same else None),
-            context_basis=case.context_basis or (f"known for {same.title}" if same and same.context else ""),
         )
 
     def _pool_bytes(self, cell: Cell) -> int | None:
