@@ -1,6 +1,6 @@
 """How fast a placement decodes: bytes read for one token on each side over bandwidth, plus what every layer loses.
 
-Decoding one token reads every weight that takes part once, and little else: it is bound by memory. So, for each layer,
+Decoding one token reads every weight that takes part once. So, for each layer,
 
     attention, predictors, norms, KV    dense bytes / bandwidth of the side they are on
     FFN                                 the neurons that fire, hot ones on the GPU and cold ones on the host; how much
@@ -9,11 +9,18 @@ Decoding one token reads every weight that takes part once, and little else: it 
     synchronisation                     once for each layer that works on both sides
     launching                           once for each layer
 
-and the output matrix at the end. Which neurons fire is told by activation sparsity: `active_share` of a layer's neurons
-for one token. How many of those are hot is the layer's hit rate, because the statistics count firings: the hot neurons
-make `hit_rate` of all firings, so they make that share of the neurons that fire for an average token.
+and the output matrix at the end. On the host, the cores may be slower than the memory: rows of neurons lie apart, and
+some types take much arithmetic (`planner.studies.cpu_rates`). Which neurons fire follows from activation sparsity:
+`active_share` of a layer's neurons for one token. How many of those are hot is the layer's hit rate, because the
+statistics count firings: the hot neurons make `hit_rate` of all firings, so they make that share of the neurons that
+fire for an average token.
 
-What the model leaves out: the prompt (it decodes only), the CPU's arithmetic, caches, and predictors that are wrong.
+Predictors also select neurons that do not fire (`false_share`). Their gate and up rows are read, too, and half of their
+down rows where the activations are kept as F16: relu(gate) is 0 and up as often negative as not, and the engine skips
++0.0 but not -0.0 (`ggml.c`, `ggml_compute_forward_mul_mat_axpy`, compares the bits of an F16). For Q4_0 it compares
+whole numbers, and skips both.
+
+What the model leaves out: the prompt (it decodes only) and caches.
 """
 
 from __future__ import annotations
@@ -24,6 +31,7 @@ from collections.abc import Sequence
 
 from planner.base.errors import InputError
 from planner.base.record import Record
+from planner.studies.cpu_rates import CpuRates
 
 _FLOAT32_BYTES = 4
 
@@ -40,6 +48,7 @@ class SpeedParameters(Record):
             overlaps them; the released one starts the GPU's part from the threads that do the host's. With 0,
             more VRAM is never slower.
         active_share: share of a layer's neurons that fire for a token, for models of which nothing is known.
+        false_share: share of the neurons that predictors select and that do not fire. 0: nobody has published it.
     """
 
     gpu_efficiency: float = 0.95
@@ -48,6 +57,7 @@ class SpeedParameters(Record):
     sync_s: float = 350e-6
     overlap: float = 0.0
     active_share: float = 0.20
+    false_share: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("gpu_efficiency", "host_efficiency", "active_share"):
@@ -56,6 +66,8 @@ class SpeedParameters(Record):
                 raise InputError(f"speed: {name}: found {value}, expected more than 0 and at most 1")
         if not 0 <= self.overlap <= 1:
             raise InputError(f"speed: overlap: found {self.overlap}, expected 0 to 1")
+        if not 0 <= self.false_share < 1:
+            raise InputError(f"speed: false_share: found {self.false_share}, expected 0 or more and less than 1")
         for name in ("layer_s", "sync_s"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
@@ -69,11 +81,13 @@ class Bandwidths(Record):
         gpu_bytes_per_s: the GPU's memory.
         host_bytes_per_s: the host's memory.
         link_bytes_per_s: one direction of the link; None leaves transfer out.
+        cpu: the host's cores.
     """
 
     gpu_bytes_per_s: float
     host_bytes_per_s: float
     link_bytes_per_s: float | None = None
+    cpu: CpuRates = CpuRates()
 
     def __post_init__(self) -> None:
         for name in ("gpu_bytes_per_s", "host_bytes_per_s", "link_bytes_per_s"):
@@ -96,6 +110,10 @@ class Work(Record):
         hot_bytes: shape (layers,), the hot neurons of each layer.
         hit_rates: shape (layers,), the share of each layer's activations that its hot neurons make.
         active_share: share of a layer's neurons that fire for a token.
+        rows: the rows of one neuron, (type, bytes) each, the down row last; empty where they are not known, and then
+            they are read like a stream.
+        gated: whether the first row is a gate's.
+        dense_types: the types of all dense tensors, (type, bytes) each; empty where they are not known.
     """
 
     n_embd: int
@@ -107,6 +125,9 @@ class Work(Record):
     hot_bytes: Sequence[int]
     hit_rates: Sequence[float]
     active_share: float
+    rows: Sequence[tuple[str, int]] = ()
+    gated: bool = False
+    dense_types: Sequence[tuple[str, int]] = ()
 
 
 class Bound(enum.Enum):
@@ -126,7 +147,7 @@ class SpeedEstimate(Record):
         tokens_per_s: decode speed.
         token_s: seconds a token.
         gpu_s: waiting for the GPU's memory.
-        host_s: waiting for the host's memory.
+        host_s: waiting for the host: its memory or its cores.
         sync_s: launching and synchronisation.
         transfer_s: activations over the link.
         bound: the largest of the four; where that is `sync_s`, the larger of its two parts, so that a model that is
@@ -158,15 +179,24 @@ def estimate(work: Work, bandwidths: Bandwidths, parameters: SpeedParameters) ->
         raise InputError("speed: expected bytes and hit rates for the same layers")
     gpu_rate = bandwidths.gpu_bytes_per_s * parameters.gpu_efficiency
     host_rate = bandwidths.host_bytes_per_s * parameters.host_efficiency
+    cpu = bandwidths.cpu
     gpu_read: float = work.dense_gpu_bytes + work.kv_gpu_bytes
     host_read: float = work.dense_host_bytes + work.kv_host_bytes
-    gpu_s, host_s = gpu_read / gpu_rate, host_read / host_rate
+    gpu_s = gpu_read / gpu_rate
+    host_s = cpu.stream_s([*_dense_by_type(work), ("F16", work.kv_host_bytes)], host_rate)
     crossing = 0
     for layer_bytes, hot_bytes, hit_rate in zip(work.ffn_bytes, work.hot_bytes, work.hit_rates, strict=True):
-        hot_read, cold_read = _active_bytes(layer_bytes, hot_bytes, hit_rate, work.active_share)
+        hot_fire, cold_fire = _active_bytes(layer_bytes, hot_bytes, hit_rate, work.active_share)
+        hot_read = on_host_s = cold_read = 0.0
+        for kind, row_bytes, part, times in _row_parts(work, parameters.false_share):
+            cold_bytes = (layer_bytes - hot_bytes) * part
+            read_bytes = min(cold_bytes, cold_fire * part * times)
+            hot_read += min(hot_bytes * part, hot_fire * part * times)
+            cold_read += read_bytes
+            on_host_s += cpu.rows_s(kind, row_bytes, read_bytes, cold_bytes, host_rate)
         gpu_read += hot_read
         host_read += cold_read
-        on_gpu_s, on_host_s = hot_read / gpu_rate, cold_read / host_rate
+        on_gpu_s = hot_read / gpu_rate
         gpu_s += on_gpu_s * (1 - parameters.overlap) if on_gpu_s < on_host_s else on_gpu_s
         host_s += on_host_s if on_gpu_s < on_host_s else on_host_s * (1 - parameters.overlap)
         if cold_read and (hot_read or work.dense_gpu_bytes):
@@ -204,3 +234,23 @@ def _active_bytes(layer_bytes: int, hot_bytes: int, hit_rate: float, active_shar
     cold_bytes = layer_bytes - hot_bytes
     hot_read = min(hot_bytes, max(active * hit_rate, active - cold_bytes))
     return hot_read, active - hot_read
+
+
+def _dense_by_type(work: Work) -> Sequence[tuple[str, float]]:
+    """Returns the dense bytes on the host by type, as if each type had the same share on both sides."""
+    total = sum(n_bytes for _, n_bytes in work.dense_types)
+    if not total:
+        return [("", work.dense_host_bytes)]
+    return [(kind, n_bytes * work.dense_host_bytes / total) for kind, n_bytes in work.dense_types]
+
+
+def _row_parts(work: Work, false_share: float) -> Sequence[tuple[str, int, float, float]]:
+    """Returns for each row of a neuron: type, bytes, its part of the neuron, rows read for each neuron that fires."""
+    selected = 1 / (1 - false_share)
+    total = sum(row_bytes for _, row_bytes in work.rows)
+    if not total:
+        return [("", 0, 1.0, selected)]
+    parts = [(kind, row_bytes, row_bytes / total, selected) for kind, row_bytes in work.rows]
+    kind, row_bytes, part, _ = parts[-1]
+    minus_zero = work.gated and kind != "Q4_0"
+    return [*parts[:-1], (kind, row_bytes, part, 1 + (selected - 1) / 2 if minus_zero else 1.0)]
