@@ -41,6 +41,9 @@ class Cabinet(Record):
     host_read_bytes: int = 0
     n_embd: int = 1
     objections: tuple[str, ...] = ()
+    gated: bool = False
+    unit_rows: tuple[tuple[str, int], ...] = ()
+    dense_types: tuple[tuple[str, int], ...] = ()
 
     @property
     def n_layer(self) -> int:

@@ -311,6 +311,17 @@ class GpuEntry(Entry, kw_only=True):
     pcie: Annotated[PcieLink | None, about("generation and lanes of its link")] = None
     context: Annotated[SizeBytes | None, about("what a CUDA context takes on it")] = None
     price: Annotated[Positive | None, about("a price, in any one currency")] = None
+    link: Annotated[BytesPerSecond | None, about("what its link was measured to carry; counts before pcie")] = None
+    efficiency: Annotated[Share | None, about("share of the bandwidth that is reached; 1 where it was measured")] = None
+
+
+class GatherRate(Table, kw_only=True):
+    """How fast a host reads rows that lie apart."""
+
+    row: Annotated[SizeBytes, about("length of a row")]
+    share: Annotated[_Part, about("which share of the rows is read")]
+    core: Annotated[BytesPerSecond, about("what one core reads")]
+    all: Annotated[BytesPerSecond | None, about("what all cores read together")] = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -334,6 +345,13 @@ class HostEntry(Entry, kw_only=True):
     memory: Annotated[SizeBytes | None, about("how much memory it has")] = None
     megatransfers: Annotated[Count | None, about("million transfers per second")] = None
     channels: Annotated[Count | None, about("channels of 64 bits")] = None
+    cores: Annotated[int | None, Limits(ge=1, le=1 << 14), about("cores that compute")] = None
+    core_bandwidth: Annotated[BytesPerSecond | None, about("what one core reads of whole matrices")] = None
+    gather: Annotated[tuple[GatherRate, ...] | None, about("bandwidth of rows that lie apart")] = None
+    arithmetic: Annotated[dict[str, BytesPerSecond] | None, about("weights that one core computes with, by type")] = (
+        None
+    )
+    efficiency: Annotated[Share | None, about("share of the bandwidth that is reached; 1 where it was measured")] = None
 
 
 class _Models(Table):

@@ -122,6 +122,21 @@ class EngineModel(Protocol):
         ...
 
     @property
+    def gated(self) -> bool:
+        """Whether the first row of a unit is that of a gate."""
+        ...
+
+    @property
+    def unit_rows(self) -> tuple[tuple[str, int], ...]:
+        """Rows of a unit of the first group, (type, bytes) each, the down row last; empty where it is no rows."""
+        ...
+
+    @property
+    def dense_types(self) -> tuple[tuple[str, int], ...]:
+        """The dense part by type, (type, bytes) each; empty where that is not known."""
+        ...
+
+    @property
     def objections(self) -> tuple[str, ...]:
         """Why the engine would refuse to load or to split this model; empty when it would not."""
         ...

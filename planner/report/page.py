@@ -18,6 +18,7 @@ from planner.report.series import series_of
 from planner.report.whatif import AXES, points, same_for_all, target_counts, verdict_words
 from planner.studies.answer import Answer
 from planner.studies.questions import Reply
+from planner.studies.speed_basis import basis_words, range_words
 from planner.studies.study import Study
 
 _FOLDER = Path(__file__).parent
@@ -139,9 +140,15 @@ def _table(answers: Sequence[Answer], *, judged: bool) -> Iterator[str]:
         if judged:
             row.append((verdict_words(answer), None))
         cells = [_cell(name, text, value) for name, (text, value) in zip(columns, row, strict=True)]
-        title = escaped("; ".join(answer.notes))
+        title = escaped("; ".join([*answer.notes, *_speed_basis(answer)]))
         yield f'<tr class="{answer.verdict or "plain"}" title="{title}">{"".join(cells)}</tr>'
     yield "</tbody></table></div></section>"
+
+
+def _speed_basis(answer: Answer) -> Iterator[str]:
+    if answer.speed is not None:
+        yield range_words(answer.speed)
+        yield basis_words(answer.speed)
 
 
 def _cell(name: str, text: str, value: float | None) -> str:

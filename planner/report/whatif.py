@@ -13,6 +13,7 @@ from planner.report.tables import name, number, print_table, table, text
 from planner.studies.answer import Answer
 from planner.studies.questions import Reply
 from planner.studies.speed import Bound
+from planner.studies.speed_basis import basis_words, range_words
 from planner.studies.study import BASE
 
 if TYPE_CHECKING:
@@ -59,12 +60,26 @@ def print_study(study: Study, answers: Sequence[Answer], replies: Sequence[Reply
         console.print(printable(f"{reply.question}: {reply.about}: {reply.text}"), soft_wrap=True)
     for line in target_counts(answers):
         console.print(printable(line), soft_wrap=True)
+    for line in _range_line(answers):
+        console.print(line, style="dim", soft_wrap=True)
     console.print(
         "tokens/s are estimates: bytes read for a token over bandwidth (docs/speed.md); --cell NUMBER shows one cell "
         "with what each figure rests on",
         style="dim",
         soft_wrap=True,
     )
+
+
+def _range_line(answers: Sequence[Answer]) -> Iterator[str]:
+    """Yields how far assumed inputs can move the speeds of the table; nothing where no speed is known."""
+    speeds = [answer.speed for answer in answers if answer.speed and answer.speed.slow_tokens_per_s is not None]
+    if not speeds:
+        return
+    slowest = min((speed.slow_tokens_per_s or 0.0) / speed.tokens_per_s for speed in speeds)
+    fastest = max((speed.fast_tokens_per_s or 0.0) / speed.tokens_per_s for speed in speeds)
+    assumed = sorted({name for speed in speeds for name, basis in speed.basis if basis == "assumed"})
+    words = f"{slowest - 1:+.0%} to {fastest - 1:+.0%}"
+    yield f"tokens/s range: {words}, because these are assumed: {', '.join(assumed) or 'nothing'}"
 
 
 def same_for_all(answers: Sequence[Answer]) -> str:
@@ -91,6 +106,8 @@ def print_cell(answer: Answer, console: Console) -> None:
         ("hot neurons", f"{answer.hot_neurons:,} of {answer.neurons:,}"),
         ("hit rate", _hit_rate_text(answer)),
         ("decode", _speed_text(answer)),
+        ("decode range", range_words(answer.speed)) if answer.speed else None,
+        ("decode rests on", basis_words(answer.speed)) if answer.speed else None,
         ("one more GiB", _next_gib_text(answer)),
         *(
             (f"target {target.name}", _target_text(target.wanted, target.found, target.met))

@@ -254,4 +254,6 @@ def _speed_dict(speed: SpeedEstimate) -> dict[str, Any]:
         "transfer_s": speed.transfer_s,
         "gpu_read_bytes": speed.gpu_read_bytes,
         "host_read_bytes": speed.host_read_bytes,
+        "tokens_per_second_range": [speed.slow_tokens_per_s, speed.fast_tokens_per_s],
+        "basis": dict(speed.basis),
     }

@@ -8,14 +8,15 @@ import numpy as np
 import numpy.typing as npt
 
 from planner.activations.hotness import Hotness
-from planner.base.record import Record
+from planner.base.record import Record, replace
 from planner.base.units import format_bytes
 from planner.engines.account import Account, EngineState
 from planner.engines.engine import Engine, EngineModel
 from planner.placement.objectives import OBJECTIVES
 from planner.placement.problem import Solution
 from planner.studies.answer import Answer, Bytes, Proof, TargetResult
-from planner.studies.speed import Bandwidths, SpeedEstimate, Work, estimate
+from planner.studies.speed import Bandwidths, SpeedEstimate, SpeedParameters, Work
+from planner.studies.speed_basis import Basis, Inputs, estimate_range
 from planner.studies.study import Cell, GpuCase
 
 
@@ -66,9 +67,24 @@ def speed_of(
         hot_bytes=[count * size for count, size in zip(solution.solved_list, model.unit_bytes, strict=True)],
         hit_rates=layer_hit_rates(placement.hotness, solution.solved_list).tolist(),
         active_share=cell.model.active_share or cell.speed.active_share,
+        rows=model.unit_rows,
+        gated=model.gated,
+        dense_types=model.dense_types,
     )
-    rates = Bandwidths(gpu.bandwidth_bytes_per_s, cell.host.bandwidth_bytes_per_s, gpu.pcie_bytes_per_s)
-    return estimate(work, rates, cell.speed), None
+    host, usual = cell.host, SpeedParameters()
+    rates = Bandwidths(gpu.bandwidth_bytes_per_s, host.bandwidth_bytes_per_s, gpu.pcie_bytes_per_s, host.cpu)
+    parameters, basis = cell.speed, dict(host.basis)
+    # What a study says counts before what was measured.
+    if parameters.host_efficiency != usual.host_efficiency:
+        basis["host efficiency"] = Basis.STATED
+    elif host.efficiency is not None:
+        parameters = replace(parameters, host_efficiency=host.efficiency)
+    if gpu.efficiency is not None and parameters.gpu_efficiency == usual.gpu_efficiency:
+        parameters = replace(parameters, gpu_efficiency=gpu.efficiency)
+    basis["GPU bandwidth"] = gpu.bandwidth_basis
+    basis["synchronisation"] = Basis.ASSUMED if parameters.sync_s == usual.sync_s else Basis.STATED
+    basis["active share"] = cell.model.active_basis
+    return estimate_range(Inputs(work, rates, parameters, tuple(basis.items()))), None
 
 
 def bytes_of(placement: Placement, solution: Solution | None) -> Bytes:

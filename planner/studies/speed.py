@@ -155,6 +155,8 @@ class SpeedEstimate(Record):
         gpu_read_bytes: bytes the GPU reads for a token, on average.
         host_read_bytes: bytes the host reads for a token, on average.
         launch_s: of `sync_s`, launching kernels, once for each layer.
+        slow_tokens_per_s, fast_tokens_per_s: the ends of the range that assumed inputs leave; None where nobody asked.
+        basis: the inputs by name, and whether each is measured, published, stated or assumed.
     """
 
     tokens_per_s: float
@@ -167,6 +169,9 @@ class SpeedEstimate(Record):
     gpu_read_bytes: int
     host_read_bytes: int
     launch_s: float
+    slow_tokens_per_s: float | None = None
+    fast_tokens_per_s: float | None = None
+    basis: tuple[tuple[str, str], ...] = ()
 
 
 def estimate(work: Work, bandwidths: Bandwidths, parameters: SpeedParameters) -> SpeedEstimate:

@@ -19,12 +19,14 @@ from planner.base.text import listed, printable
 from planner.base.units import format_bytes
 from planner.catalogue.entries import (
     Catalogue,
+    GatherRate,
     GpuEntry,
     HostEntry,
     ModelEntry,
     StatisticsChoice,
     load_catalogue,
 )
+from planner.catalogue.measured import measured_gpu, measured_host
 from planner.config.document import Document
 from planner.config.faults import shown
 from planner.config.schema import check, given_values, key_in
@@ -32,7 +34,9 @@ from planner.config.yaml_file import read_yaml
 from planner.engines.engine import ReserveOptions
 from planner.engines.registry import engine_named
 from planner.model_files.model_folder import model_in
+from planner.studies.cpu_rates import CpuRates, Gather
 from planner.studies.speed import SpeedParameters
+from planner.studies.speed_basis import Basis
 from planner.studies.study_file import (
     GpuChoice,
     HostChoice,
@@ -60,6 +64,7 @@ class Model(Record):
         folder: what folders in it are relative to.
         active_share: share of FFN neurons that fire for a token; None when nothing is known.
         active_source: where that share comes from.
+        active_basis: whether the study states it, it is published, or the speed model assumes it.
     """
 
     label: str
@@ -69,6 +74,7 @@ class Model(Record):
     folder: Path
     active_share: float | None
     active_source: str
+    active_basis: Basis = Basis.ASSUMED
 
 
 class GpuCase(Record):
@@ -76,6 +82,7 @@ class GpuCase(Record):
 
     `reserved_bytes` is what the driver keeps of `vram_bytes`, 0 without that: free memory has no part of it.
     `context_basis` says where `context_bytes` comes from, where that is known.
+    `efficiency` is the share of its bandwidth that is reached, None for the speed model's.
     """
 
     name: str
@@ -91,15 +98,27 @@ class GpuCase(Record):
     reserved_bytes: int = 0
     reserved_basis: str = ""
     context_basis: str = ""
+    efficiency: float | None = None
+    bandwidth_basis: Basis = Basis.PUBLISHED
 
 
 class HostCase(Record):
-    """A host. `memory_bytes` is None when it is not limited."""
+    """A host.
+
+    Attributes:
+        memory_bytes: None when it is not limited.
+        cpu: its cores.
+        efficiency: share of its bandwidth that is reached; None for the speed model's.
+        basis: where its figures come from, by the names of `planner.studies.speed_basis`.
+    """
 
     label: str
     bandwidth_bytes_per_s: int
     memory_bytes: int | None
     this_machine: bool
+    cpu: CpuRates = CpuRates()
+    efficiency: float | None = None
+    basis: tuple[tuple[str, Basis], ...] = ()
 
 
 class Cell(Record):
@@ -257,8 +276,8 @@ def _contexts(study: StudyFile) -> tuple[int, ...]:
 
 def _cells_of(scenario: str, study: StudyFile, catalogue: Catalogue, folder: Path) -> Iterator[Cell]:
     models = [_model(choice, catalogue, folder, study.speed) for choice in study.models]
-    gpus = [case for choice in study.gpus for case in _gpu_cases(choice, catalogue)]
-    hosts = [_host(choice, catalogue) for choice in study.hosts]
+    gpus = [case for choice in study.gpus for case in _gpu_cases(choice, catalogue, folder)]
+    hosts = [_host(choice, catalogue, folder) for choice in study.hosts]
     speed, reserve = study.speed.parameters(), reserve_options(study.reserve)
     for model in models:
         # A file is quantised already.
@@ -305,10 +324,13 @@ def _model(choice: ModelChoice, catalogue: Catalogue, folder: Path, speed: Speed
     active_share: float | None
     if choice.active_share is not None:
         active_share, active_source = choice.active_share, "the study"
+        active_basis = Basis.STATED
     elif entry is not None and entry.active_share is not None:
         active_share, active_source = entry.active_share, entry.source_of("active_share") or "the catalogue"
+        active_basis = Basis.PUBLISHED if choice.catalogue else Basis.STATED
     else:
         active_share, active_source = speed.active_share, "speed.active_share of the study"
+        active_basis = Basis.ASSUMED if active_share is None else Basis.STATED
     return Model(
         label=label,
         file=file,
@@ -317,6 +339,7 @@ def _model(choice: ModelChoice, catalogue: Catalogue, folder: Path, speed: Speed
         folder=folder,
         active_share=active_share,
         active_source=active_source if active_share is not None else "",
+        active_basis=active_basis,
     )
 
 
@@ -325,10 +348,17 @@ def _model_file(path: Path) -> Path:
     return model_in(path) if path.is_dir() else path
 
 
-def _gpu_cases(choice: GpuChoice, catalogue: Catalogue) -> Iterator[GpuCase]:
+def _gpu_cases(choice: GpuChoice, catalogue: Catalogue, folder: Path) -> Iterator[GpuCase]:
     entry: GpuEntry | None = None if choice.catalogue is None else catalogue.gpus[choice.catalogue]
+    known_as = choice.catalogue
+    if choice.file is not None:
+        known_as, entry = measured_gpu(folder / choice.file)
     pcie = choice.pcie or (entry.pcie if entry else None)
-    name = choice.name or choice.catalogue or choice.device or "GPU"
+    link_bytes_per_s = pcie.bytes_per_s() if pcie else None
+    if entry is not None and entry.link is not None and choice.pcie is None:
+        link_bytes_per_s = entry.link
+    name = choice.name or known_as or choice.device or "GPU"
+    basis = Basis.PUBLISHED if choice.file is None else Basis.MEASURED
     kind = next((kind for kind in ("vram", "free", "budget") if getattr(choice, kind) is not None), None)
     sizes: tuple[int | None, ...] = getattr(choice, kind) if kind else (entry.vram if entry else None,)
     context_known = entry is not None and entry.context is not None
@@ -344,12 +374,14 @@ def _gpu_cases(choice: GpuChoice, catalogue: Catalogue) -> Iterator[GpuCase]:
             free_bytes=size_bytes if kind == "free" else None,
             budget_bytes=size_bytes if kind == "budget" else None,
             bandwidth_bytes_per_s=choice.bandwidth or (entry.bandwidth if entry else None),
-            pcie_bytes_per_s=pcie.bytes_per_s() if pcie else None,
+            pcie_bytes_per_s=link_bytes_per_s,
             context_bytes=choice.context or (entry.context if entry else None),
             price=choice.price or (entry.price if entry else None),
             reserved_bytes=reserved_bytes,
             reserved_basis=reserved_basis,
-            context_basis="the study" if choice.context else f"known for {choice.catalogue}" if context_known else "",
+            context_basis="the study" if choice.context else f"known for {known_as}" if context_known else "",
+            efficiency=entry.efficiency if entry and not choice.bandwidth else None,
+            bandwidth_basis=Basis.STATED if choice.bandwidth else basis,
         )
 
 
@@ -372,12 +404,40 @@ def _exact_size(size_bytes: int) -> str:
     return format_bytes(size_bytes)
 
 
-def _host(choice: HostChoice, catalogue: Catalogue) -> HostCase:
+def _host(choice: HostChoice, catalogue: Catalogue, folder: Path) -> HostCase:
     entry: HostEntry | None = None if choice.catalogue is None else catalogue.hosts[choice.catalogue]
+    name = choice.catalogue
+    if choice.file is not None:
+        name, entry = measured_host(folder / choice.file)
     bandwidth = choice.bandwidth or (entry.bandwidth if entry else 0)
+    said = Basis.PUBLISHED if choice.file is None else Basis.MEASURED
+    efficiency = entry.efficiency if entry and not choice.bandwidth else None
+    rates = CpuRates()
+    if entry is not None:
+        rates = CpuRates(
+            cores=entry.cores or rates.cores,
+            stream_bytes_per_s=entry.core_bandwidth or rates.stream_bytes_per_s,
+            gather=rates.gather if entry.gather is None else tuple(map(_gather, entry.gather)),
+            arithmetic=rates.arithmetic if entry.arithmetic is None else tuple(entry.arithmetic.items()),
+        )
+    if choice.cores is not None:
+        rates = replace(rates, cores=choice.cores)
     return HostCase(
-        label=choice.name or choice.catalogue or f"{bandwidth / 1e9:g} GB/s",
+        label=choice.name or name or f"{bandwidth / 1e9:g} GB/s",
         bandwidth_bytes_per_s=bandwidth,
         memory_bytes=choice.memory or (entry.memory if entry else None),
         this_machine=choice.device is not None,
+        cpu=rates,
+        efficiency=efficiency,
+        basis=(
+            ("host bandwidth", Basis.STATED if choice.bandwidth else said),
+            ("host efficiency", said if efficiency else Basis.ASSUMED),
+            ("cores", Basis.STATED if choice.cores else said if entry and entry.cores else Basis.ASSUMED),
+            ("scattered rows", said if entry and entry.gather else Basis.ASSUMED),
+            ("arithmetic", said if entry and entry.arithmetic else Basis.ASSUMED),
+        ),
     )
+
+
+def _gather(rate: GatherRate) -> Gather:
+    return Gather(rate.row, rate.share, rate.core, rate.all)

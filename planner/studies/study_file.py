@@ -38,13 +38,16 @@ from planner.placement.objectives import DEFAULT, OBJECTIVES, RELATIVE_GAP
 from planner.studies.speed import SpeedParameters
 
 _MODEL_SUFFIX = ".gguf"
+_MEASURED_SUFFIXES = (".yaml", ".yml")
 _Text = Annotated[str, Limits(min_length=1, max_length=4096)]
 _Label = Annotated[str, Limits(min_length=1, max_length=80)]
 _Seconds = Annotated[float, Limits(gt=0, le=86_400)]
 _Microseconds = Annotated[float, Limits(ge=0, le=1e9)]
 _Lost = Annotated[float, Limits(ge=0)]
 _ShareOrZero = Annotated[float, Limits(ge=0, le=1)]
+_ShareBelowOne = Annotated[float, Limits(ge=0, lt=1)]
 _Group = Annotated[int, Limits(ge=1, le=1 << 20)]
+_Cores = Annotated[int, Limits(ge=1, le=1 << 14)]
 _Neurons = Annotated[int, Limits(ge=0, le=1 << 31)]
 _Context = Annotated[int, Limits(ge=1, le=1 << 24)]
 
@@ -87,6 +90,7 @@ class GpuChoice(Table):
 
     device: Annotated[Literal["this machine"] | None, about("this machine, asked through NVML")] = None
     catalogue: Annotated[_Label | None, about("a name in the catalogue")] = None
+    file: Annotated[_Text | None, about("a file that `hotsplit measure` wrote, from the study's folder")] = None
     name: Annotated[_Label | None, about("what to call it in the answers")] = None
     vram: Annotated[SizesBytes | None, about("memory on the board: a size, a list or a range")] = None
     reserved: Annotated[SizeOrZeroBytes | None, about("what the driver keeps of the memory on the board")] = None
@@ -100,15 +104,20 @@ class GpuChoice(Table):
     @classmethod
     def from_text(cls, text: str) -> dict[str, Any]:
         """Returns the table that a text alone stands for."""
+        if text.endswith(_MEASURED_SUFFIXES):
+            return {"file": text}
         return {"device": text} if text == "this machine" else {"catalogue": text}
 
     def __post_init__(self) -> None:
         if self.device is not None and self.catalogue is not None:
             raise ExpectedError("device or catalogue, not both")
+        if self.file is not None and (self.device is not None or self.catalogue is not None):
+            raise ExpectedError("file, or else device or catalogue")
         sizes = [size for size in (self.vram, self.free, self.budget) if size is not None]
         if len(sizes) > 1:
             raise ExpectedError("one of vram, free, budget")
-        if self.device is None and self.catalogue is None and not (sizes and self.bandwidth):
+        named = (self.device, self.catalogue, self.file) != (None, None, None)
+        if not named and not (sizes and self.bandwidth):
             raise ExpectedError("device, catalogue, or a GPU of your own with bandwidth and vram (or free, or budget)")
 
 
@@ -116,18 +125,22 @@ class HostChoice(Table):
     """A host: a catalogue entry or declared; `memory` limits the cold neurons, without it they are not limited."""
 
     catalogue: Annotated[_Label | None, about("a name in the catalogue")] = None
+    file: Annotated[_Text | None, about("a file that `hotsplit measure` wrote, from the study's folder")] = None
     device: Annotated[Literal["this machine"] | None, about("this machine's memory size")] = None
     name: Annotated[_Label | None, about("what to call it in the answers")] = None
     memory: Annotated[SizeBytes | None, about("how much memory it has")] = None
     bandwidth: Annotated[BytesPerSecond | None, about("bandwidth of its memory")] = None
+    cores: Annotated[_Cores | None, about("cores that compute")] = None
 
     @classmethod
     def from_text(cls, text: str) -> dict[str, Any]:
         """Returns the table that a text alone stands for."""
-        return {"catalogue": text}
+        return {"file": text} if text.endswith(_MEASURED_SUFFIXES) else {"catalogue": text}
 
     def __post_init__(self) -> None:
-        if self.catalogue is None and self.bandwidth is None:
+        if self.catalogue is not None and self.file is not None:
+            raise ExpectedError("catalogue or file, not both")
+        if self.catalogue is None and self.file is None and self.bandwidth is None:
             raise ExpectedError("catalogue, or a host of your own with bandwidth")
         if self.device is not None and self.memory is not None:
             raise ExpectedError("device or memory, not both")
@@ -205,6 +218,10 @@ class SpeedChoice(Table):
         about("how much of the faster side is hidden behind the slower one"),
     ] = None
     active_share: Annotated[Share | None, about("share of neurons that fire, where nothing is known")] = None
+    false_share: Annotated[
+        _ShareBelowOne | None,
+        about("share of the neurons that predictors select and that do not fire"),
+    ] = None
 
     def parameters(self) -> SpeedParameters:
         """Returns the speed model's parameters."""

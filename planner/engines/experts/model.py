@@ -78,6 +78,21 @@ class ExpertModel(Record, eq=False):
         return 0
 
     @property
+    def gated(self) -> bool:
+        """Not asked: an expert is read as a whole."""
+        return False
+
+    @property
+    def unit_rows(self) -> tuple[tuple[str, int], ...]:
+        """None: an expert is read as a whole."""
+        return ()
+
+    @property
+    def dense_types(self) -> tuple[tuple[str, int], ...]:
+        """Not known, as what is dense depends on options."""
+        return ()
+
+    @property
     def objections(self) -> tuple[str, ...]:
         """None: a model that the engine does not take is refused when it is read."""
         return ()

@@ -146,6 +146,19 @@ class Geometry(Record, dict=True):
         """Bytes that stay on the host and are read for every token: an embedding that is the output, too."""
         return self.embedding_bytes if ARCHITECTURES[self.architecture].reuses_embedding else 0
 
+    @property
+    def unit_rows(self) -> tuple[tuple[str, int], ...]:
+        """The rows of a neuron of the first layer, (type, bytes) each, the down row last."""
+        return tuple((matrix.type_name, matrix.row_bytes) for matrix in self.ffn[0])
+
+    @functools.cached_property
+    def dense_types(self) -> tuple[tuple[str, int], ...]:
+        """The dense part by type, (type, bytes) each."""
+        types: dict[str, int] = {}
+        for tensor in self.dense:
+            types[tensor.type_name] = types.get(tensor.type_name, 0) + tensor.n_bytes
+        return tuple(types.items())
+
     @functools.cached_property
     def dense_bytes(self) -> int:
         """Bytes of the dense part."""
