@@ -146,8 +146,8 @@ def test_all_faults_are_reported_together_each_with_its_path_and_line(tmp_path: 
         "x.yaml: models[2].dimensions.n_layer: found '2', expected a whole number (line 3)",
         "x.yaml: models[2].dimensions.n_embd: found nothing, expected the width of the model (line 3)",
         f"x.yaml: gpus[1].vram: found '8XB', expected {_SIZE} (line 6)",
-        "x.yaml: gpus[1].bandwith: found the key 'bandwith', expected one of device, catalogue, name, vram, reserved, "
-        "free, budget, bandwidth, pcie, context, price; did you mean 'bandwidth'? (line 6)",
+        "x.yaml: gpus[1].bandwith: found the key 'bandwith', expected one of device, catalogue, file, name, vram, "
+        "reserved, free, budget, bandwidth, pcie, context, price; did you mean 'bandwidth'? (line 6)",
         "x.yaml: gpus[2].vram: found a mapping (from, to, step), expected a range whose `to` is not less than its "
         "`from` (line 7)",
         "x.yaml: gpus[3]: found 5, expected a mapping (line 8)",

@@ -14,7 +14,7 @@ from planner.base.errors import InputError
 from planner.base.record import Record
 
 # For hosts of which nobody says how many cores they have.
-DEFAULT_CORES = 8
+DEFAULT_CORES = 16
 
 
 class Gather(Record):
@@ -102,28 +102,27 @@ class CpuRates(Record):
         share = min(1.0, read_bytes / held_bytes)
         if share == 1 or not self.gather or not row_bytes:
             return stream_s * share
-        apart_s = self._gather_s(share, row_bytes, memory_bytes_per_s) * held_bytes
-        return apart_s + read_bytes * self._arithmetic_s(kind)
+        cores_s = self._gather_s(share, row_bytes) * held_bytes + read_bytes * self._arithmetic_s(kind)
+        return max(read_bytes / memory_bytes_per_s, cores_s)
 
     def _arithmetic_s(self, kind: str) -> float:
         """Returns the time for a byte of this type on all cores; 0 where nothing is known."""
         return next((1 / (self.cores * rate) for name, rate in self.arithmetic if name == kind), 0.0)
 
-    def _gather_s(self, share: float, row_bytes: int, memory_bytes_per_s: float) -> float:
-        """Returns the time for reading a share of a matrix, for each byte of the whole.
+    def _gather_s(self, share: float, row_bytes: int) -> float:
+        """Returns the time that the cores take to read a share of a matrix, for each byte of the whole.
 
         Between measured shares it is a straight line, and between measured lengths one over the logarithm. Beyond both
         ends, lengths count as the last one and shares have the last one's bandwidth.
         """
         lengths = sorted({point.row_bytes for point in self.gather})
-        whole_s = 1 / min(memory_bytes_per_s, self.cores * self.stream_bytes_per_s)
+        whole_s = 1 / (self.cores * self.stream_bytes_per_s)
         times = []
         for length in lengths:
             points = [(0.0, 0.0), (1.0, whole_s)]
             for point in self.gather:
                 if point.row_bytes == length:
-                    rate = min(memory_bytes_per_s, point.rate(self.cores))
-                    points.append((point.share, point.share / rate))
+                    points.append((point.share, point.share / point.rate(self.cores)))
             times.append(_between(sorted(points), share))
         return _between([(math.log(length), s) for length, s in zip(lengths, times, strict=True)], math.log(row_bytes))
 

@@ -15,7 +15,7 @@ from planner.studies.speed import Bandwidths, SpeedEstimate, SpeedParameters, Wo
 
 # The factor within which the default rates of a core predicted the ten timings of `docs/speed.md`, rounded up.
 _RATES_WITHIN = 1.35
-_CORES = (4, 16)
+_CORES = (6, 24)
 
 
 class Basis(enum.Enum):

@@ -1,4 +1,4 @@
-"""What the speed model says where somebody measured: predicted beside published, every error shown."""
+"""What the speed model says where somebody measured: predicted beside published and timed, every error shown."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ from typing import Annotated, Literal
 
 from planner.base.record import Record, replace
 from planner.catalogue.entries import SHIPPED, Catalogue, ModelEntry, Positive, load_catalogue
+from planner.config.config_values import BytesPerSecond
 from planner.config.schema import Limits, Table, check
 from planner.config.yaml_file import read_yaml
 from planner.engines.powerinfer.account import account_for
 from planner.engines.powerinfer.budget import automatic_budget
 from planner.engines.powerinfer.declared import dimensions_of
+from planner.engines.powerinfer.dimensions import Dimensions
 from planner.engines.powerinfer.geometry import geometry_from_dimensions
 from planner.studies.answer import Answer
+from planner.studies.cpu_rates import CpuRates
 from planner.studies.evaluator import CellEvaluator, Machine
 from planner.studies.speed import Bandwidths, SpeedParameters, Work, estimate
 from planner.studies.study import study_of
@@ -40,6 +43,49 @@ class _PublishedFile(Table):
     published: tuple[Published, ...]
 
 
+class _Timings(Table):
+    """Ten timings of the engine, as ratios to a prediction that can be recomputed; see `engine_timings.yaml`."""
+
+    n_layer: int
+    n_embd: int
+    n_ff: int
+    n_head: int
+    n_head_kv: int
+    n_vocab: int
+    predictor_rank: int
+    loop: BytesPerSecond
+    layer_us: Positive
+    selected_that_fire: Positive
+    source: str
+    ratios: dict[str, tuple[tuple[float, float], ...]]
+
+
+class _TimingsFile(Table):
+    timings: _Timings
+
+
+class Timing(Record):
+    """A token's time on the engine's CPU build beside the predicted one.
+
+    Attributes:
+        quantisation: of the weights.
+        share: of the neurons that the predictors select.
+        measured_s, predicted_s: seconds.
+        source: where it was measured.
+    """
+
+    quantisation: str
+    share: float
+    measured_s: float
+    predicted_s: float
+    source: str
+
+    @property
+    def ratio(self) -> float:
+        """Measured / predicted."""
+        return self.measured_s / self.predicted_s
+
+
 class Comparison(Record):
     """A published figure beside the predicted one; `error` is predicted / published - 1."""
 
@@ -63,6 +109,69 @@ def compare(parameters: SpeedParameters | None = None) -> tuple[Comparison, ...]
     figures = check(_PublishedFile, read_yaml(SHIPPED / "published.yaml")).published
     evaluator = CellEvaluator(catalogue, Machine(None, None))
     return tuple(Comparison(figure, _predicted(figure, evaluator, catalogue, parameters)) for figure in figures)
+
+
+def compare_timings() -> tuple[Timing, ...]:
+    """Returns the ten timings with what the defaults of the model predict for one core, in the order of the file."""
+    timings = check(_TimingsFile, read_yaml(SHIPPED / "engine_timings.yaml")).timings
+    return tuple(
+        _timing(timings, quantisation, share, ratio)
+        for quantisation, rows in timings.ratios.items()
+        for share, ratio in rows
+    )
+
+
+def _timing(timings: _Timings, quantisation: str, share: float, ratio: float) -> Timing:
+    geometry = geometry_from_dimensions(
+        Dimensions(
+            "llama",
+            timings.n_layer,
+            timings.n_embd,
+            timings.n_ff,
+            timings.n_head,
+            timings.n_vocab,
+            n_head_kv=timings.n_head_kv,
+            quantisation=quantisation,
+            predictor_rank=timings.predictor_rank,
+        )
+    )
+    read_bytes = geometry.dense_bytes + share * geometry.ffn_bytes
+    measured_s = ratio * (read_bytes / timings.loop + timings.n_layer * timings.layer_us / 1e6)
+    work = Work(
+        n_embd=geometry.n_embd,
+        dense_gpu_bytes=0,
+        dense_host_bytes=geometry.dense_bytes,
+        kv_gpu_bytes=0,
+        kv_host_bytes=0,
+        ffn_bytes=[geometry.ffn_bytes // geometry.n_layer] * geometry.n_layer,
+        hot_bytes=[0] * geometry.n_layer,
+        hit_rates=[0.0] * geometry.n_layer,
+        active_share=share * timings.selected_that_fire,
+        rows=geometry.unit_rows,
+        gated=geometry.gated,
+        dense_types=geometry.dense_types,
+    )
+    core = CpuRates(cores=1)
+    # The default rate of a core is what its loop reads, so all of it is reached.
+    parameters = SpeedParameters(host_efficiency=1.0, false_share=1 - timings.selected_that_fire)
+    # There is no GPU, and its rate does not count.
+    rates = Bandwidths(core.stream_bytes_per_s, core.stream_bytes_per_s, cpu=core)
+    predicted_s = estimate(work, rates, parameters).token_s
+    return Timing(quantisation, share, measured_s, predicted_s, timings.source)
+
+
+def timings_as_markdown(timings: Sequence[Timing]) -> str:
+    """Returns the timings as a Markdown table."""
+    rows = [
+        "| type | selected | measured, ms | predicted, ms | measured / predicted |",
+        "| --- | ---: | ---: | ---: | ---: |",
+    ]
+    rows += [
+        f"| {timing.quantisation} | {timing.share:.0%} | {timing.measured_s * 1e3:.1f} "
+        f"| {timing.predicted_s * 1e3:.1f} | {timing.ratio:.2f} |"
+        for timing in timings
+    ]
+    return "\n".join(rows)
 
 
 def as_markdown(comparisons: Sequence[Comparison]) -> str:
@@ -107,6 +216,7 @@ def _answers(
                 "layer_us": parameters.layer_s * 1e6,
                 "sync_us": parameters.sync_s * 1e6,
                 "overlap": parameters.overlap,
+                "false_share": parameters.false_share,
             },
         },
         catalogue,

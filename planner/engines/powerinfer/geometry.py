@@ -149,7 +149,8 @@ class Geometry(Record, dict=True):
     @property
     def unit_rows(self) -> tuple[tuple[str, int], ...]:
         """The rows of a neuron of the first layer, (type, bytes) each, the down row last."""
-        return tuple((matrix.type_name, matrix.row_bytes) for matrix in self.ffn[0])
+        matrices = sorted(self.ffn[0], key=lambda matrix: "ffn_down" in matrix.name)
+        return tuple((matrix.type_name, matrix.row_bytes) for matrix in matrices)
 
     @functools.cached_property
     def dense_types(self) -> tuple[tuple[str, int], ...]:
