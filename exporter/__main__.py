@@ -39,6 +39,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         engine,
         export,
         inspect,
+        measure,
         profile,
         verify,
     )
@@ -49,7 +50,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     # In the order in which a newcomer needs them.
     commands = (
         *(demo, devices, statistics, fit, plan, export, inspect, verify, doctor),
-        *(whatif, catalogue, profile, diff, convert, engine, completion, help_command),
+        *(whatif, catalogue, measure, profile, diff, convert, engine, completion, help_command),
     )
     return run_command(build_parser("hotsplit", DESCRIPTION, commands, epilog=EPILOG), arguments)
 

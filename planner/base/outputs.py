@@ -81,6 +81,7 @@ HOT_CACHE = _recognised_by(
 EXLLAMAV3_COUNTS = _recognised_by(
     "counts of experts for exllamav3", rb'\{\n "[A-Za-z0-9_.]*layers\.[0-9]+\.\w+": \[[^\n]*\],?\n.*\]\n\}\n$'
 )
+MEASURED = _recognised_by("a measurement", rb"# Measured by hotsplit\.")
 COUNTS_CSV = _recognised_by("counts of experts as csv", rb"layer,expert,count\n")
 
 

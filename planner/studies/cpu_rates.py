@@ -119,10 +119,9 @@ class CpuRates(Record):
         whole_s = 1 / (self.cores * self.stream_bytes_per_s)
         times = []
         for length in lengths:
-            points = [(0.0, 0.0), (1.0, whole_s)]
-            for point in self.gather:
-                if point.row_bytes == length:
-                    points.append((point.share, point.share / point.rate(self.cores)))
+            measured = [point for point in self.gather if point.row_bytes == length]
+            points = [(0.0, 0.0), *((point.share, point.share / point.rate(self.cores)) for point in measured)]
+            points.append((1.0, whole_s))
             times.append(_between(sorted(points), share))
         return _between([(math.log(length), s) for length, s in zip(lengths, times, strict=True)], math.log(row_bytes))
 
