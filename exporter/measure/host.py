@@ -20,7 +20,7 @@ ROW_BYTES = (1152, 4096, 8192, 16384)
 SHARES = (0.05, 0.15, 0.30, 0.50)
 MATRIX_BYTES = 512 << 20
 _BUFFER_BYTES = 1 << 18
-_REPEATS = 5
+_REPEATS = 4
 
 Clock = Callable[[], float]
 """Seconds from any beginning."""
