@@ -229,7 +229,7 @@ def _layer_wise(entry: ModelEntry, figure: Published, catalogue: Catalogue, para
     dimensions = dimensions_of(replace(entry, predictor_rank=0), figure.quantisation)
     geometry = geometry_from_dimensions(dimensions)
     gpu, host = catalogue.gpus[figure.gpu], catalogue.hosts[figure.host]
-    account = account_for(geometry, automatic_budget(gpu.vram))
+    account = account_for(geometry, automatic_budget(gpu.cuda_total_bytes))
     kv_bytes = 2 * account.kv_half_bytes
     weights = geometry.dense_bytes + geometry.ffn_bytes
     layer_bytes = (weights + kv_bytes) // geometry.n_layer
