@@ -41,9 +41,15 @@ def as_yaml(host: HostFound, memory_bytes: int | None, arithmetic: Mapping[str, 
     if gpu is not None:
         name = re.sub(r"[^A-Za-z0-9]+", "-", gpu.name).strip("-").lower()[:60] or "gpu"
         lines += ["gpus:", f"  {name}-measured:", f"    title: {json.dumps(gpu.name[:200])}"]
-        lines += [f"    vram: {gpu.total_bytes}B", f"    bandwidth: {_rate(gpu.read_bytes_per_s)}", "    efficiency: 1"]
+        # CUDA's total: what the driver keeps is not in it.
+        lines += [
+            f"    vram: {gpu.total_bytes}B",
+            "    reserved: 0B",
+            f"    bandwidth: {_rate(gpu.read_bytes_per_s)}",
+            "    efficiency: 1",
+        ]
         lines.append(f"    link: {_rate(gpu.link_bytes_per_s)}")
-        figures = ["vram", "bandwidth", "efficiency", "link"]
+        figures = ["vram", "reserved", "bandwidth", "efficiency", "link"]
         if gpu.context_bytes is not None:
             lines.append(f"    context: {gpu.context_bytes}B")
             figures.append("context")
@@ -56,6 +62,7 @@ def _sources(figures: Sequence[str]) -> list[str]:
         "    sources:",
         f"      - figures: [{', '.join(figures)}]",
         "        source: hotsplit measure, on the machine itself",
+        "        confidence: high",
     ]
 
 

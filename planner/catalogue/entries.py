@@ -314,15 +314,6 @@ class GpuEntry(Entry, kw_only=True):
     link: Annotated[BytesPerSecond | None, about("what its link was measured to carry; counts before pcie")] = None
     efficiency: Annotated[Share | None, about("share of the bandwidth that is reached; 1 where it was measured")] = None
 
-
-class GatherRate(Table, kw_only=True):
-    """How fast a host reads rows that lie apart."""
-
-    row: Annotated[SizeBytes, about("length of a row")]
-    share: Annotated[_Part, about("which share of the rows is read")]
-    core: Annotated[BytesPerSecond, about("what one core reads")]
-    all: Annotated[BytesPerSecond | None, about("what all cores read together")] = None
-
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.reserved is not None and self.reserved >= self.vram:
@@ -336,6 +327,15 @@ class GatherRate(Table, kw_only=True):
     def cuda_total_bytes(self) -> int:
         """The total that CUDA reports for it on Linux: the memory on the board without what the driver keeps."""
         return self.vram - self.reserved_bytes(self.vram)
+
+
+class GatherRate(Table, kw_only=True):
+    """How fast a host reads rows that lie apart."""
+
+    row: Annotated[SizeBytes, about("length of a row")]
+    share: Annotated[_Part, about("which share of the rows is read")]
+    core: Annotated[BytesPerSecond, about("what one core reads")]
+    all: Annotated[BytesPerSecond | None, about("what all cores read together")] = None
 
 
 class HostEntry(Entry, kw_only=True):
