@@ -61,11 +61,26 @@ class Candidates(Record, eq=False, dict=True):
         weights = np.array(self.weights)
         return np.asarray((weights / weights.sum()) @ self.shares)
 
+    @functools.cached_property
+    def ranking(self) -> Array:
+        """The experts of all layers by `values`, the most valuable first; of equals the lower number."""
+        return np.argsort(-self.values, kind="stable")
+
+    @functools.cached_property
+    def ranking_in_layers(self) -> Array:
+        """The experts layer by layer by `values`, the most valuable first; of equals the lower number."""
+        return np.lexsort((self.expert, -self.values, self.layer))
+
+    @functools.cached_property
+    def totals(self) -> tuple[float, ...]:
+        """All choices of each workload."""
+        return tuple(float(row.sum(dtype=np.float64)) for row in self.counts)
+
     def covered(self, chosen: Array) -> tuple[float, ...]:
         """Returns the share of each workload's choices that falls on `chosen`, shape [experts of all layers], bool."""
         return tuple(
-            float(row[chosen].sum(dtype=np.float64) / row.sum(dtype=np.float64)) if row.any() else 0.0
-            for row in self.counts
+            float(row[chosen].sum(dtype=np.float64)) / total if total else 0.0
+            for row, total in zip(self.counts, self.totals, strict=True)
         )
 
 

@@ -31,10 +31,12 @@ def most_covered(candidates: Candidates, room: Room) -> Choice:
 def best_within(candidates: Candidates, limits: Limits, values: Array) -> tuple[Array, float]:
     """Returns the best choice within limits, and the most that any choice can be worth."""
     chosen = np.zeros(len(values), dtype=bool)
+    if limits.same_size and len(limits.capacity) == 1:
+        order = candidates.ranking if values is candidates.values else np.argsort(-values, kind="stable")
+        chosen[order[: int(limits.capacity[0] // limits.sizes[0])]] = True
+        return chosen, float(values[chosen].sum(dtype=np.float64))
     if limits.same_size:
         order = order_in_layers(candidates, values)
-        if len(limits.capacity) == 1:
-            order = np.lexsort((np.arange(len(values)), -values))
         rank = np.empty(len(values), dtype=np.int64)
         group = limits.group[order]
         rank[order] = np.arange(len(values)) - np.searchsorted(group, group)

@@ -81,6 +81,8 @@ def _one_number(candidates: Candidates, room: Room, values: Array) -> int:
 
 def order_in_layers(candidates: Candidates, values: Array) -> Array:
     """Returns the experts layer by layer, the most valuable first; of equals the lower number."""
+    if values is candidates.values:
+        return candidates.ranking_in_layers
     return np.lexsort((candidates.expert, -values, candidates.layer))
 
 
@@ -107,11 +109,12 @@ def finished(
         return True
 
     number = 0
-    together = int(candidates.sizes[chosen].sum())
-    alone = len(room.budgets) == 1 and not room.spare_experts and together <= room.budgets[0]
+    there = np.bincount(candidates.layer[chosen], minlength=len(candidates.layers)) > 0
+    together = int(candidates.sizes[chosen].sum()) + int(spare[there].sum())
+    alone = len(room.budgets) == 1 and together <= room.budgets[0]
     if alone:
         # Everything lies on the one GPU: no need to place experts one by one.
-        lane[chosen], used[0] = 0, together
+        lane[chosen], used[0], present[0] = 0, together, there
     for expert in () if alone else np.flatnonzero(chosen).tolist():
         while not place(expert, number) and number < len(room.budgets) - 1:
             number += 1
