@@ -20,14 +20,14 @@ from planner.base.record import Record, field
 from planner.base.units import format_bytes
 from planner.engines.account import Account, Budget, EngineState
 from planner.engines.engine import ReserveOptions, Settings
-from planner.engines.experts.account import with_zero_experts
+from planner.engines.experts.account import ZERO_EXPERTS, with_zero_experts
 from planner.engines.experts.counts import checked_against
 from planner.engines.experts.engine import CUDA_CONTEXT_BYTES, ExpertEngine, UnsuitableError
 from planner.engines.experts.llama_cpp import PLAIN, least_ncmoe
 from planner.engines.experts.model import ExpertModel
 from planner.engines.experts.others import engines_for
 from planner.engines.registry import engine_named
-from planner.expert_verdict import Verdict, verdict_of
+from planner.expert_verdict import Judge, Verdict
 from planner.model_files.moe.model import MoeModel
 from planner.model_files.moe.read import read_moe_model
 from planner.placement.expert_choice.candidates import Candidates, Choice, Room, candidates_of
@@ -93,12 +93,14 @@ class LeastVram(Record):
         vram_bytes: that the engine must have of one GPU in all.
         most_context: tokens of context with which the share still fits the budget; 0 where none does, None where the
             KV cache is stated.
+        bound_bytes: with less VRAM than this it is not possible.
     """
 
     share: float
     experts_bytes: int
     vram_bytes: int
     most_context: int | None
+    bound_bytes: int
 
 
 class ExpertPlanning(Record):
@@ -160,18 +162,11 @@ def make_expert_plan(request: ExpertRequest) -> ExpertPlanning:
     _check_apart(workloads, alike((*workloads, *tried_on))[len(workloads) :])
     budget, notes = find_budget(engine, request.gpu, request.vram_budget_bytes)
     settings = Settings(context=request.context, kv_type=request.kv_type, reserve=request.reserve)
-    account = engine.account(model, budget, settings, kv_cache_bytes=request.kv_cache_bytes)
-    _check_fits(account, model, request)
+    account = account_that_fits(engine, model, budget, settings, kv_cache_bytes=request.kv_cache_bytes)
     candidates = candidates_of(workloads, [layer.expert_bytes.tolist() for layer in model.moe.layers])
-    room = Room(
-        (account.units_bytes, *(n_bytes - CUDA_CONTEXT_BYTES for _, n_bytes in request.lanes)),
-        one_number=engine.one_number,
-        spare_experts=engine.spare_experts,
-    )
-    choice = choose(candidates, room, request.robust)
+    room = room_of(engine, account, request.lanes)
+    account, choice = placed(account, candidates, room, request.robust)
     mean_covered = most_covered(candidates, room).covered if request.robust else ()
-    zero_bytes, zero_layers = _zero_experts(candidates, choice, 0)
-    account = with_zero_experts(account, zero_bytes, zero_layers)
     return ExpertPlanning(
         request=request,
         model=model,
@@ -179,12 +174,52 @@ def make_expert_plan(request: ExpertRequest) -> ExpertPlanning:
         workloads=workloads,
         candidates=candidates,
         choice=choice,
-        verdict=verdict_of(engine, candidates, choice, room, workloads, tried_on),
+        verdict=Judge(engine, candidates, workloads, tried_on).verdict(choice, room),
         mean_covered=mean_covered,
-        least=_least(engine, model, candidates, account, request),
+        least=least_vram(engine, model, candidates, account, context=request.kv_cache_bytes is None),
         plan=_plan(request, engine, model, account, candidates, choice, workloads),
         notes=(*notes, *_notes(engine, model, workloads, account)),
     )
+
+
+def account_that_fits(
+    engine: ExpertEngine, model: ExpertModel, budget: Budget, settings: Settings, *, kv_cache_bytes: int | None
+) -> Account:
+    """Returns the bill of one GPU, before zero experts.
+
+    Raises:
+        DensePartError: what is no expert does not fit; the message says by how much.
+        InputError: the KV cache is unknown and not stated, or a setting is none of the engine's.
+    """
+    account = engine.account(model, budget, settings, kv_cache_bytes=kv_cache_bytes)
+    if account.state is EngineState.DENSE_INCOMPLETE:
+        raise DensePartError(
+            f"{model.source}: what is no expert takes {account.dense_total_bytes} bytes, the KV cache "
+            f"{account.kv_total_bytes}, the engine itself {account.uncharged_bytes}; the budget is "
+            f"{account.budget_bytes}: {account.missing_bytes} bytes ({format_bytes(account.missing_bytes)}) are "
+            f"missing; give a larger budget, or less --context than {account.context}",
+            account,
+        )
+    return account
+
+
+def room_of(engine: ExpertEngine, account: Account, lanes: Sequence[tuple[str, int]] = ()) -> Room:
+    """Returns what the engine has room for, on the GPU of the bill and on further ones."""
+    return Room(
+        (account.units_bytes, *(n_bytes - CUDA_CONTEXT_BYTES for _, n_bytes in lanes)),
+        one_number=engine.one_number,
+        spare_experts=engine.spare_experts,
+    )
+
+
+def placed(account: Account, candidates: Candidates, room: Room, robust: str | None) -> tuple[Account, Choice]:
+    """Returns the best choice, and the bill with the zero experts that it needs.
+
+    Raises:
+        NoAnswerError: there is no room for an expert.
+    """
+    choice = choose(candidates, room, robust)
+    return with_zero_experts(account, *_zero_experts(candidates, choice, 0)), choice
 
 
 def choose(candidates: Candidates, room: Room, goal: str | None) -> Choice:
@@ -223,18 +258,6 @@ def _check_apart(workloads: Sequence[Workload], tried_on: Sequence[Workload]) ->
                     f"--tried-on: workload {other.name!r} has the same counts as {workload.name!r} of --statistics; "
                     "give counts of other text"
                 )
-
-
-def _check_fits(account: Account, model: ExpertModel, request: ExpertRequest) -> None:
-    if account.state is not EngineState.DENSE_INCOMPLETE:
-        return
-    raise DensePartError(
-        f"{model.source}: what is no expert takes {account.dense_total_bytes} bytes, the KV cache "
-        f"{account.kv_total_bytes}, the engine itself {account.uncharged_bytes}; the budget is {account.budget_bytes}: "
-        f"{account.missing_bytes} bytes ({format_bytes(account.missing_bytes)}) are missing; give a larger budget, or "
-        f"less --context than {account.context}",
-        account,
-    )
 
 
 def what_to_do_instead(request: ExpertRequest) -> str | None:
@@ -298,25 +321,58 @@ def _zero_experts(candidates: Candidates, choice: Choice, lane: int) -> tuple[in
     return n_bytes, len(np.unique(candidates.layer[there]))
 
 
-def _least(
-    engine: ExpertEngine, model: ExpertModel, candidates: Candidates, account: Account, request: ExpertRequest
+def fixed_bytes_of(account: Account) -> int:
+    """Returns the bytes of one GPU that are for no expert: everything else, the KV cache, the engine's own needs."""
+    zero_bytes = sum(item.n_bytes for item in account.reserve if item.key == ZERO_EXPERTS)
+    return account.dense_total_bytes + account.kv_total_bytes + account.uncharged_bytes - zero_bytes
+
+
+def least_vram(
+    engine: ExpertEngine,
+    model: ExpertModel,
+    candidates: Candidates,
+    account: Account,
+    *,
+    shares: Sequence[float] = SHARES,
+    worst: bool = False,
+    context: bool = True,
 ) -> tuple[LeastVram, ...]:
-    zero_bytes = sum(item.n_bytes for item in account.reserve if item.key == "zero_experts")
-    fixed_bytes = account.dense_bytes + account.kv_cache_bytes + account.reserve_bytes - zero_bytes
+    """Returns the least VRAM of one GPU for each share.
+
+    Args:
+        engine: whose rules count.
+        model: what one GPU holds.
+        candidates: the experts.
+        account: the bill, of any budget.
+        shares: of all choices.
+        worst: whether the worst workload must have the share, instead of all together by their weights.
+        context: whether to look for the most context in the account's budget as well.
+    """
+    fixed_bytes = fixed_bytes_of(account)
+    least = least_budget
+    if worst and len(candidates.names) > 1:
+        from planner.placement.expert_choice.least_worst import least_for_worst
+
+        least = least_for_worst
     found = []
-    for share in SHARES:
-        experts_bytes, _ = least_budget(
+    for share in shares:
+        experts_bytes, bound_bytes = least(
             candidates, share, one_number=engine.one_number, spare_experts=engine.spare_experts
         )
-        context = None
-        if request.kv_cache_bytes is None:
-            room_bytes = account.budget_bytes - fixed_bytes + account.kv_cache_bytes - experts_bytes
-            context = _most_context(engine, model, account.kv_type, room_bytes)
-        found.append(LeastVram(share, experts_bytes, fixed_bytes + experts_bytes, context))
+        most = None
+        if context:
+            room_bytes = account.budget_bytes - fixed_bytes + account.kv_total_bytes - experts_bytes
+            most = most_context(engine, model, account.kv_type, room_bytes)
+        found.append(
+            LeastVram(
+                share, experts_bytes, fixed_bytes + experts_bytes, most, fixed_bytes + min(bound_bytes, experts_bytes)
+            )
+        )
     return tuple(found)
 
 
-def _most_context(engine: ExpertEngine, model: ExpertModel, kv_type: str, room_bytes: int) -> int:
+def most_context(engine: ExpertEngine, model: ExpertModel, kv_type: str, room_bytes: int) -> int:
+    """Returns the most tokens of context whose KV cache takes at most `room_bytes`; 0 where none does."""
     cache = model.moe.kv_cache
     room_bytes -= cache.state_bytes or 0
     low, high = 0, _MAX_CONTEXT

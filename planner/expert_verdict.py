@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from planner.activations.expert_counts.recorded import Halves
 from planner.activations.expert_counts.workload import Workload
 from planner.base.errors import NoAnswerError
 from planner.base.record import Record, replace
@@ -78,56 +79,68 @@ class Verdict(Record):
         return f"the {part} of {name!r} ({halves[name].where})", halves[name].covered
 
 
-def verdict_of(
-    engine: ExpertEngine,
-    candidates: Candidates,
-    choice: Choice,
-    room: Room,
-    workloads: Sequence[Workload],
-    tried_on: Sequence[Workload],
-) -> Verdict:
-    """Judges a choice.
+class Judge:
+    """Judges choices from the same counts; what each takes to choose from other text is sorted once for all.
 
     Args:
         engine: for its default choice and what is known about it.
         candidates: of the workloads that the plan was chosen from.
-        choice: the plan's.
-        room: what the engine has room for.
         workloads: those that the plan was chosen from.
         tried_on: others of the same model.
     """
-    everything = {each.name: np.concatenate(each.counts) for each in (*workloads, *tried_on)}
-    number = int(choice.chosen.sum())
-    share = number / len(choice.chosen)
-    default = None
-    if engine.default_choice == "uniform":
-        chosen = _uniform(candidates, number)
-        default = {name: _share(counts, chosen) for name, counts in everything.items()}
-    elif engine.default_choice == "random":
-        default = dict.fromkeys(everything, share)
-    several = len(everything) > 1
-    left_out = {}
-    if len(workloads) > 1:
-        for position, workload in enumerate(workloads):
-            others = [place for place in range(len(workloads)) if place != position]
-            left_out[workload.name] = _share(everything[workload.name], _chosen(_some(candidates, others), room))
-    matrix = []
-    if several:
-        for name, counts in everything.items():
-            alone = replace(candidates, counts=counts[None], names=(name,), weights=(1.0,))
+
+    def __init__(
+        self,
+        engine: ExpertEngine,
+        candidates: Candidates,
+        workloads: Sequence[Workload],
+        tried_on: Sequence[Workload],
+    ) -> None:
+        self._engine = engine
+        self._candidates = candidates
+        self._everything = {each.name: np.concatenate(each.counts) for each in (*workloads, *tried_on)}
+        self._chosen_from = tuple(each.name for each in workloads)
+        self._tried_on = tuple(each.name for each in tried_on)
+        self._alone = {}
+        if len(self._everything) > 1:
+            self._alone = {name: _of_one(candidates, name, counts) for name, counts in self._everything.items()}
+        self._others = {}
+        if len(workloads) > 1:
+            for position, workload in enumerate(workloads):
+                others = [place for place in range(len(workloads)) if place != position]
+                self._others[workload.name] = _some(candidates, others)
+        self._halves = {each.name: _earlier(candidates, each) for each in workloads}
+
+    def verdict(self, choice: Choice, room: Room) -> Verdict:
+        """Returns what a choice is worth.
+
+        Args:
+            choice: the plan's.
+            room: what the engine had room for.
+        """
+        everything = self._everything
+        number, share = int(choice.chosen.sum()), float(choice.chosen.mean())
+        default = None
+        if self._engine.default_choice == "uniform":
+            chosen = _uniform(self._candidates, number)
+            default = {name: _share(counts, chosen) for name, counts in everything.items()}
+        elif self._engine.default_choice == "random":
+            default = dict.fromkeys(everything, share)
+        matrix = []
+        for alone in self._alone.values():
             chosen = _chosen(alone, room)
             matrix.append(tuple(_share(other, chosen) for other in everything.values()))
-    return Verdict(
-        chosen_from=dict(zip(candidates.names, choice.covered, strict=True)),
-        tried_on={each.name: _share(everything[each.name], choice.chosen) for each in tried_on},
-        left_out=left_out,
-        later_half={each.name: _later(candidates, each, room) for each in workloads},
-        matrix=tuple(matrix),
-        random=share,
-        engine_default=default,
-        share_of_experts=share,
-        notes=tuple(_notes(engine, share)),
-    )
+        return Verdict(
+            chosen_from=dict(zip(self._chosen_from, choice.covered, strict=True)),
+            tried_on={name: _share(everything[name], choice.chosen) for name in self._tried_on},
+            left_out={name: _share(everything[name], _chosen(each, room)) for name, each in self._others.items()},
+            later_half={name: None if half is None else _later(*half, room) for name, half in self._halves.items()},
+            matrix=tuple(matrix),
+            random=share,
+            engine_default=default,
+            share_of_experts=share,
+            notes=tuple(_notes(self._engine, share)),
+        )
 
 
 def _some(candidates: Candidates, places: Sequence[int]) -> Candidates:
@@ -155,19 +168,27 @@ def _uniform(candidates: Candidates, number: int) -> Array:
     return np.asarray(candidates.expert < most[candidates.layer])
 
 
-def _later(candidates: Candidates, workload: Workload, room: Room) -> LaterHalf | None:
+def _of_one(candidates: Candidates, name: str, counts: Array) -> Candidates:
+    return replace(candidates, counts=counts[None], names=(name,), weights=(1.0,))
+
+
+def _earlier(candidates: Candidates, workload: Workload) -> tuple[Candidates, Array, Halves] | None:
+    """Returns the earlier part to choose from, the counts of the later one, and how the recording was cut."""
     halves = workload.halves
     if halves is None:
         return None
     first, second = np.concatenate(halves.first), np.concatenate(halves.second)
     if not first.any() or not second.any():
         return None
-    earlier = replace(candidates, counts=first[None], names=(workload.name,), weights=(1.0,))
+    return _of_one(candidates, workload.name, first), second, halves
+
+
+def _later(earlier: Candidates, later: Array, halves: Halves, room: Room) -> LaterHalf | None:
     try:
         chosen = _chosen(earlier, room)
     except NoAnswerError:
         return None
-    return LaterHalf(_share(second, chosen), halves.where, halves.in_order)
+    return LaterHalf(_share(later, chosen), halves.where, halves.in_order)
 
 
 def _notes(engine: ExpertEngine, share: float) -> list[str]:
