@@ -157,15 +157,14 @@ def make_expert_plan(request: ExpertRequest) -> ExpertPlanning:
         raise InputError(f"{error}; {_instead(error.moe, request, workloads)}") from None
     model = engine.divided(whole, request.tp)
     tried_on = read_workloads(request.tried_on) if request.tried_on else ()
-    workloads = checked_against(workloads, model.moe)
-    tried_on = checked_against(tried_on, model.moe)
-    _check_apart(workloads, alike((*workloads, *tried_on))[len(workloads) :])
+    workloads, tried_on = checked_workloads(model, workloads, tried_on, option="--")
     budget, notes = find_budget(engine, request.gpu, request.vram_budget_bytes)
     settings = Settings(context=request.context, kv_type=request.kv_type, reserve=request.reserve)
     account = account_that_fits(engine, model, budget, settings, kv_cache_bytes=request.kv_cache_bytes)
     candidates = candidates_of(workloads, [layer.expert_bytes.tolist() for layer in model.moe.layers])
     room = room_of(engine, account, request.lanes)
-    account, choice = placed(account, candidates, room, request.robust)
+    choice = choose(candidates, room, request.robust)
+    account = billed(account, candidates, choice)
     mean_covered = most_covered(candidates, room).covered if request.robust else ()
     return ExpertPlanning(
         request=request,
@@ -212,14 +211,9 @@ def room_of(engine: ExpertEngine, account: Account, lanes: Sequence[tuple[str, i
     )
 
 
-def placed(account: Account, candidates: Candidates, room: Room, robust: str | None) -> tuple[Account, Choice]:
-    """Returns the best choice, and the bill with the zero experts that it needs.
-
-    Raises:
-        NoAnswerError: there is no room for an expert.
-    """
-    choice = choose(candidates, room, robust)
-    return with_zero_experts(account, *_zero_experts(candidates, choice, 0)), choice
+def billed(account: Account, candidates: Candidates, choice: Choice) -> Account:
+    """Returns the bill with the zero experts that a choice needs."""
+    return with_zero_experts(account, *_zero_experts(candidates, choice, 0))
 
 
 def choose(candidates: Candidates, room: Room, goal: str | None) -> Choice:
@@ -247,17 +241,34 @@ def _check_request(request: ExpertRequest, engine: ExpertEngine) -> None:
             )
 
 
-def _check_apart(workloads: Sequence[Workload], tried_on: Sequence[Workload]) -> None:
-    """Refuses to try a plan on what it was chosen from."""
-    for other in tried_on:
-        for workload in workloads:
+def checked_workloads(
+    model: ExpertModel, workloads: Sequence[Workload], tried_on: Sequence[Workload], *, option: str
+) -> tuple[tuple[Workload, ...], tuple[Workload, ...]]:
+    """Returns what to choose from and what to try the choice on, with as many experts as the model has.
+
+    Args:
+        model: whose experts were counted.
+        workloads: to choose from.
+        tried_on: others.
+        option: what messages write before the names of the two: `--` for options, nothing for keys of a study.
+
+    Raises:
+        InputError: counts of another model, or a choice would be tried on what it was chosen from.
+    """
+    checked, others = checked_against(workloads, model.moe), checked_against(tried_on, model.moe)
+    of_tried, of_statistics = (f"{option}tried{'-' if option else '_'}on", f"{option}statistics")
+    for other in alike((*checked, *others))[len(checked) :]:
+        for workload in checked:
             if other.name == workload.name:
-                raise InputError(f"--tried-on: workload {other.name!r} is also one of --statistics; name it otherwise")
+                raise InputError(
+                    f"{of_tried}: workload {other.name!r} is also one of {of_statistics}; name it otherwise"
+                )
             if other.fingerprint == workload.fingerprint:
                 raise InputError(
-                    f"--tried-on: workload {other.name!r} has the same counts as {workload.name!r} of --statistics; "
+                    f"{of_tried}: workload {other.name!r} has the same counts as {workload.name!r} of {of_statistics}; "
                     "give counts of other text"
                 )
+    return checked, others
 
 
 def what_to_do_instead(request: ExpertRequest) -> str | None:

@@ -161,29 +161,35 @@ class Study(Record):
         Raises:
             InputError: none or several match; the message names some.
         """
-        names = [cell.name for cell in self.cells]
-        if wanted_name is None:
-            if len(names) == 1:
-                return self.cells[0]
-            raise InputError(
-                f"{self.path}: found {len(names)} cells, expected one; choose with --cell: {listed(names, most=4)}"
-            )
-        if wanted_name in names:
-            return self.cells[names.index(wanted_name)]
-        if wanted_name.isascii() and wanted_name.isdigit() and len(wanted_name) < 10:
-            if 1 <= int(wanted_name) <= len(names):
-                return self.cells[int(wanted_name) - 1]
-            raise InputError(f"{self.path}: found no cell {wanted_name}, expected 1 to {len(names)}")
-        matching = [name for name in names if fnmatch.fnmatchcase(name, wanted_name)]
-        if len(matching) == 1:
-            return self.cells[names.index(matching[0])]
-        if matching:
-            raise InputError(
-                f"{self.path}: found {len(matching)} cells that match {shown(wanted_name)}, expected one: "
-                f"{listed(matching, most=4)}"
-            )
-        near = difflib.get_close_matches(wanted_name[:500], names, n=3, cutoff=0.3) or names[:3]
-        raise InputError(f"{self.path}: found no cell {shown(wanted_name)}; cells are such as {', '.join(near)}")
+        return self.cells[cell_place(self.path, [cell.name for cell in self.cells], wanted_name)]
+
+
+def cell_place(path: Path, names: list[str], wanted_name: str | None) -> int:
+    """Returns the place of the cell that is meant: by name, number (from 1) or a pattern; of the only one for None.
+
+    Raises:
+        InputError: none or several match; the message names some.
+    """
+    if wanted_name is None:
+        if len(names) == 1:
+            return 0
+        raise InputError(f"{path}: found {len(names)} cells, expected one; choose with --cell: {listed(names, most=4)}")
+    if wanted_name in names:
+        return names.index(wanted_name)
+    if wanted_name.isascii() and wanted_name.isdigit() and len(wanted_name) < 10:
+        if 1 <= int(wanted_name) <= len(names):
+            return int(wanted_name) - 1
+        raise InputError(f"{path}: found no cell {wanted_name}, expected 1 to {len(names)}")
+    matching = [name for name in names if fnmatch.fnmatchcase(name, wanted_name)]
+    if len(matching) == 1:
+        return names.index(matching[0])
+    if matching:
+        raise InputError(
+            f"{path}: found {len(matching)} cells that match {shown(wanted_name)}, expected one: "
+            f"{listed(matching, most=4)}"
+        )
+    near = difflib.get_close_matches(wanted_name[:500], names, n=3, cutoff=0.3) or names[:3]
+    raise InputError(f"{path}: found no cell {shown(wanted_name)}; cells are such as {', '.join(near)}")
 
 
 def load_study(path: str | Path, *, catalogue_directory: Path | None = None) -> Study:
@@ -205,11 +211,11 @@ def load_study(path: str | Path, *, catalogue_directory: Path | None = None) -> 
     except FaultsError as error:
         raise FaultsError([*error.lines, *_further_faults(path, document, catalogue_directory)]) from None
     if catalogue_directory is None and file.catalogue is not None:
-        catalogue_directory = _folder_of(path) / file.catalogue
+        catalogue_directory = folder_of(path) / file.catalogue
     return _study(path, document, file, load_catalogue(catalogue_directory))
 
 
-def _folder_of(path: Path) -> Path:
+def folder_of(path: Path) -> Path:
     """Returns what paths in a study are relative to; `/dev/stdin` and `<(...)` have no folder that means anything."""
     return Path() if path.is_absolute() and path.parts[1:2] in {("dev",), ("proc",)} else path.parent
 
@@ -218,7 +224,7 @@ def _further_faults(path: Path, document: Document, catalogue_directory: Path | 
     """Returns the faults that are found with a catalogue only, of a study in which the schema has found others."""
     named = document.value.get(key_in(document.value, "catalogue"))
     if catalogue_directory is None and isinstance(named, str):
-        catalogue_directory = _folder_of(path) / named
+        catalogue_directory = folder_of(path) / named
     try:
         return unknown_names(document, load_catalogue(catalogue_directory), base=BASE)
     except (InputError, OSError):
@@ -242,7 +248,7 @@ def _study(path: Path, document: Document, file: StudyFile, catalogue: Catalogue
     count = sum(_cell_count(scenario) for _, scenario in scenarios)
     if count > MAX_CELLS:
         raise InputError(f"{path}: found {count} cells, expected at most {MAX_CELLS}; make an axis shorter")
-    folder = _folder_of(path)
+    folder = folder_of(path)
     cells = [cell for name, scenario in scenarios for cell in _cells_of(name, scenario, catalogue, folder)]
     return Study(
         path=path,
@@ -276,7 +282,7 @@ def _contexts(study: StudyFile) -> tuple[int, ...]:
 
 def _cells_of(scenario: str, study: StudyFile, catalogue: Catalogue, folder: Path) -> Iterator[Cell]:
     models = [_model(choice, catalogue, folder, study.speed) for choice in study.models]
-    gpus = [case for choice in study.gpus for case in _gpu_cases(choice, catalogue, folder)]
+    gpus = [case for choice in study.gpus for case in gpu_cases(choice, catalogue, folder)]
     hosts = [_host(choice, catalogue, folder) for choice in study.hosts]
     speed, reserve = study.speed.parameters(), reserve_options(study.reserve)
     for model in models:
@@ -348,7 +354,8 @@ def _model_file(path: Path) -> Path:
     return model_in(path) if path.is_dir() else path
 
 
-def _gpu_cases(choice: GpuChoice, catalogue: Catalogue, folder: Path) -> Iterator[GpuCase]:
+def gpu_cases(choice: GpuChoice, catalogue: Catalogue, folder: Path) -> Iterator[GpuCase]:
+    """Yields the GPU that a study names, once for each size; measured files are looked for in `folder`."""
     entry: GpuEntry | None = None if choice.catalogue is None else catalogue.gpus[choice.catalogue]
     known_as = choice.catalogue
     if choice.file is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from planner.activations.expert_counts.workload import Workload, read_workload, with_experts
 from planner.base.errors import InputError
@@ -20,9 +20,17 @@ def read_workloads(texts: Sequence[str]) -> tuple[Workload, ...]:
         InputError: a file is not sound, two workloads have the same name, or they cannot be of one model.
         OSError: a file cannot be read.
     """
+    return of_one_model(read_workload(text) for text in texts)
+
+
+def of_one_model(read: Iterable[Workload]) -> tuple[Workload, ...]:
+    """Returns workloads with names of their own, made alike.
+
+    Raises:
+        InputError: two have the same name, or they cannot be of one model.
+    """
     workloads: list[Workload] = []
-    for text in texts:
-        workload = read_workload(text)
+    for workload in read:
         for other in workloads:
             if other.name == workload.name:
                 raise InputError(

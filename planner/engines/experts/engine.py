@@ -39,6 +39,13 @@ FORMS = {
 """Forms of a model, in words."""
 
 
+# Forms in which people publish experts of a type; all other types are llama.cpp's alone.
+_STORED_IN: Mapping[str, tuple[str, ...]] = {
+    "FP8": ("safetensors",),
+    **dict.fromkeys(("BF16", "F16", "F32", "MXFP4"), ("safetensors", "gguf")),
+}
+
+
 class UnsuitableError(InputError):
     """An engine does not load or split this model.
 
@@ -106,14 +113,28 @@ class ExpertEngine:
             UnsuitableError: with the reason; `planner.engines.experts.others` knows which engines do.
         """
         if moe.form == "declared":
-            return
-        if moe.form not in self.forms:
+            self._check_declared(moe)
+        elif moe.form not in self.forms:
             raise UnsuitableError(moe, self.why_not(moe.form))
         if self.architectures is not None and moe.architecture not in self.architectures:
             known = ", ".join(sorted(self.architectures))
             raise UnsuitableError(
                 moe, f"{self.title} does not know the architecture {moe.architecture[:80]!r} (it knows {known})"
             )
+
+    def _check_declared(self, moe: MoeModel) -> None:
+        """Refuses a type of experts that no file of the engine's forms has."""
+        wanted = " or ".join(FORMS[each] for each in self.forms)
+        for name in moe.types:
+            stored_in = _STORED_IN.get(name, ("gguf",))
+            if not set(stored_in) & set(self.forms):
+                there = " or ".join(FORMS[each] for each in stored_in)
+                raise UnsuitableError(
+                    moe,
+                    f"{self.title} loads {wanted}, and experts in {name} are stored in {there}; name another type"
+                    if "exl3" not in self.forms
+                    else f"{self.title} loads {wanted}, whose size dimensions do not tell; name the folder",
+                )
 
     def why_not(self, form: str) -> str:
         """Returns why the engine does not load a model of this form."""

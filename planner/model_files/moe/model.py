@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping
 from enum import Enum
 
@@ -56,7 +57,7 @@ class MoeLayer(Record, eq=False):
         return len(self.expert_bytes)
 
 
-class MoeModel(Record, eq=False):
+class MoeModel(Record, eq=False, dict=True):
     """A mixture-of-experts model, weighed from headers or from declared dimensions.
 
     Attributes:
@@ -83,7 +84,7 @@ class MoeModel(Record, eq=False):
     kv_cache: KvCache
     fingerprint: str = ""
 
-    @property
+    @functools.cached_property
     def expert_bytes(self) -> int:
         """Bytes of all experts of all layers that run."""
         return sum(int(layer.expert_bytes.sum()) for layer in self.layers)

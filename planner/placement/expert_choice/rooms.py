@@ -122,11 +122,11 @@ def finished(
         # What found no place, and then everything else, the most valuable first.
         smallest = int(candidates.sizes.min())
         left = max(budget - taken for budget, taken in zip(room.budgets, used, strict=True))
-        rest = np.lexsort((np.arange(len(chosen)), -values, ~chosen)).tolist() if left >= smallest else ()
-        for expert in rest:
-            if max(budget - taken for budget, taken in zip(room.budgets, used, strict=True)) < smallest:
+        without = np.flatnonzero(lane < 0) if left >= smallest else np.arange(0)
+        for expert in without[np.lexsort((without, -values[without], ~chosen[without]))].tolist():
+            if left < smallest:
                 break
-            if lane[expert] < 0:
-                any(place(expert, each) for each in range(len(room.budgets)))
+            if any(place(expert, each) for each in range(len(room.budgets))):
+                left = max(budget - taken for budget, taken in zip(room.budgets, used, strict=True))
     placed = lane >= 0
     return Choice(placed, lane, tuple(used), candidates.covered(placed), objective, bound, proof)
