@@ -84,9 +84,9 @@ def engine_from(arguments: argparse.Namespace) -> ExpertEngine | None:
     Raises:
         InputError: options that the engine does not have.
     """
-    from planner.engines.registry import ENGINES
+    from planner.engines.registry import engines_of_experts
 
-    if ENGINES[arguments.engine].startswith("planner.engines.experts."):
+    if arguments.engine in engines_of_experts():
         from planner.expert_planning import expert_engine_named
 
         return expert_engine_named(arguments.engine)

@@ -70,7 +70,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="N",
         help="number of processes (default: as many as make it faster)",
     )
-    parser.add_argument("--schema", action="store_true", help="print the JSON Schema of study files, for editors")
+    parser.add_argument(
+        "--schema",
+        nargs="?",
+        const="neurons",
+        choices=("neurons", "experts"),
+        help="print the JSON Schema of study files, for editors: of neurons (default) or of experts",
+    )
     parser.set_defaults(run=run)
 
 
@@ -78,6 +84,11 @@ def run(arguments: argparse.Namespace) -> int:
     """Answers the study and shows it in the forms that were asked for."""
     from planner.base.errors import InputError
 
+    if arguments.schema == "experts":
+        from planner.studies.experts_file import expert_json_schema
+
+        common.print_json(expert_json_schema())
+        return 0
     if arguments.schema:
         from planner.studies.study_file import json_schema
 
@@ -85,13 +96,21 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     if arguments.study is None:
         raise InputError("found no study, expected a YAML file: hotsplit whatif FILE (examples are in configs/)")
-    from planner.report.whatif import print_cell, print_study, study_as_csv, study_as_dict
-    from planner.studies.questions import ask
-    from planner.studies.study import load_study
-    from planner.studies.sweep import paying_processes, sweep
+    from planner.config.yaml_file import read_yaml
+    from planner.engines.registry import names_experts
 
     _check(arguments)
-    study = load_study(arguments.study, catalogue_directory=arguments.catalogue)
+    document = read_yaml(arguments.study)
+    if names_experts(document.value):
+        from planner.commands import expert_study
+
+        return expert_study.run(arguments, document)
+    from planner.report.whatif import print_cell, print_study, study_as_csv, study_as_dict
+    from planner.studies.questions import ask
+    from planner.studies.study import study_in
+    from planner.studies.sweep import paying_processes, sweep
+
+    study = study_in(document, arguments.study, catalogue_directory=arguments.catalogue)
     cells = study.cells if arguments.cell is None else (study.cell(arguments.cell),)
     with _progress(len(cells)) as progress:
         processes = arguments.processes or paying_processes(len(cells))

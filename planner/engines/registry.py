@@ -21,6 +21,18 @@ ENGINES: dict[str, str] = {
 """The name of each engine, and the module that holds its `ENGINE`."""
 
 
+def engines_of_experts() -> tuple[str, ...]:
+    """Returns the names of the engines that place experts, without loading them."""
+    return tuple(name for name, module in ENGINES.items() if module.startswith("planner.engines.experts."))
+
+
+def names_experts(document: object) -> bool:
+    """Says whether a study's file names an engine that places experts under `engine`; overrides do not count."""
+    value = document.get("engine") if isinstance(document, dict) else None
+    known = engines_of_experts()
+    return any(isinstance(each, str) and each in known for each in (value if isinstance(value, list) else [value]))
+
+
 def engine_named(name: str) -> Engine:
     """Returns an engine by its name.
 

@@ -181,14 +181,14 @@ def study_as_csv(answers: Sequence[Answer], replies: Sequence[Reply] = ()) -> st
     writer = csv.writer(lines, lineterminator="\n")
     writer.writerow([name for name, _ in _CSV_COLUMNS] + list(_CSV_REPLY_COLUMNS if replies else ()))
     for answer in answers:
-        writer.writerow([_csv_value(of(answer)) for _, of in _CSV_COLUMNS] + [""] * (3 if replies else 0))
+        writer.writerow([csv_value(of(answer)) for _, of in _CSV_COLUMNS] + [""] * (3 if replies else 0))
     for reply in replies:
         figures = [None if reply.answer is None else of(reply.answer) for _, of in _CSV_COLUMNS]
-        writer.writerow(map(_csv_value, (*figures, reply.question, reply.about, reply.text)))
+        writer.writerow(map(csv_value, (*figures, reply.question, reply.about, reply.text)))
     return lines.getvalue()
 
 
-def _csv_value(value: object) -> object:
+def csv_value(value: object) -> object:
     """Returns a value that no spreadsheet takes for a formula."""
     if not isinstance(value, str):
         return "" if value is None else value

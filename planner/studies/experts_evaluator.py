@@ -214,7 +214,7 @@ class ExpertEvaluator:
         if gpu.free_bytes is not None:
             return engine.automatic_budget(gpu.free_bytes, memory_basis="as the study states it")
         if gpu.vram_bytes is not None:
-            basis = "the board's memory, all of it free"
+            basis = "all of the board's memory"
             return engine.automatic_budget(gpu.vram_bytes, total_bytes=gpu.vram_bytes, memory_basis=basis)
         if self._machine is None:
             try:

@@ -30,28 +30,15 @@ from planner.config.schema import (
     parse_or_none,
     written_as,
 )
-from planner.engines.registry import ENGINES, engine_named
+from planner.engines.registry import engine_named, engines_of_experts
 from planner.studies.study_file import GpuChoice, KvType, Reserve
 
-_ROOM = "planner.engines.experts."
 _TOTAL = "total"
 _Text = Annotated[str, Limits(min_length=1, max_length=4096)]
 _Label = Annotated[str, Limits(min_length=1, max_length=80)]
 _Context = Annotated[int, Limits(ge=1, le=1 << 24)]
 _Gpus = Annotated[int, Limits(ge=1, le=64)]
 _WORKLOAD = re.compile(r"(?:(?P<name>[^=/\\,]{1,80})=)?(?P<files>[^=]+?)(?::(?P<weight>[0-9]+(?:\.[0-9]*)?|\.[0-9]+))?")
-
-
-def engines_of_experts() -> tuple[str, ...]:
-    """Returns the names of the engines that place experts."""
-    return tuple(name for name, module in ENGINES.items() if module.startswith(_ROOM))
-
-
-def names_experts(document: Document) -> bool:
-    """Says whether a study is one of experts, by its engine; overrides do not count."""
-    value = document.value.get("engine") if isinstance(document.value, dict) else None
-    known = engines_of_experts()
-    return any(isinstance(each, str) and each in known for each in (value if isinstance(value, list) else [value]))
 
 
 def _engine(value: object) -> str:
@@ -61,9 +48,7 @@ def _engine(value: object) -> str:
     return value
 
 
-_EngineName = Annotated[
-    str, written_as(_engine, {"type": "string", "enum": [name for name in ENGINES if ENGINES[name].startswith(_ROOM)]})
-]
+_EngineName = Annotated[str, written_as(_engine, {"type": "string", "enum": list(engines_of_experts())})]
 
 
 class WorkloadChoice(Table):
@@ -219,7 +204,8 @@ def _unknown_in(
     yield from _quantisations(table)
     engines = [value for _, value in _items(table if table.get("engine") else base, "engine")]
     known = [engine_named(each) for each in engines if isinstance(each, str) and each in engines_of_experts()]
-    kv_type = table.get("kv_type", base.get("kv_type"))
+    # An override with another engine keeps what the base says.
+    kv_type = table.get("kv_type") or (base.get("kv_type") if table.get("engine") else None)
     for engine in known:
         if isinstance(kv_type, str) and kv_type not in engine.kv_types:
             yield ("kv_type",), shown(kv_type), functools.partial(_one_of, engine.kv_types, f" of {engine.name}")

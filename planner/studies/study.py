@@ -32,7 +32,7 @@ from planner.config.faults import shown
 from planner.config.schema import check, given_values, key_in
 from planner.config.yaml_file import read_yaml
 from planner.engines.engine import ReserveOptions
-from planner.engines.registry import engine_named
+from planner.engines.registry import engine_named, names_experts
 from planner.model_files.model_folder import model_in
 from planner.studies.cpu_rates import CpuRates, Gather
 from planner.studies.speed import SpeedParameters
@@ -205,7 +205,18 @@ def load_study(path: str | Path, *, catalogue_directory: Path | None = None) -> 
         OSError: a file cannot be read.
     """
     path = Path(path)  # programs may give text
-    document = read_yaml(path)
+    return study_in(read_yaml(path), path, catalogue_directory=catalogue_directory)
+
+
+def study_in(document: Document, path: Path, *, catalogue_directory: Path | None = None) -> Study:
+    """Returns the study that a document of `path` describes; see `load_study`.
+
+    Raises:
+        FaultsError: every fault of the file, one line each.
+        InputError: too many cells, or a study of experts.
+        OSError: a file cannot be read.
+    """
+    _check_neurons(document)
     try:
         file = check(StudyFile, document)
     except FaultsError as error:
@@ -218,6 +229,15 @@ def load_study(path: str | Path, *, catalogue_directory: Path | None = None) -> 
 def folder_of(path: Path) -> Path:
     """Returns what paths in a study are relative to; `/dev/stdin` and `<(...)` have no folder that means anything."""
     return Path() if path.is_absolute() and path.parts[1:2] in {("dev",), ("proc",)} else path.parent
+
+
+def _check_neurons(document: Document) -> None:
+    """Refuses a study whose engine places experts: its cells are others."""
+    if names_experts(document.value):
+        raise InputError(
+            f"{document.name}: engine: found an engine that places experts, expected a study of neurons; `hotsplit "
+            "whatif` answers studies of experts, and `hotsplit plan --engine ENGINE --model MODEL` plans one model"
+        )
 
 
 def _further_faults(path: Path, document: Document, catalogue_directory: Path | None) -> list[str]:
@@ -238,6 +258,7 @@ def study_of(value: Mapping[str, Any], catalogue: Catalogue) -> Study:
         FaultsError: every fault, one line each.
     """
     document = Document(dict(value), {(): 1}, "study")
+    _check_neurons(document)
     return _study(Path("study"), document, check(StudyFile, document), catalogue)
 
 

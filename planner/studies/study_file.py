@@ -33,7 +33,7 @@ from planner.config.schema import (
 )
 from planner.engines.engine import ReserveOptions
 from planner.engines.powerinfer.quantisation import QUANTISATIONS
-from planner.engines.registry import DEFAULT_ENGINE, ENGINES, engine_named
+from planner.engines.registry import DEFAULT_ENGINE, ENGINES, engine_named, engines_of_experts
 from planner.placement.objectives import DEFAULT, OBJECTIVES, RELATIVE_GAP
 from planner.studies.speed import SpeedParameters
 
@@ -53,12 +53,19 @@ _Context = Annotated[int, Limits(ge=1, le=1 << 24)]
 
 
 def _engine(value: object) -> str:
-    if not isinstance(value, str) or value not in ENGINES:
-        raise ExpectedError(f"one of {', '.join(ENGINES)}")
+    known = _engines_of_neurons()
+    if not isinstance(value, str) or value not in known:
+        raise ExpectedError(
+            f"one of {', '.join(known)}; engines that place experts have studies of their own, with `engine` at the top"
+        )
     return value
 
 
-EngineName = Annotated[str, written_as(_engine, {"type": "string", "enum": list(ENGINES)})]
+def _engines_of_neurons() -> list[str]:
+    return [name for name in ENGINES if name not in engines_of_experts()]
+
+
+EngineName = Annotated[str, written_as(_engine, {"type": "string", "enum": _engines_of_neurons()})]
 
 
 class ModelChoice(Table):
@@ -323,6 +330,14 @@ def _unknown_in(table: Mapping[str, Any], catalogue: Catalogue) -> Iterator[tupl
         return lambda: f"a name that `hotsplit catalogue` lists{closest(name, list(entries))}"
 
     models = list(_entries_of(table, "models", ModelChoice))
+
+    def a_model(name: str) -> str:
+        from planner.catalogue.moe_models import load_moe_models
+
+        if name not in load_moe_models():
+            return a_name(name, catalogue.models)()
+        return f"a model without experts; for this mixture of experts add engine: {' or '.join(engines_of_experts())}"
+
     known: list[tuple[str, Mapping[str, Any], list[tuple[int, Any]]]] = [
         ("models", catalogue.models, models),
         ("gpus", catalogue.gpus, list(_entries_of(table, "gpus", GpuChoice))),
@@ -331,7 +346,12 @@ def _unknown_in(table: Mapping[str, Any], catalogue: Catalogue) -> Iterator[tupl
     for axis, entries, choices in known:
         for index, choice in choices:
             if choice.catalogue is not None and choice.catalogue not in entries:
-                yield (axis, index, "catalogue"), shown(choice.catalogue), a_name(choice.catalogue, entries)
+                say = (
+                    functools.partial(a_model, choice.catalogue)
+                    if axis == "models"
+                    else a_name(choice.catalogue, entries)
+                )
+                yield (axis, index, "catalogue"), shown(choice.catalogue), say
     for index, model in models:
         statistics = model.statistics or (model.dimensions.statistics if model.dimensions else None)
         if statistics is None and model.dimensions is not None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from planner.engines.experts.engine import FORMS, ExpertEngine
-from planner.engines.registry import ENGINES, engine_named
+from planner.engines.registry import engine_named, engines_of_experts
 from planner.model_files.moe.model import MoeModel
 
 
 def expert_engines() -> tuple[ExpertEngine, ...]:
     """Returns the engines that place experts."""
-    found = [engine_named(name) for name, module in ENGINES.items() if module.startswith("planner.engines.experts.")]
+    found = [engine_named(name) for name in engines_of_experts()]
     return tuple(engine for engine in found if isinstance(engine, ExpertEngine))
 
 
