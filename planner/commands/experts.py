@@ -19,28 +19,12 @@ _FOR_EXPERTS = ("tried_on", "kv_cache", "tp", "lane", "robust", "require")
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options that engines of experts have beside those of all engines."""
-    group = parser.add_argument_group("experts", "for --engine ktransformers, exllamav3, hot-cache and slots")
-    group.add_argument(
-        "--statistics",
-        action="append",
-        metavar="[NAME=]FILE[,FILE...][:WEIGHT]",
-        help="recorded counts of one kind of text, as often as needed; files joined by commas are added; the same as "
-        "--activations for PowerInfer",
-    )
+    group = add_shared_options(parser)
     group.add_argument(
         "--tried-on",
         action="append",
         metavar="[NAME=]FILE[,FILE...]",
         help="counts of other text, which take no part in the choice and tell what it is worth there",
-    )
-    group.add_argument(
-        "--kv-cache",
-        type=common.size_option,
-        metavar="SIZE",
-        help="VRAM of the KV cache (default: from the model's keys, --context and --kv-type)",
-    )
-    group.add_argument(
-        "--tp", type=common.natural_option, metavar="N", help="GPUs that share every layer (ktransformers; default: 1)"
     )
     group.add_argument(
         "--lane",
@@ -62,6 +46,28 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="end with exit code 1 if less is covered of the worst workload of --tried-on, or without it of "
         "--statistics",
     )
+
+
+def add_shared_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Adds the options about experts that `plan` and `fit` share, and returns their group."""
+    group = parser.add_argument_group("experts", "for --engine ktransformers, exllamav3, hot-cache and slots")
+    group.add_argument(
+        "--statistics",
+        action="append",
+        metavar="[NAME=]FILE[,FILE...][:WEIGHT]",
+        help="recorded counts of one kind of text, as often as needed; files joined by commas are added; the same as "
+        "--activations for PowerInfer",
+    )
+    group.add_argument(
+        "--kv-cache",
+        type=common.size_option,
+        metavar="SIZE",
+        help="VRAM of the KV cache (default: from the model's keys, --context and --kv-type)",
+    )
+    group.add_argument(
+        "--tp", type=common.natural_option, metavar="N", help="GPUs that share every layer (ktransformers; default: 1)"
+    )
+    return group
 
 
 def lane(text: str) -> tuple[str, int]:
@@ -90,7 +96,7 @@ def engine_from(arguments: argparse.Namespace) -> ExpertEngine | None:
         from planner.expert_planning import expert_engine_named
 
         return expert_engine_named(arguments.engine)
-    if given := [name for name in _FOR_EXPERTS if getattr(arguments, name) is not None]:
+    if given := [name for name in _FOR_EXPERTS if getattr(arguments, name, None) is not None]:
         raise InputError(
             f"--{given[0].replace('_', '-')}: is for engines that place experts; --engine {arguments.engine} does not"
         )
@@ -148,12 +154,12 @@ def request_from(arguments: argparse.Namespace, engine: ExpertEngine) -> ExpertR
     from planner.expert_planning import ExpertRequest
 
     for name in ("config", "cell"):
-        if getattr(arguments, name) is not None:
-            raise InputError(f"--{name}: studies do not know experts; name the model with --model")
+        if getattr(arguments, name, None) is not None:
+            raise InputError(f"--{name}: `hotsplit whatif` answers studies of experts; name the model with --model")
     if arguments.model is None:
         raise InputError("nothing to plan: name a model with --model, a file or a folder")
     for name in _FOR_NEURONS:
-        if getattr(arguments, name) is not None:
+        if getattr(arguments, name, None) is not None:
             raise InputError(
                 f"--{name.replace('_', '-')}: is for engines that place neurons; --engine {engine.name} does not"
             )
@@ -164,10 +170,10 @@ def request_from(arguments: argparse.Namespace, engine: ExpertEngine) -> ExpertR
             *(() if arguments.activations is None else (str(arguments.activations),)),
             *(arguments.statistics or ()),
         ),
-        tried_on=tuple(arguments.tried_on or ()),
+        tried_on=tuple(getattr(arguments, "tried_on", None) or ()),
         gpu=arguments.gpu,
         vram_budget_bytes=arguments.vram_budget,
-        lanes=tuple(arguments.lane or ()),
+        lanes=tuple(getattr(arguments, "lane", None) or ()),
         context=arguments.context,
         kv_type=placement.kv_type_from(arguments, engine),
         kv_cache_bytes=arguments.kv_cache,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from planner.commands import common, placement
+from planner.commands import common, experts, placement
 
 if TYPE_CHECKING:
     from planner.activations.folder import Statistics
@@ -18,6 +18,7 @@ examples:
   hotsplit fit --model models/relu-llama-7b.powerinfer.gguf
   hotsplit fit --model models/relu-llama-7b.powerinfer.gguf --vram-budget 8GiB --context 4096
   hotsplit fit --model models/falcon-40b.powerinfer.gguf --activations stats/falcon-40b --json
+  hotsplit fit --engine ktransformers --model Qwen3-30B-A3B --vram-budget 16GiB --statistics code=code.pt
 """
 
 
@@ -34,8 +35,15 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         epilog=_EXAMPLES,
     )
     placement.add_model_options(parser, required=True)
+    placement.add_engine_option(parser)
     parser.add_argument("--json", action="store_true", help="print JSON, sizes in bytes")
     placement.add_budget_options(parser)
+    group = experts.add_shared_options(parser)
+    group.add_argument(
+        "--robust",
+        choices=("worst",),
+        help="the least VRAM with which the worst workload has the share (default: all together, by their weights)",
+    )
     parser.set_defaults(run=run)
 
 
@@ -47,6 +55,11 @@ def run(arguments: argparse.Namespace) -> int:
         InputError: model or statistics cannot be used, or an option is out of range.
         OSError: a file cannot be read.
     """
+    engine = experts.engine_from(arguments)
+    if engine is not None:
+        from planner.commands import expert_fit
+
+        return expert_fit.run(arguments, engine)
     from planner.base.record import replace
     from planner.engines.powerinfer.defaults import DEFAULT_BATCH, DEFAULT_CONTEXT, DEFAULT_KV_TYPE
     from planner.engines.powerinfer.engine import ENGINE

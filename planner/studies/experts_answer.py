@@ -200,5 +200,6 @@ class ExpertAnswer(Record):
             "notes": list(self.notes),
             "layers": list(self.layers),
             "n_expert": list(self.n_expert),
-            "placed": list(self.placed),
+            # Without counts it is open in which layers they lie.
+            "placed": list(self.placed) if self.covered is not None else None,
         }

@@ -20,6 +20,7 @@ from planner.base.record import Record
 from planner.catalogue.moe_dimensions import moe_from_dimensions
 from planner.engines.account import Account, Budget
 from planner.engines.engine import Settings
+from planner.engines.experts.counts import equal_counts
 from planner.engines.experts.engine import ExpertEngine, UnsuitableError
 from planner.engines.experts.model import ExpertModel
 from planner.expert_planning import account_that_fits, billed, checked_workloads, choose, expert_engine_named, room_of
@@ -180,9 +181,8 @@ class ExpertEvaluator:
         model = engine.divided(ExpertModel(moe), cell.tp)
         notes = list(engine.model_notes(model))
         if not cell.model.statistics:
-            equal = Workload("", 1.0, ("",), tuple(layer.layer for layer in moe.layers), _ones(moe))
             notes.append("there are no statistics: which experts to take, and what they cover, is unknown")
-            return Counted(model, (), _candidates((equal,), model), None, tuple(notes))
+            return Counted(model, (), _candidates((equal_counts(model.moe),), model), None, tuple(notes))
         workloads, tried_on = self._workloads(cell.model)
         workloads, tried_on = checked_workloads(model, workloads, tried_on, option="")
         notes += [note for workload in (*workloads, *tried_on) for note in workload.notes]
@@ -231,10 +231,6 @@ def _engine(cell: ExpertCell) -> ExpertEngine:
     engine = expert_engine_named(cell.engine)
     assert engine is not None
     return engine
-
-
-def _ones(moe: MoeModel) -> tuple[np.ndarray, ...]:
-    return tuple(np.ones(layer.n_expert, dtype=np.int64) for layer in moe.layers)
 
 
 def _candidates(workloads: Sequence[Workload], model: ExpertModel) -> Candidates:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from planner.activations.expert_counts.workload import Workload, with_experts
 from planner.base.errors import InputError
 from planner.base.text import listed
@@ -17,6 +19,15 @@ def checked_against(workloads: Sequence[Workload], moe: MoeModel) -> tuple[Workl
         InputError: they count neurons, or are of a model with other layers, experts, or experts per token.
     """
     return tuple(_checked(workload, moe) for workload in workloads)
+
+
+def equal_counts(moe: MoeModel) -> Workload:
+    """Returns counts in which every expert was chosen once, for asking how many fit where nothing was recorded.
+
+    Most choices covered are then most experts placed; what they cover of any text stays unknown.
+    """
+    rows = tuple(np.ones(layer.n_expert, dtype=np.int64) for layer in moe.layers)
+    return Workload("", 1.0, ("",), tuple(layer.layer for layer in moe.layers), rows)
 
 
 def _checked(workload: Workload, moe: MoeModel) -> Workload:
