@@ -100,3 +100,42 @@ def test_what_means_nothing_is_one_line(
 ) -> None:
     done = hotsplit(capsys, "fit", "--model", MODEL, *options)
     assert (done.exit_code, done.out, done.err) == (2, "", f"hotsplit: error: {message}\n")
+
+
+# ---- export without a plan ------------------------------------------------------------------------------------------
+
+
+def test_export_plans_by_itself_and_writes_what_the_plan_would(
+    capsys: pytest.CaptureFixture[str], counts: tuple[object, ...], tmp_path: Path
+) -> None:
+    options = ("--engine", "ktransformers", "--model", MODEL, *counts, "--robust", "worst", "--vram-budget")
+    options = (*options, f"{REST + CACHE + 5 * EXPERT}B")
+    plan, by_plan, at_once = tmp_path / "plan.json", tmp_path / "a.pt", tmp_path / "b.pt"
+    assert hotsplit(capsys, "plan", *options, "--output", plan).exit_code == 0
+    assert hotsplit(capsys, "export", "--plan", plan, "--output", by_plan).exit_code == 0
+    done = hotsplit(capsys, "export", *options, "--output", at_once)
+    assert done.exit_code == 0, done.err
+    assert at_once.read_bytes() == by_plan.read_bytes()
+    assert done.out.splitlines()[1].startswith(f"python -m sglang.launch_server --model-path {MODEL} ")
+    assert hotsplit(capsys, "verify", at_once, "--plan", plan, "--model", MODEL).exit_code == 0
+
+
+def test_export_writes_nothing_when_the_plan_covers_too_little(
+    capsys: pytest.CaptureFixture[str], counts: tuple[object, ...], tmp_path: Path
+) -> None:
+    output = tmp_path / "a.pt"
+    done = hotsplit(
+        capsys, "export", "--engine", "ktransformers", "--model", MODEL, *counts, "--require", "covered=0.99",
+        "--vram-budget", f"{REST + CACHE + 2 * EXPERT}B", "--output", output,
+    )  # fmt: skip
+    assert done.exit_code == 1
+    assert done.err.splitlines()[-1].startswith("hotsplit: error: --require covered=0.99: the plan covers 0.")
+    assert not output.exists()
+
+
+def test_options_of_experts_beside_a_plan_are_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    done = hotsplit(capsys, "export", "--plan", tmp_path / "plan.json", "--tp", 2)
+    assert (done.exit_code, done.err) == (
+        2,
+        "hotsplit: error: --plan: the plan says what to place, so leave out --tp, or make the plan with it\n",
+    )

@@ -263,7 +263,7 @@ def test_a_cell_of_a_study_gives_the_same_bytes_as_options(
         ),
         (
             ["--plan", "p.json", "--model", "m.gguf", "--vram-budget", "8GiB", "--granularity", "1", "--cell", "2"],
-            "hotsplit: error: --plan: the plan says how many neurons, so leave out --vram-budget, --granularity, "
+            "hotsplit: error: --plan: the plan says what to place, so leave out --vram-budget, --granularity, "
             "--cell, or make the plan with it",
         ),
         (

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, NamedTuple
 from planner.base.errors import InputError
 from planner.base.outputs import keep_inputs
 from planner.base.units import format_bytes
-from planner.commands import common, placement
+from planner.commands import common, experts, placement
 from planner.engines.powerinfer.defaults import INDEX_SUFFIX
 
 if TYPE_CHECKING:
     from exporter.engines import Writer
     from planner.activations.folder import Statistics
     from planner.engines.engine import EngineModel
+    from planner.engines.experts.engine import ExpertEngine
     from planner.plans.plan import Plan
 
 _EXAMPLES = """\
@@ -24,6 +25,7 @@ examples:
   hotsplit export --model models/relu-llama-7b.powerinfer.gguf --vram-budget 8GiB --output 8g.gpuidx
   hotsplit export --plan plan.json
   hotsplit export --config study.yaml --cell 3
+  hotsplit export --engine ktransformers --model Qwen3-30B-A3B --statistics code=code.pt --vram-budget 16GiB
 """
 _WITH_A_PLAN = ("--model", "--activations")
 
@@ -32,10 +34,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     """Adds the command's options."""
     parser = subparsers.add_parser(
         "export",
-        help="write the GPU index that the engine loads",
+        help="write the file that the engine loads: a GPU index, or which experts go on the GPU",
         description=(
             "Plans as `hotsplit plan` does (or takes a plan), selects the hottest neurons of every layer and writes "
-            "the GPU index where the engine looks for it: <model>.generated.gpuidx."
+            "the GPU index where the engine looks for it: <model>.generated.gpuidx. For engines that place experts it "
+            "writes their own file and prints the command that starts them with it."
         ),
         epilog=_EXAMPLES,
     )
@@ -60,6 +63,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     source.add_argument("--json", action="store_true", help="print what was written as JSON")
     placement.add_budget_options(parser)
+    experts.add_options(parser)
     placement.add_solver_options(parser)
     parser.set_defaults(run=run)
 
@@ -101,6 +105,9 @@ def _gather(arguments: argparse.Namespace) -> _Source:
         return _from_plan(arguments)
     if arguments.model is None and arguments.config is None:
         raise InputError("nothing to export: name a model (--model), a plan (--plan) or a study (--config)")
+    engine = experts.engine_from(arguments) if hasattr(arguments, "engine") else None
+    if engine is not None:
+        return _of_experts(arguments, engine)
     from exporter.engines import writer_named
     from planner.engines.registry import DEFAULT_ENGINE
     from planner.planning import make_plan
@@ -114,6 +121,26 @@ def _gather(arguments: argparse.Namespace) -> _Source:
     return _Source(writer, planning.plan, planning.statistics, planning.model, planning.request.model)
 
 
+def _of_experts(arguments: argparse.Namespace, engine: ExpertEngine) -> _Source:
+    """Makes a plan of experts, which names every expert, so that the writer needs no counts.
+
+    Raises:
+        NoAnswerError: nothing can be placed, or less is covered than --require asks for; then nothing is written.
+    """
+    from exporter.engines import writer_named
+    from planner.expert_planning import check_share, make_expert_plan, require_option
+
+    least = None if arguments.require is None else require_option(arguments.require)
+    planning = make_expert_plan(experts.request_from(arguments, engine))
+    for line in planning.notes:
+        common.note(line)
+    if least is not None:
+        check_share(planning, least)
+    writer = writer_named(engine.name)
+    _check_engine_takes(writer, planning.model, force=arguments.force)
+    return _Source(writer, planning.plan, None, planning.model, planning.request.model)
+
+
 def _from_plan(arguments: argparse.Namespace) -> _Source:
     """Reads a plan and what it was made from, as far as that is at hand."""
     from exporter.engines import writer_named
@@ -124,12 +151,16 @@ def _from_plan(arguments: argparse.Namespace) -> _Source:
     if arguments.config is not None:
         raise InputError("--plan and --config: both say what to export; give one of them")
     ignored = [option for option in placement.options_given(arguments) if option not in _WITH_A_PLAN]
+    for_experts = [name for name in experts.FOR_EXPERTS if getattr(arguments, name, None) is not None]
+    ignored += [f"--{name.replace('_', '-')}" for name in for_experts]
     if arguments.cell is not None:
         ignored.append("--cell")
     if ignored:
         raise InputError(
-            f"--plan: the plan says how many neurons, so leave out {', '.join(ignored)}, or make the plan with it"
+            f"--plan: the plan says what to place, so leave out {', '.join(ignored)}, or make the plan with it"
         )
+    if getattr(arguments, "statistics", None) is not None:
+        experts.settle_folder(arguments)
     plan = read_plan(arguments.plan)
     name = plan.engine.name if plan.engine else DEFAULT_ENGINE
     if name == DEFAULT_ENGINE:

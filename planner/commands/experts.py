@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 # Options of engines that place neurons, which mean nothing for experts.
 _FOR_NEURONS = ("host_memory", "threshold", "sync_time", "granularity", "time_limit", "cuda_context", "batch_size")
-_FOR_EXPERTS = ("tried_on", "kv_cache", "tp", "lane", "robust", "require")
+FOR_EXPERTS = ("tried_on", "kv_cache", "tp", "lane", "robust", "require")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -96,16 +96,21 @@ def engine_from(arguments: argparse.Namespace) -> ExpertEngine | None:
         from planner.expert_planning import expert_engine_named
 
         return expert_engine_named(arguments.engine)
-    if given := [name for name in _FOR_EXPERTS if getattr(arguments, name, None) is not None]:
+    if given := [name for name in FOR_EXPERTS if getattr(arguments, name, None) is not None]:
         raise InputError(
             f"--{given[0].replace('_', '-')}: is for engines that place experts; --engine {arguments.engine} does not"
         )
     if arguments.statistics is not None:
-        _settle_folder(arguments)
+        settle_folder(arguments)
     return None
 
 
-def _settle_folder(arguments: argparse.Namespace) -> None:
+def settle_folder(arguments: argparse.Namespace) -> None:
+    """Makes the one folder or file of `--statistics` that of `--activations`.
+
+    Raises:
+        InputError: several are named, or both options are given.
+    """
     from planner.activations.expert_counts.workload import parse_workload
 
     parsed = [parse_workload(text) for text in arguments.statistics]
