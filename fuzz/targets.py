@@ -196,11 +196,18 @@ def study(data: bytes) -> None:
 
 
 def _read_study(path: Path) -> None:
+    from planner.config.schema import check
     from planner.config.yaml_file import read_yaml
+    from planner.engines.registry import names_experts
+    from planner.studies.experts_file import ExpertStudyFile, unknown_expert_names
     from planner.studies.study import study_of
 
     document = read_yaml(path)
-    if isinstance(document.value, dict):
+    if names_experts(document.value):
+        # The cells themselves need no more than what was checked, and the catalogue would be read for each input.
+        check(ExpertStudyFile, document)
+        unknown_expert_names(document, _catalogue(), _moe_models(), base="base")
+    elif isinstance(document.value, dict):
         study_of(document.value, _catalogue())
 
 
@@ -209,6 +216,13 @@ def _catalogue():  # type: ignore[no-untyped-def]
     from planner.catalogue.entries import load_catalogue
 
     return load_catalogue()
+
+
+@functools.cache
+def _moe_models():  # type: ignore[no-untyped-def]
+    from planner.catalogue.moe_models import load_moe_models
+
+    return load_moe_models()
 
 
 def recorded(data: bytes) -> None:
@@ -369,6 +383,8 @@ TARGETS: dict[str, Target] = {
                 b"{name: x, vram: 8GiB}",
                 b"...\n---\n",
                 b"!!python/object/apply:os.system",
+                b"engine: slots",
+                b"statistics: a=b,c:2",
             ),
         ),
     ),

@@ -329,6 +329,8 @@ def _zero_experts(candidates: Candidates, choice: Choice, lane: int) -> tuple[in
     """Returns the bytes of zero experts on a GPU, and how many layers have any there."""
     there = choice.lane == lane
     n_bytes = choice.used_bytes[lane] - int(candidates.sizes[there].sum())
+    if not n_bytes:
+        return 0, 0
     return n_bytes, len(np.unique(candidates.layer[there]))
 
 

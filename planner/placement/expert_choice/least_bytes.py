@@ -71,11 +71,12 @@ def least_budget(
         taken = np.bincount(candidates.expert, weights=candidates.sizes[order], minlength=most)
         budget = int(taken[: number + 1].sum()) + spares
         return budget, budget
-    order = np.lexsort((np.arange(len(values)), -(values / candidates.sizes)))
+    same = int(candidates.sizes.min()) == int(candidates.sizes.max())
+    order = candidates.ranking if same else np.argsort(-(values / candidates.sizes), kind="stable")
     has, taken = np.cumsum(values[order], dtype=np.float64), np.cumsum(candidates.sizes[order])
     last = int(np.searchsorted(has, wanted))
     enough = int(taken[last])
-    unit = math.gcd(*np.unique(candidates.sizes).tolist())
+    unit = int(candidates.sizes[0]) if same else math.gcd(*np.unique(candidates.sizes).tolist())
     # By value per byte, with a part of the last expert: no choice of fewer bytes has as much.
     part = (has[last] - wanted) / values[order[last]] * int(candidates.sizes[order[last]])
     floor = max(int(candidates.sizes.min()), math.ceil(enough - part - 1e-6 * unit))
