@@ -17,6 +17,7 @@ from planner.activations.expert_counts.workload_set import of_one_model
 from planner.activations.expert_counts.worth import warnings_of
 from planner.base.errors import InputError, NoAnswerError
 from planner.base.record import Record
+from planner.base.units import format_bytes
 from planner.catalogue.moe_dimensions import moe_from_dimensions
 from planner.engines.account import Account, Budget
 from planner.engines.engine import Settings
@@ -215,7 +216,10 @@ class ExpertEvaluator:
             return engine.automatic_budget(gpu.free_bytes, memory_basis="as the study states it")
         if gpu.vram_bytes is not None:
             basis = "all of the board's memory"
-            return engine.automatic_budget(gpu.vram_bytes, total_bytes=gpu.vram_bytes, memory_basis=basis)
+            if gpu.reserved_bytes:
+                basis += f" but {format_bytes(gpu.reserved_bytes)} that the driver keeps ({gpu.reserved_basis})"
+            free_bytes = gpu.vram_bytes - gpu.reserved_bytes
+            return engine.automatic_budget(free_bytes, total_bytes=gpu.vram_bytes, memory_basis=basis)
         if self._machine is None:
             try:
                 self._machine = choose_gpu()

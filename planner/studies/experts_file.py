@@ -101,13 +101,13 @@ class ExpertGpuChoice(GpuChoice):
     """A GPU: `this machine`, a catalogue entry, or declared; bandwidth and link play no part in a study of experts."""
 
     def __post_init__(self) -> None:
-        if self.device is not None and self.catalogue is not None:
-            raise ExpectedError("device or catalogue, not both")
+        if sum(choice is not None for choice in (self.device, self.catalogue, self.file)) > 1:
+            raise ExpectedError("one of device, catalogue, file")
         sizes = [size for size in (self.vram, self.free, self.budget) if size is not None]
         if len(sizes) > 1:
             raise ExpectedError("one of vram, free, budget")
-        if self.device is None and self.catalogue is None and not sizes:
-            raise ExpectedError("device, catalogue, or a GPU of your own with vram (or free, or budget)")
+        if (self.device, self.catalogue, self.file) == (None, None, None) and not sizes:
+            raise ExpectedError("device, catalogue, file, or a GPU of your own with vram (or free, or budget)")
 
 
 class ExpertTargets(Table):
