@@ -128,6 +128,8 @@ def _answer(parser: argparse.ArgumentParser, arguments: Sequence[str] | None, an
     exit_code: int = 0
     try:
         chosen = parser.parse_args(arguments)
+        # For pages, which say what they were made with.
+        chosen.words = tuple(sys.argv[1:] if arguments is None else arguments)
         exit_code = chosen.run(chosen)
         answers.flush()
     except HotsplitError as error:

@@ -106,6 +106,19 @@ def add_force_option(parser: argparse._ActionsContainer) -> None:
     )
 
 
+def command_line(arguments: argparse.Namespace) -> str:
+    """Returns what was typed, as one line for a shell; empty where a program runs a command without a command line."""
+    import shlex
+
+    words: tuple[str, ...] = getattr(arguments, "words", ())
+    return shlex.join(["hotsplit", *words]) if words else ""
+
+
+def add_page_option(parser: argparse._ActionsContainer) -> None:
+    """Adds `--html` for commands that show their answer as a page, too."""
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write one self-contained page")
+
+
 def note(text: str) -> None:
     """Prints one line that a user should know and a script should not read (standard error)."""
     print(f"hotsplit: note: {printable(text, limit=MAX_LINE_CHARACTERS)}", file=sys.stderr)

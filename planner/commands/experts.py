@@ -209,10 +209,7 @@ def run(arguments: argparse.Namespace, engine: ExpertEngine) -> int:
             least = require_option(arguments.require)
         except InputError as error:
             raise InputError(f"--require: {error}") from None
-    if arguments.output is not None:
-        from planner.base.outputs import PLAN, check_output
-
-        check_output(arguments.output, PLAN, force=arguments.force, inputs=(Path(request.model),))
+    placement.check_outputs(arguments, inputs=(Path(request.model),))
     try:
         planning = make_expert_plan(request)
     except DensePartError as error:
@@ -225,6 +222,13 @@ def run(arguments: argparse.Namespace, engine: ExpertEngine) -> int:
         common.note(line)
     if arguments.output is not None:
         write_plan(planning.plan, arguments.output)
+    if arguments.html is not None:
+        from planner.base.files import write_whole
+        from planner.report.plan_page import expert_plan_page
+
+        command = common.command_line(arguments)
+        made = expert_plan_page(planning, one_number=engine.one_number, command=command)
+        write_whole(arguments.html, made.encode("utf-8", "backslashreplace"))
     if arguments.json:
         from planner.report.experts import planning_as_dict
 
@@ -233,8 +237,9 @@ def run(arguments: argparse.Namespace, engine: ExpertEngine) -> int:
         from planner.report.experts import print_planning
 
         print_planning(planning, common.console(), explain=arguments.explain)
-        if arguments.output is not None:
-            common.say(f"written to {arguments.output}")
+        for path in (arguments.output, arguments.html):
+            if path is not None:
+                common.say(f"written to {path}")
     if least is not None:
         check_share(planning, least)
     return 0

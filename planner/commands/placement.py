@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -237,6 +238,29 @@ def kv_type_from(arguments: argparse.Namespace, engine: Engine) -> str | None:
     if kv_type is not None and kv_type not in engine.kv_types:
         raise InputError(f"--kv-type: found {kv_type[:80]!r}, expected one of {', '.join(engine.kv_types)}")
     return kv_type
+
+
+def check_outputs(arguments: argparse.Namespace, *, inputs: Iterable[Path | None]) -> None:
+    """Refuses a plan file or a page that may not be written, before the work.
+
+    Args:
+        arguments: with `output`, `html` and `force`.
+        inputs: what the answer is made from.
+
+    Raises:
+        InputError: it says which file.
+    """
+    if arguments.output is None and arguments.html is None:
+        return
+    from planner.base.outputs import PLAN, STUDY_PAGE, check_apart, check_output
+
+    inputs = tuple(inputs)
+    files = [
+        (path, kind) for path, kind in ((arguments.output, PLAN), (arguments.html, STUDY_PAGE)) if path is not None
+    ]
+    for path, kind in files:
+        check_output(path, kind, force=arguments.force, inputs=inputs)
+    check_apart(path for path, _ in files)
 
 
 def request_from(arguments: argparse.Namespace) -> PlanRequest:

@@ -13,6 +13,7 @@ examples:
   hotsplit plan --model models/relu-llama-7b.powerinfer.gguf
   hotsplit plan --model models/relu-llama-7b.powerinfer.gguf --vram-budget 8GiB --context 2048 --explain
   hotsplit plan --model models/relu-llama-7b.powerinfer.gguf --output plan.json
+  hotsplit plan --model models/relu-llama-7b.powerinfer.gguf --html plan.html
   hotsplit plan --config study.yaml --cell 3
   hotsplit plan --engine ktransformers --model Qwen3-30B-A3B --statistics code=rank0.pt,rank1.pt --vram-budget 16GiB
 """
@@ -33,6 +34,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     placement.add_engine_option(parser)
     placement.add_study_options(parser)
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the plan as JSON, for `hotsplit export`")
+    common.add_page_option(parser)
     common.add_force_option(parser)
     parser.add_argument(
         "--explain", action="store_true", help="print the whole account, from the device's total to the last FFN byte"
@@ -63,10 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
     except InputError:
         experts.advise(arguments)
         raise
-    if arguments.output is not None:
-        from planner.base.outputs import PLAN, check_output
-
-        check_output(arguments.output, PLAN, force=arguments.force, inputs=(arguments.model, arguments.config))
+    placement.check_outputs(arguments, inputs=(arguments.model, arguments.config))
     try:
         planning = make_plan(placement.request_from(arguments))
     except DensePartError as error:
@@ -81,6 +80,12 @@ def run(arguments: argparse.Namespace) -> int:
     placement.note_all(planning)
     if arguments.output is not None:
         write_plan(planning.plan, arguments.output)
+    if arguments.html is not None:
+        from planner.base.files import write_whole
+        from planner.report.plan_page import plan_page
+
+        made = plan_page(planning, command=common.command_line(arguments))
+        write_whole(arguments.html, made.encode("utf-8", "backslashreplace"))
     if arguments.json:
         from planner.report.placement import planning_as_dict
 
@@ -95,7 +100,8 @@ def run(arguments: argparse.Namespace) -> int:
 
         print_bill(planning.account, console, condition=planning.engine.condition(planning.model))
     print_placement(planning, console)
-    if arguments.output is not None:
-        common.say(f"written to {arguments.output}")
+    for path in (arguments.output, arguments.html):
+        if path is not None:
+            common.say(f"written to {path}")
     placement.check_can_split(planning.engine, planning.model)
     return 0

@@ -64,7 +64,8 @@ def run(arguments: argparse.Namespace) -> int:
         from planner.report.statistics_page import statistics_page
 
         keep_inputs(arguments.html, *(Path(source) for workload in workloads for source in workload.sources))
-        write_whole(arguments.html, statistics_page(worths, matrix).encode("utf-8", "backslashreplace"))
+        made = statistics_page(worths, matrix, command=common.command_line(arguments))
+        write_whole(arguments.html, made.encode("utf-8", "backslashreplace"))
         common.note(f"written to {arguments.html}")
     if arguments.json:
         from planner.report.statistics import statistics_as_dict

@@ -190,7 +190,7 @@ def _write_files(
     if arguments.html is not None:
         from planner.report.page import page
 
-        write_whole(arguments.html, page(study, answers, replies).encode())
+        write_whole(arguments.html, page(study, answers, replies, command=common.command_line(arguments)).encode())
         written.append(arguments.html)
     if arguments.plot is not None:
         from planner.report.plot import plot

@@ -77,7 +77,7 @@ def plot(path: Path, study: Study, answers: Sequence[Answer]) -> None:
 
 def _draw(axes: Any, series: Sequence[Series]) -> None:
     for line in series:
-        xs, ys = [x for x, _, _ in line.points], [y for _, y, _ in line.points]
+        xs, ys = [point.x for point in line.points], [point.y for point in line.points]
         axes.plot(
             xs, ys, marker="o", markersize=4, linestyle="-" if line.joined else "none", label=printable(line.name)
         )
@@ -86,4 +86,4 @@ def _draw(axes: Any, series: Sequence[Series]) -> None:
 
 
 def _most(series: Sequence[Series]) -> float:
-    return max((y for line in series for _, y, _ in line.points), default=1.0) or 1.0
+    return max((point.y for line in series for point in line.points), default=1.0) or 1.0
