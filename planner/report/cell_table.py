@@ -17,7 +17,8 @@ from planner.studies.answer import Answer
 _MAX_NOTES = 200
 # Pixels of a letter and of the space around it, at the size of the table.
 _LETTER, _SPACE = 8.0, 15
-_MAX_WORDS = 14
+# A name of a GPU, a model or a host that is longer is broken into lines.
+_MAX_NAME = 24
 
 
 class Column(Record):
@@ -134,9 +135,12 @@ def _section(
     yield "".join(f'<th scope="col" data-kind="{column.kind}">{escaped(column.name)}' for column in columns)
     yield "<tbody>"
     # End tags that HTML lets be left out are: they would be a tenth of the page.
+    lines = []
     for number, (row, answer) in enumerate(zip(rows, answers, strict=True), 1):
         cells = "".join(f"<td>{escaped(text)}" for text in row)
-        yield f"<tr{f' class={answer.verdict}' if answer.verdict else ''}><td>{number}{cells}"
+        lines.append(f"<tr{f' class={answer.verdict}' if answer.verdict else ''}><td>{number}{cells}")
+    # Nothing between two rows, so that an empty cell is empty.
+    yield "".join(lines)
     yield "</table></div>"
     if notes.numbers:
         yield "<h3>Notes</h3><ol>"
@@ -153,12 +157,16 @@ def _rules(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> str:
     """Returns the style of the columns, and up to which width of the screen rows are shown as cards."""
     needed = _SPACE + _LETTER * len(str(len(rows)))
     places: dict[str, list[int]] = {}
-    labels = []
+    labels, unbroken = [], list[int]()
     for place, column in enumerate(columns):
         places.setdefault(column.kind, []).append(place + 2)
         longest = max((len(row[place]) for row in rows), default=0)
-        if column.kind != "number":
-            longest = min(longest, _MAX_WORDS)
+        if column.kind == "axis":
+            whole = longest <= _MAX_NAME
+            unbroken += [place + 2] * whole
+            longest = longest if whole else _MAX_NAME
+        elif column.kind != "number":
+            longest = max((len(word) for text in {row[place] for row in rows} for word in text.split()), default=0)
         # A heading breaks between its words, and has room for the arrow of the order.
         longest = max(longest, *(len(word) + 2 for word in column.name.split()))
         needed += _SPACE + _LETTER * longest
@@ -174,7 +182,8 @@ def _rules(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> str:
         return f"{cells(kind)}{{{body}}}" if cells(kind) else ""
 
     table = rule("number", "text-align:right;white-space:nowrap;font-variant-numeric:tabular-nums")
-    table += rule("verdict", "font-weight:600")
+    table += rule("verdict", "font-weight:600") + rule("axis", "overflow-wrap:anywhere")
+    table += "".join(f"#cells td:nth-child({place}){{white-space:nowrap}}" for place in unbroken)
     for verdict in ("meets", "misses"):
         table += "".join(
             f"#cells tr.{verdict} td:nth-child({place}){{color:var(--{verdict})}}"
@@ -203,6 +212,7 @@ _CARDS = """\
   #cells td { display: inline-block; width: 50%; border: 0; padding: .15rem .25rem .15rem 0; vertical-align: top;
     white-space: normal; }
   #cells td::before { display: block; font-size: .8rem; font-weight: 400; color: var(--quiet); }
+  #cells td:empty { display: none; }
   #cells td:first-child { float: right; width: auto; color: var(--quiet); }
   #cells td:first-child::before { content: "#"; display: inline; }
 """

@@ -147,49 +147,91 @@ def _line_chart(
         f'transform="rotate(-90 12 {middle:.0f})">{escaped(y_name)}</text>',
     ]
     inside = Box(_LEFT + 2, 2, size.width - 2, bottom - 1)
+    dots = [
+        (across(point.x), down(point.y), _shortened(point.name))
+        for line in series
+        if line.dots
+        for point in line.points
+    ]
     taken: list[Box] = []
     for mark in marks:
-        text = printable(mark.name, limit=2 * _MAX_NAME)
+        text = _shortened(mark.name, 2 * _MAX_NAME)
         if mark.upright:
-            x = across(mark.at)
-            anchor = "end" if x > (_LEFT + right) / 2 else "start"
-            place = (x - 5 if anchor == "end" else x + 5, bottom - 8.0)
-            taken.append(Box(x - 1, _TOP, x + 1, bottom))
-            parts.append(f'<line class="mark" x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP}" y2="{bottom}"/>')
+            x1 = x2 = across(mark.at)
+            y1, y2 = float(_TOP), float(bottom)
+            places = [("start", x1 + 5, bottom - 8.0), ("end", x1 - 5, bottom - 8.0)]
+            places += [("start", x1 + 5, _TOP + 12.0), ("end", x1 - 5, _TOP + 12.0)]
         else:
-            y = down(mark.at)
-            anchor, place = "start", (_LEFT + 4, y - 5 if y > _TOP + 14 else y + 14)
-            taken.append(Box(_LEFT, y - 1, right, y + 1))
-            parts.append(f'<line class="mark" x1="{_LEFT}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        taken.append(box_of(text, *place, anchor))
+            x1, x2 = float(_LEFT), float(right)
+            y1 = y2 = down(mark.at)
+            places = [("start", _LEFT + 4.0, y1 - 6), ("end", right - 2.0, y1 - 6)]
+            places += [("start", _LEFT + 4.0, y1 + 15), ("end", right - 2.0, y1 + 15)]
+        anchor, x, y = _best_place(text, places, inside, dots)
+        taken += [Box(x1 - 1, y1 - 1, x2 + 1, y2 + 1), box_of(text, x, y, anchor)]
         parts.append(
-            f'<text class="label" x="{place[0]:.1f}" y="{place[1]:.1f}" text-anchor="{anchor}">{escaped(text)}</text>'
+            f'<line class="mark" x1="{x1:.1f}" x2="{x2:.1f}" y1="{y1:.1f}" y2="{y2:.1f}"/>'
+            f'<text class="label" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escaped(text)}</text>'
         )
-    dots = []
+    drawn, avoided = [], list[Box]()
     for number, line in enumerate(series):
         colour = f"s{number % COLOURS}"
+        places_of_line = [(across(point.x), down(point.y)) for point in line.points]
         if line.joined and len(line.points) > 1:
-            path = " ".join(f"{across(point.x):.1f},{down(point.y):.1f}" for point in line.points)
+            path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places_of_line)
             dash = f" d{number // COLOURS % DASHES}" if number >= COLOURS else ""
             parts.append(f'<polyline class="line {colour}{dash}" points="{path}"/>')
-        if not line.dots:
-            continue
-        for point in line.points:
-            x, y = across(point.x), down(point.y)
-            name = printable(point.name)
-            dots.append((x, y, name if len(name) <= _MAX_NAME else name[: _MAX_NAME - 1] + "…"))
-            ring = " ring" if point.hollow else ""
-            parts.append(
-                f'<circle class="dot {colour}{ring}" cx="{x:.1f}" cy="{y:.1f}" r="{_RADIUS}">'
-                f"<title>{escaped(point.what)}</title></circle>"
-            )
-    parts.extend(
+            avoided += _along(places_of_line)
+        if line.dots:
+            drawn += [
+                f'<circle class="dot {colour}{" ring" if point.hollow else ""}" cx="{x:.1f}" cy="{y:.1f}" '
+                f'r="{_RADIUS}"><title>{escaped(point.what)}</title></circle>'
+                for point, (x, y) in zip(line.points, places_of_line, strict=True)
+            ]
+    labels = placed_labels(dots, inside, taken, radius=_RADIUS, avoided=avoided)
+    parts += [
+        f'<line class="lead" x1="{label.dot_x:.1f}" y1="{label.dot_y:.1f}" x2="{label.dot_x:.1f}" '
+        f'y2="{label.y - 4 if label.y < label.dot_y else label.y - 10:.1f}"/>'
+        for label in labels
+        if label.far
+    ]
+    parts += drawn
+    parts += [
         f'<text class="label" x="{label.x:.1f}" y="{label.y:.1f}" text-anchor="{label.anchor}">'
         f"{escaped(label.text)}</text>"
-        for label in placed_labels(dots, inside, taken, radius=_RADIUS)
-    )
+        for label in labels
+    ]
     parts.append("</svg>")
     return "\n".join(parts)
+
+
+def _shortened(name: str, limit: int = _MAX_NAME) -> str:
+    """Returns a name as it is drawn: what would be no letter is spelled out first, because that makes it longer."""
+    shown = printable(name)
+    return shown if len(shown) <= limit else shown[: limit - 1] + "…"
+
+
+def _best_place(
+    text: str, places: Sequence[tuple[str, float, float]], inside: Box, dots: Sequence[tuple[float, float, str]]
+) -> tuple[str, float, float]:
+    """Returns where the name of a mark covers the fewest dots, and the first such place."""
+
+    def faults(place: tuple[str, float, float]) -> int:
+        box = box_of(text, place[1], place[2], place[0])
+        covered = sum(box.meets(Box(x - _RADIUS, y - _RADIUS, x + _RADIUS, y + _RADIUS)) for x, y, _ in dots)
+        return covered + len(dots) * (not inside.holds(box))
+
+    return min(places, key=faults)
+
+
+def _along(places: Sequence[tuple[float, float]]) -> list[Box]:
+    """Returns small boxes along a line."""
+    boxes = []
+    for (x1, y1), (x2, y2) in itertools.pairwise(places):
+        steps = max(1, math.ceil(max(abs(x2 - x1), abs(y2 - y1)) / 5))
+        for step in range(steps + 1):
+            x, y = x1 + (x2 - x1) * step / steps, y1 + (y2 - y1) * step / steps
+            boxes.append(Box(x - 2, y - 2, x + 2, y + 2))
+    return boxes
 
 
 def legend(series: Sequence[Series], *, rings: str = "") -> str:

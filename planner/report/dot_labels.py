@@ -6,7 +6,7 @@ The text is drawn by a browser with a font that nobody here knows, so widths are
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from planner.base.record import Record
 
@@ -15,6 +15,9 @@ FONT_SIZE = 12
 _NARROW, _WIDE = 0.64, 1.1
 _UP, _DOWN = 10, 4
 _GAP = 7
+_LINE = 14
+# A name farther from its dot, up or down, is tied to it by a line.
+_NEAR = 20
 
 
 class Box(Record):
@@ -42,13 +45,19 @@ class Box(Record):
 
 
 class Label(Record):
-    """A placed name: `x` and `y` of its baseline, `anchor` as SVG calls it, and the room that it takes."""
+    """A placed name: `x` and `y` of its baseline, `anchor` as SVG calls it, and the room that it takes.
+
+    `far` says that it needs a line to its dot, from (`dot_x`, `dot_y`), to be seen as its name.
+    """
 
     text: str
     x: float
     y: float
     anchor: str
     box: Box
+    far: bool
+    dot_x: float
+    dot_y: float
 
 
 def text_width(text: str) -> float:
@@ -65,7 +74,12 @@ def box_of(text: str, x: float, y: float, anchor: str) -> Box:
 
 
 def placed_labels(
-    dots: Sequence[tuple[float, float, str]], inside: Box, taken: Iterable[Box], *, radius: float
+    dots: Sequence[tuple[float, float, str]],
+    inside: Box,
+    taken: Iterable[Box],
+    *,
+    radius: float,
+    avoided: Iterable[Box] = (),
 ) -> list[Label]:
     """Returns the names that have room, in the order of the dots; a name without room is left out.
 
@@ -74,28 +88,38 @@ def placed_labels(
         inside: the chart's area, which no name leaves.
         taken: other boxes that no name may cover.
         radius: of a dot.
+        avoided: boxes that a name covers only where it has no other room, such as lines.
     """
     blocked = list(taken)
     blocked += [Box(x - radius, y - radius, x + radius, y + radius) for x, y, _ in dots]
+    avoided = list(avoided)
     labels: list[Label] = []
     for x, y, text in dots:
         if not text:
             continue
-        for anchor, at_x, at_y in (
-            ("start", x + _GAP, y + 4),
-            ("middle", x, y - 9),
-            ("middle", x, y + 18),
-            ("end", x - _GAP, y + 4),
-            ("start", x + 4, y - 9),
-            ("end", x - 4, y - 9),
-            ("start", x + 4, y + 18),
-            ("end", x - 4, y + 18),
-            ("middle", x, y - 22),
-            ("middle", x, y + 31),
-        ):
-            box = box_of(text, at_x, at_y, anchor)
-            if inside.holds(box) and not any(box.meets(other) for other in blocked):
-                blocked.append(box)
-                labels.append(Label(text, at_x, at_y, anchor, box))
-                break
+        label = _placed(x, y, text, inside, [*blocked, *avoided]) or _placed(x, y, text, inside, blocked)
+        if label is not None:
+            blocked.append(label.box)
+            labels.append(label)
     return labels
+
+
+def _placed(x: float, y: float, text: str, inside: Box, blocked: Sequence[Box]) -> Label | None:
+    for anchor, at_x, at_y in _places(x, y):
+        box = box_of(text, at_x, at_y, anchor)
+        if inside.holds(box) and not any(box.meets(other) for other in blocked):
+            return Label(text, at_x, at_y, anchor, box, abs(at_y - y) > _NEAR, x, y)
+    return None
+
+
+def _places(x: float, y: float) -> Iterator[tuple[str, float, float]]:
+    """Yields anchors and baselines around a dot, the best first."""
+    yield "start", x + _GAP, y + 4
+    yield "middle", x, y - 9
+    yield "middle", x, y + 18
+    yield "end", x - _GAP, y + 4
+    for step in range(7):
+        for at_y in (y - 9 - step * _LINE, y + 18 + step * _LINE):
+            yield "start", x + 4, at_y
+            yield "end", x - 4, at_y
+            yield "middle", x, at_y

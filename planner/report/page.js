@@ -1,6 +1,8 @@
 
 "use strict";
-(() => {
+// Thousands of rows are not laid out before it is known which of them are shown.
+document.documentElement.classList.add("scripted");
+addEventListener("DOMContentLoaded", () => {
   const make = (name, properties, ...children) => {
     const element = Object.assign(document.createElement(name), properties);
     element.append(...children);
@@ -74,7 +76,7 @@
 
   const table = document.getElementById("cells");
   if (table === null) return;
-  const PAGE = 300;
+  const PAGE = 100;
   const body = table.tBodies[0];
   const heads = Array.from(table.tHead.rows[0].cells);
   const every = Array.from(body.rows);
@@ -105,6 +107,7 @@
       ? `${every.length} cells` : `${rows.length} of ${shown.length} cells shown` +
         (shown.length < every.length ? `, ${every.length} in all` : "");
     more.hidden = rows.length === shown.length;
+    table.classList.add("ready");
   };
   const sift = () => {
     const wanted = search.value.toLowerCase().split(/\s+/).filter((word) => word !== "");
@@ -168,4 +171,4 @@
   let before = most;
   addEventListener("beforeprint", () => { before = most; most = Infinity; draw(); });
   addEventListener("afterprint", () => { most = before; draw(); });
-})();
+});

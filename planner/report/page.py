@@ -17,10 +17,10 @@ from planner.studies.study import BASE, Study
 # What a page draws at most, so that thousands of cells stay one page of a few megabytes that a browser shows at once.
 _MAX_MODELS = 12
 _MAX_LINES = 24
-_MAX_DOTS = 2000
+_MAX_DOTS = 4000
 _MAX_HEAT_ROWS = 120
 _MAX_HEAT_ROWS_OF_A_MODEL = 30
-_MAX_NAMES_OF_A_ROW = 3
+_MAX_ROW_NAME = 48
 
 
 def page(study: Study, answers: Sequence[Answer], replies: Sequence[Reply], *, command: str = "") -> str:
@@ -152,6 +152,12 @@ def _heat(model: str, answers: Sequence[Answer], *, most: int) -> Iterator[str]:
 
 
 def _joined(names: Sequence[str]) -> str:
+    """Returns the first names of a placement, one at least and as many as make a short line, and how many more."""
     distinct = list(dict.fromkeys(names))
-    more = len(distinct) - _MAX_NAMES_OF_A_ROW
-    return "; ".join(distinct[:_MAX_NAMES_OF_A_ROW]) + (f"; {more:,} more of this placement" if more > 0 else "")
+    shown = distinct[:1]
+    for name in distinct[1:]:
+        if sum(map(len, shown)) + len(name) > _MAX_ROW_NAME:
+            break
+        shown.append(name)
+    more = len(distinct) - len(shown)
+    return "; ".join(shown) + (f" and {more:,} more" if more else "")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from planner.base.text import listed
+from planner.base.units import GIB
 from planner.report.whatif import target_counts
 from planner.studies.answer import Answer, CellPath
 
@@ -37,7 +38,7 @@ def _of_group(answers: Sequence[Answer]) -> Iterator[str]:
         yield _best(answers)
     whole = [answer for answer in answers if answer.path is CellPath.ALL_ON_GPU and not answer.short_bytes]
     if whole:
-        smallest = min(whole, key=lambda answer: answer.bytes.budget)
+        smallest = min(whole, key=lambda answer: (round(answer.bytes.budget / GIB), answer.tokens_per_s or 0.0))
         yield f"{smallest.quantisation} fits whole on {smallest.gpu}: no split is needed there"
     elif not any(answer.targets for answer in answers):
         fastest = max(answers, key=lambda answer: answer.tokens_per_s or 0.0)
@@ -57,7 +58,8 @@ def _best(answers: Sequence[Answer]) -> str:
     if all(answer.price is not None for answer in meeting):
         best = min(meeting, key=lambda answer: (answer.price or 0.0, answer.bytes.budget))
         return f"cheapest that meets the targets: {_where(best)}, at {best.price:,.10g}"
-    best = min(meeting, key=lambda answer: (answer.vram_bytes or answer.bytes.budget, answer.tokens_per_s or 0.0))
+    # Boards of one size differ by what their drivers keep; that makes none of them a smaller board.
+    best = min(meeting, key=lambda answer: (round(answer.bytes.budget / GIB), answer.tokens_per_s or 0.0))
     return (
         f"smallest GPU that meets the targets: {_where(best)} (give every GPU a price in the study to compare by price)"
     )

@@ -157,8 +157,9 @@ def _bill(account: Account, used_bytes: int, units: str) -> Iterator[str]:
     yield '<ul class="legend">'
     for css, size, name in parts:
         if size:
-            key = f'<svg class="key" viewBox="0 0 10 10" aria-hidden="true"><rect class="{css}" width="10" height="10"/></svg>'
-            yield f"<li>{key}{escaped(name)}: <b>{format_bytes(size)}</b> ({size / total_bytes:.1%})</li>"
+            square = f'<rect class="{css}" width="10" height="10"/>'
+            yield f'<li><svg class="key" viewBox="0 0 10 10" aria-hidden="true">{square}</svg>'
+            yield f"{escaped(name)}: <b>{format_bytes(size)}</b> ({size / total_bytes:.1%})</li>"
     yield "</ul></figure><h3>The bill</h3>"
     yield '<div class="scroll" tabindex="0" role="group" aria-label="the bill"><table><thead><tr>'
     yield '<th scope="col"><span class="unseen">sign</span></th><th scope="col">item</th>'
