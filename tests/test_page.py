@@ -1,19 +1,19 @@
-"""The page of a study: as text, and in a real browser where there is one."""
+"""The page of a study, as text; in a browser it is tested by `test_page_browser.py`."""
 
 from __future__ import annotations
 
 import re
-import shutil
-from collections.abc import Iterator
 from html.parser import HTMLParser
-from pathlib import Path
-from typing import Any
 
 import pytest
 
+from planner import __version__
+from planner.base.record import replace
 from planner.catalogue.entries import Catalogue
-from planner.report.charts import Series, heat_map, legend, line_chart
+from planner.report.charts import HeatRow, Mark, Point, Series, heat_map, legend, line_chart, stacked_bar
 from planner.report.page import page
+from planner.report.page_verdict import verdict_sentences
+from planner.studies.answer import Answer
 from planner.studies.questions import ask
 from planner.studies.study import Study, study_of
 from planner.studies.sweep import sweep
@@ -91,9 +91,81 @@ def test_equal_studies_give_equal_pages(study: Study, html: str) -> None:
 
 
 def test_what_all_cells_share_is_no_column(html: str) -> None:
-    heads = re.findall(r'<th scope="col"><button type="button">([^<]+)</button></th>', html)
-    assert heads == ["#", "model", "GPU", "context", "engine", "hot", "hit rate", "tokens/s", "bound by", "VRAM",
-                     "host memory", "+1 GiB", "targets"]  # fmt: skip
+    heads = re.findall(r'<th scope="col" data-kind="\w+">([^<\n]+)', html)
+    assert heads == ["#", "model", "GPU", "context", "targets", "engine", "hot", "hit rate", "tokens/s", "bound by",
+                     "VRAM, GiB", "host, GiB", "+1 GiB", "notes"]  # fmt: skip
+
+
+def test_every_column_is_explained(html: str) -> None:
+    heads = re.findall(r'<th scope="col" data-kind="\w+">([^<\n]+)', html)
+    explained = re.findall(r"<div><dt>(.+?)</dt><dd>(.+?)</dd></div>", html)
+    assert [name for name, _ in explained] == heads[1:]
+
+
+def test_prices_are_a_column_where_there_are_any(study: Study) -> None:
+    answers = sweep(study.cells, study.catalogue, processes=1)
+    answers = [replace(answer, price=1234.5 if number else None) for number, answer in enumerate(answers)]
+    html = page(study, answers, ())
+    assert '<th scope="col" data-kind="number">price' in html
+    assert html.count("<td>1,234.50<") == len(answers) - 1
+    assert html.count("<td>unknown<") >= 1
+
+
+def test_notes_are_said_once_and_referred_to_by_number(study: Study) -> None:
+    answers = sweep(study.cells, study.catalogue, processes=1)
+    answers = [replace(answer, notes=("same <b>", f"number {number % 2}")) for number, answer in enumerate(answers)]
+    html = page(study, answers, ())
+    assert "<ol>\n<li>same &lt;b&gt;</li>\n<li>number 0</li>\n<li>number 1</li>\n</ol>" in html
+    assert html.count("<td>1, 2<") == html.count("<td>1, 3<") == len(answers) // 2
+
+
+def test_the_footer_says_what_made_the_page(study: Study) -> None:
+    html = page(study, (), (), command="hotsplit whatif 'a <b>.yaml'")
+    assert (
+        f"<footer><dl>\n<dt>made by</dt><dd>Hotsplit {__version__}</dd>\n"
+        "<dt>command</dt><dd><code>hotsplit whatif &#x27;a &lt;b&gt;.yaml&#x27;</code></dd>\n"
+        "<dt>study</dt><dd><code>study</code></dd>\n</dl></footer>"
+    ) in html
+
+
+def test_thousands_of_cells_are_one_page_of_a_few_megabytes(study: Study) -> None:
+    html = page(study, many(study), ())
+    assert len(html.encode()) < 6_000_000
+    assert html.count("<tr class=") == 10_008
+    assert html.count("<circle") < 10_000
+    assert "more notes, which are in the JSON" in html
+
+
+def many(study: Study) -> list[Answer]:
+    """Returns 10,008 answers whose contexts and notes differ."""
+    answers = sweep(study.cells, study.catalogue, processes=1)
+    return [
+        replace(answer, context=512 + number, name=f"{answer.name} {number}", notes=(f"note {number}",))
+        for number in range(834)
+        for answer in answers
+    ]
+
+
+def test_the_verdict_names_the_cheapest_that_meets_the_targets(study: Study) -> None:
+    answers = [
+        replace(answer, model="m", gpu=answer.gpu_name, price=100.0 + number, bytes=replace(answer.bytes, free=None))
+        for number, answer in enumerate(sweep(study.cells, study.catalogue, processes=1))
+    ]
+    meeting = [answer for answer in answers if answer.meets]
+    assert 0 < len(meeting) < len(answers)
+    best = min(meeting, key=lambda answer: answer.price or 0.0)
+    first, *_, last = verdict_sentences(answers)
+    assert first == (
+        f"Cheapest that meets the targets: {best.gpu} at Q4_0 with about {best.tokens_per_s:.1f} tokens/s, "
+        f"at {best.price:g}"
+    )
+    assert last == f"{len(meeting)} of {len(answers)} cells meet the targets: tokens_per_second at least 40"
+    first, *_ = verdict_sentences([replace(answer, price=None) for answer in answers])
+    assert first.startswith("Smallest GPU that meets the targets: ")
+    assert first.endswith(" tokens/s (give every GPU a price in the study to compare by price)")
+    first, *_ = verdict_sentences([answer for answer in answers if not answer.meets])
+    assert first.startswith("Nothing here meets the targets; nearest is ")
+    assert ", which misses tokens_per_second" in first
 
 
 def test_models_of_one_name_and_different_shapes_share_a_heat_map(catalogue: Catalogue) -> None:
@@ -106,126 +178,69 @@ def test_models_of_one_name_and_different_shapes_share_a_heat_map(catalogue: Cat
     gpu = {"name": "big", "budget": "8GiB", "bandwidth": 500}
     study = study_of({"models": models, "gpus": gpu, "hosts": {"bandwidth": 50}}, catalogue)
     html = page(study, sweep(study.cells, catalogue, processes=1), ())
-    assert html.count('class="hot"') == 3 + 5
-    assert "layer 4</text>" in html
+    assert re.findall(r'data-layers="(\d)"', html) == ["3", "5"]
+    assert "<span>last layer</span>" in html
 
 
 def test_a_chart_puts_points_where_they_belong() -> None:
-    series = [Series("a", ((0.0, 0.0, "zero"), (10.0, 100.0, "top")))]
-    svg = line_chart("t", series, x_name="x", y_name="y", y_top=100)
-    # Plot area: x 52..628, y 280..12 of 640 x 320.
-    assert '<polyline class="line s0" points="52.0,280.0 628.0,12.0"/>' in svg
-    assert "<title>top</title>" in svg
-    assert "polyline" not in line_chart("t", [Series("a", series[0].points, joined=False)], x_name="", y_name="")
-    assert legend(series) == ""
-    assert legend([*series, Series("<b>", ())]).count("<li>") == 2
-    assert "<b>" not in legend([*series, Series("<b>", ())])
+    series = [Series("a", (Point(0.0, 0.0, "zero"), Point(10.0, 100.0, "top", name="<b>", hollow=True)))]
+    wide, narrow = line_chart("t", series, x_name="x", y_name="y", y_top=100).split("</svg>")[:2]
+    # Plot area: x 48..626, y 298..16 of 640 x 340, and x 48..346, y 258..16 of 360 x 300.
+    assert '<polyline class="line s0" points="48.0,298.0 626.0,16.0"/>' in wide
+    assert '<polyline class="line s0" points="48.0,258.0 346.0,16.0"/>' in narrow
+    assert '<circle class="dot s0 ring" cx="626.0" cy="16.0" r="4.5"><title>top</title></circle>' in wide
+    assert ">&lt;b&gt;</text>" in wide
+    assert "polyline" not in line_chart("t", [replace(series[0], joined=False)], x_name="", y_name="")
+    assert "circle" not in line_chart("t", [replace(series[0], dots=False)], x_name="", y_name="")
+
+
+def test_a_target_is_a_named_line() -> None:
+    series = [Series("a", (Point(0.0, 0.0, "zero"), Point(10.0, 5.0, "top")))]
+    marks = [Mark(50.0, "target: 50 <i>"), Mark(5.0, "budget", upright=True)]
+    svg = line_chart("t", series, x_name="x", y_name="y", y_top=100, marks=marks).split("</svg>")[0]
+    assert '<line class="mark" x1="48.0" x2="626.0" y1="157.0" y2="157.0"/>' in svg
+    assert '<line class="mark" x1="337.0" x2="337.0" y1="16.0" y2="298.0"/>' in svg
+    assert ">target: 50 &lt;i&gt;</text>" in svg
+    # A target above all dots is still on the chart.
+    svg = line_chart("t", series, x_name="x", y_name="y", marks=[Mark(30.0, "far")]).split("</svg>")[0]
+    assert '<line class="mark" x1="48.0" x2="626.0" y1="16.0" y2="16.0"/>' in svg
+
+
+def test_a_legend_names_lines_by_colour_and_then_by_dashes() -> None:
+    one = Series("a", (Point(0.0, 0.0, "zero"),))
+    assert legend([one]) == ""
+    assert legend([one, replace(one, name="<b>")]).count("<li>") == 2
+    assert "<b>" not in legend([one, replace(one, name="<b>")])
+    assert legend([one], rings="misses").count("<li>") == 1
+    many_lines = legend([one] * 17)
+    assert [many_lines.count(f'class="line s0{dash}"') for dash in ("", " d1", " d2")] == [1, 1, 1]
 
 
 def test_an_empty_chart_is_a_chart() -> None:
     assert line_chart("t", [], x_name="x", y_name="y").startswith("<svg")
-    assert heat_map("t", []).startswith("<svg")
+    assert heat_map("t", [], first="a", last="b", end="c").startswith("<table")
+    assert stacked_bar("t", []).startswith("<svg")
 
 
-def test_a_heat_map_has_a_square_for_each_layer_and_averages_thousands() -> None:
-    svg = heat_map("t", [("row <1>", [0.0, 0.5, 1.0])])
-    assert svg.count('class="hot"') == 2
-    assert 'fill-opacity="0.500"' in svg
-    assert "<title>row &lt;1&gt;: 50.0% of the neurons are hot</title>" in svg
-    assert ">layer 2<" in svg
-    experts = heat_map("t", [("row", [1.0, 0.0] * 960)])
-    assert experts.count('class="hot"') == 128
-    assert 'fill-opacity="0.5' in experts
+def test_a_heat_map_has_a_named_row_with_a_square_for_each_layer_and_averages_thousands() -> None:
+    html = heat_map("t", [HeatRow("row <1>", (0.0, 0.5, 1.0), "50.0%")], first="layer 0", last="layer 2", end="hot")
+    strip = html[html.index("<tbody>") : html.index("</tbody>")]
+    assert strip.count("<rect") == 2
+    assert '<rect x="1" width="1" height="1" fill-opacity="0.5"/>' in strip
+    assert '<th scope="row">row &lt;1&gt;</th>' in strip
+    assert "<td>50.0%</td>" in strip
+    assert "<span>layer 2</span>" in html
+    assert html.count("<rect") == 2 + 11  # the scale has eleven steps
+    experts = heat_map("t", [HeatRow("row", (1.0, 0.0) * 960, "")], first="", last="", end="")
+    strip = experts[experts.index("<tbody>") : experts.index("</tbody>")]
+    assert strip.count("<rect") == 128
+    assert 'fill-opacity="0.5' in strip
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """A browser without a window; the tests that need one skip themselves where it or its driver is missing."""
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-    binary = next(
-        (found for name in ("chromium", "google-chrome", "chromium-browser") if (found := shutil.which(name))), None
-    )
-    driver_binary = shutil.which("chromedriver")
-    if binary is None or driver_binary is None:
-        pytest.skip("no Chromium with chromedriver on this machine")
-    options = webdriver.ChromeOptions()
-    options.binary_location = binary
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver_binary))
-    yield driver
-    driver.quit()
-
-
-def shown(browser: Any, html: str, folder: Path, *, width: int, dark: bool = False) -> Any:
-    file = folder / "page.html"
-    file.write_text(html, "utf-8")
-    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
-    browser.get(file.as_uri())
-    return browser
-
-
-def column(browser: Any, number: int) -> list[str]:
-    script = (
-        "return Array.from(document.querySelectorAll('#cells tbody tr'), row => row.cells[arguments[0]].textContent)"
-    )
-    found: list[str] = browser.execute_script(script, number)
-    return found
-
-
-def test_in_a_browser_names_do_nothing_and_nothing_is_logged(browser: Any, html: str, tmp_path: Path) -> None:
-    page_shown = shown(browser, html, tmp_path, width=1200)
-    assert page_shown.execute_script("return window.bad") is None
-    assert [entry["message"] for entry in page_shown.get_log("browser")] == []
-    assert page_shown.execute_script("return document.querySelectorAll('svg.chart').length") == 4
-    assert page_shown.execute_script("return performance.getEntriesByType('resource').length") == 0
-
-
-def test_in_a_browser_the_table_sorts_by_number_and_by_word(browser: Any, html: str, tmp_path: Path) -> None:
-    page_shown = shown(browser, html, tmp_path, width=1200)
-    heads = page_shown.find_elements("css selector", "#cells th button")
-    rate = [head.text for head in heads].index("tokens/s")
-    before = column(page_shown, rate)
-    heads[rate].click()
-    assert column(page_shown, rate) == sorted(before, key=float, reverse=True)
-    heads[rate].click()
-    assert column(page_shown, rate) == sorted(before, key=float)
-    assert heads[rate].find_element("xpath", "..").get_attribute("aria-sort") == "ascending"
-    heads[4].click()
-    assert column(page_shown, 4) == sorted(column(page_shown, 4))
-    heads[0].click()
-    assert column(page_shown, 0) == [str(number) for number in range(1, 13)]
-
-
-def test_in_a_browser_a_phone_needs_no_sideways_scrolling(browser: Any, html: str, tmp_path: Path) -> None:
-    page_shown = shown(browser, html, tmp_path, width=360)
-    widths = page_shown.execute_script("return [document.documentElement.scrollWidth, window.innerWidth]")
-    assert widths[0] <= widths[1]
-    label = "return getComputedStyle(document.querySelector('#cells td'), '::before').content"
-    assert page_shown.execute_script(label) == '"#"'
-    page_shown.execute_script(
-        "const s = document.getElementById('sort'); s.value = '7'; s.dispatchEvent(new Event('change'))"
-    )
-    assert column(page_shown, 7) == sorted(column(page_shown, 7), key=float, reverse=True)
-
-
-@pytest.mark.parametrize("dark", [False, True])
-def test_in_a_browser_text_stands_out_by_day_and_by_night(browser: Any, html: str, tmp_path: Path, dark: bool) -> None:
-    page_shown = shown(browser, html, tmp_path, width=1200, dark=dark)
-    script = "const s = getComputedStyle(document.body); return [s.color, s.backgroundColor]"
-    text, back = (luminance(colour) for colour in page_shown.execute_script(script))
-    assert (back < 0.1) is dark
-    assert (max(text, back) + 0.05) / (min(text, back) + 0.05) > 7  # WCAG 2.2, level AAA
-    quiet = luminance(page_shown.execute_script("return getComputedStyle(document.querySelector('.quiet')).color"))
-    assert (max(quiet, back) + 0.05) / (min(quiet, back) + 0.05) > 4.5
-
-
-def luminance(colour: str) -> float:
-    """Returns the relative luminance of `rgb(r, g, b)` (WCAG 2.2)."""
-    parts = [int(part) / 255 for part in re.findall(r"\d+", colour)[:3]]
-    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
-    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+def test_a_bar_is_divided_by_size() -> None:
+    bar = stacked_bar("t", [("p0", 3.0, "three"), ("p1", 0.0, "none"), ("p2", 1.0, "<one>")])
+    assert re.findall(r'<rect class="(p\d)" x="([\d.]+)" width="([\d.]+)"', bar) == [
+        ("p0", "0.00", "750.00"),
+        ("p2", "750.00", "250.00"),
+    ]
+    assert "<title>&lt;one&gt;</title>" in bar

@@ -140,8 +140,7 @@ def _section(
         cells = "".join(f"<td>{escaped(text)}" for text in row)
         lines.append(f"<tr{f' class={answer.verdict}' if answer.verdict else ''}><td>{number}{cells}")
     # Nothing between two rows, so that an empty cell is empty.
-    yield "".join(lines)
-    yield "</table></div>"
+    yield "".join(lines) + "</table></div>"
     if notes.numbers:
         yield "<h3>Notes</h3><ol>"
         yield from (f"<li>{escaped(note)}</li>" for note in notes.numbers)

@@ -9,13 +9,14 @@ from collections.abc import Sequence
 
 from planner.base.record import Record
 from planner.base.text import printable
-from planner.report.dot_labels import Box, box_of, placed_labels
+from planner.report.dot_labels import Box, box_of, placed_labels, text_width
 
 COLOURS = 8
 DASHES = 3
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 48, 14, 16, 42
 _RADIUS = 4.5
+_DOT = _RADIUS + 1  # with half of its edge
 _MAX_COLUMNS = 128
 _MAX_NAME = 24
 
@@ -138,7 +139,10 @@ def _line_chart(
             for y in y_ticks
         ),
         *(
+            # A long number at the end of the axis ends where the drawing does.
             f'<text class="tick" x="{across(x):.1f}" y="{bottom + 16}" text-anchor="middle">{x:g}</text>'
+            if across(x) + text_width(f"{x:g}") / 2 < size.width
+            else f'<text class="tick" x="{size.width - 2}" y="{bottom + 16}" text-anchor="end">{x:g}</text>'
             for x in x_ticks
         ),
         f'<text class="axis" x="{(_LEFT + right) / 2:.0f}" y="{size.height - 6}" text-anchor="middle">'
@@ -187,7 +191,7 @@ def _line_chart(
                 f'r="{_RADIUS}"><title>{escaped(point.what)}</title></circle>'
                 for point, (x, y) in zip(line.points, places_of_line, strict=True)
             ]
-    labels = placed_labels(dots, inside, taken, radius=_RADIUS, avoided=avoided)
+    labels = placed_labels(dots, inside, taken, radius=_DOT, avoided=avoided)
     parts += [
         f'<line class="lead" x1="{label.dot_x:.1f}" y1="{label.dot_y:.1f}" x2="{label.dot_x:.1f}" '
         f'y2="{label.y - 4 if label.y < label.dot_y else label.y - 10:.1f}"/>'
@@ -217,7 +221,7 @@ def _best_place(
 
     def faults(place: tuple[str, float, float]) -> int:
         box = box_of(text, place[1], place[2], place[0])
-        covered = sum(box.meets(Box(x - _RADIUS, y - _RADIUS, x + _RADIUS, y + _RADIUS)) for x, y, _ in dots)
+        covered = sum(box.meets(Box(x - _DOT, y - _DOT, x + _DOT, y + _DOT)) for x, y, _ in dots)
         return covered + len(dots) * (not inside.holds(box))
 
     return min(places, key=faults)

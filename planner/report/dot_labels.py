@@ -13,7 +13,7 @@ from planner.base.record import Record
 FONT_SIZE = 12
 # Of the font's size. Sans-serif fonts have about 0.55 for a letter in the mean and 0.9 for their widest.
 _NARROW, _WIDE = 0.64, 1.1
-_UP, _DOWN = 10, 4
+_UP, _DOWN = 12, 4
 _GAP = 7
 _LINE = 14
 # A name farther from its dot, up or down, is tied to it by a line.
@@ -115,11 +115,11 @@ def _placed(x: float, y: float, text: str, inside: Box, blocked: Sequence[Box]) 
 def _places(x: float, y: float) -> Iterator[tuple[str, float, float]]:
     """Yields anchors and baselines around a dot, the best first."""
     yield "start", x + _GAP, y + 4
-    yield "middle", x, y - 9
+    yield "middle", x, y - 10
     yield "middle", x, y + 18
     yield "end", x - _GAP, y + 4
     for step in range(7):
-        for at_y in (y - 9 - step * _LINE, y + 18 + step * _LINE):
+        for at_y in (y - 10 - step * _LINE, y + 18 + step * _LINE):
             yield "start", x + 4, at_y
             yield "end", x - 4, at_y
             yield "middle", x, at_y

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from planner.base.units import GIB, format_bytes
+from planner.base.units import GIB, KIB, MIB, format_bytes
 from planner.engines.account import Account
 from planner.report.bill import projection, sentences
 from planner.report.charts import HeatRow, Mark, Point, Series, escaped, heat_map, legend, line_chart, stacked_bar
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _SIGNS = {"start": "", "minus": "-", "equals": "="}
 _MAX_LAYERS = 400
+_UNITS = ((GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB"))
 
 
 def plan_page(planning: Planning, *, command: str = "") -> str:
@@ -182,24 +183,29 @@ def _curves(
     curves: Sequence[tuple[str, Curve]], what: str, room_bytes: int, used_bytes: int, covered: float
 ) -> Iterator[str]:
     """Yields the chart of what so many bytes cover, with the plan as a dot and the room for units as a line."""
+    end_bytes = max(curve.n_bytes.tolist()[-1] for _, curve in curves)
+    unit, unit_name = next(((size, name) for size, name in _UNITS if end_bytes >= size), _UNITS[-1])
     lines = []
     for name, curve in curves:
         points = [
-            Point(n_bytes / GIB, 100 * share, f"{name}: {format_bytes(n_bytes)} cover {share:.1%}")
+            Point(n_bytes / unit, 100 * share, f"{name}: {format_bytes(n_bytes)} cover {share:.1%}")
             for n_bytes, share in zip(curve.n_bytes.tolist(), curve.covered.tolist(), strict=True)
         ]
         lines.append(Series(name, tuple(points), dots=False))
-    end = curves[0][1].n_bytes.tolist()[-1] / GIB
-    lines.append(Series("random choice", (Point(0.0, 0.0, "nothing"), Point(end, 100.0, "everything")), dots=False))
+    lines.append(
+        Series("random choice", (Point(0.0, 0.0, "nothing"), Point(end_bytes / unit, 100.0, "everything")), dots=False)
+    )
     here = f"this plan: {format_bytes(used_bytes)} cover {covered:.1%}"
-    lines.append(Series("this plan", (Point(used_bytes / GIB, 100 * covered, here, name="this plan"),), joined=False))
+    lines.append(Series("this plan", (Point(used_bytes / unit, 100 * covered, here, name="this plan"),), joined=False))
     yield "<section><h2>What more memory would cover</h2><figure>"
     yield f"<figcaption>{what.capitalize()} over bytes</figcaption>"
     marks = (
-        [Mark(room_bytes / GIB, f"budget: {format_bytes(room_bytes)}", upright=True)] if room_bytes / GIB <= end else []
+        [Mark(room_bytes / unit, f"budget for them: {format_bytes(room_bytes)}", upright=True)]
+        if room_bytes <= end_bytes
+        else []
     )
     yield line_chart(
-        f"{what} over bytes", lines, x_name="VRAM for them, GiB", y_name=f"{what}, %", y_top=100, marks=marks
+        f"{what} over bytes", lines, x_name=f"VRAM for them, {unit_name}", y_name=f"{what}, %", y_top=100, marks=marks
     )
     yield legend(lines)
     if not marks:
@@ -219,7 +225,7 @@ def _layers(
             first=f"layer {layers[0][0]}",
             last=f"layer {layers[-1][0]}",
             end="all",
-            unit="row",
+            unit="layer",
         )
         yield "</figure>"
     yield '<div class="scroll" tabindex="0" role="group" aria-label="the layers"><table><thead><tr>'

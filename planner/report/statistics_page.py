@@ -25,6 +25,7 @@ def statistics_page(worths: Sequence[Worth], matrix: Tried | None, *, command: s
         [],
         [*_curves(worths), *(_matrix(matrix) if matrix is not None else ()), *_words(worths)],
         footer=[("command", command)] if command else (),
+        script=False,
     )
 
 
