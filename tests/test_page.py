@@ -103,8 +103,8 @@ def test_every_column_is_explained(html: str) -> None:
 
 
 def test_prices_are_a_column_where_there_are_any(study: Study) -> None:
-    answers = sweep(study.cells, study.catalogue, processes=1)
-    answers = [replace(answer, price=1234.5 if number else None) for number, answer in enumerate(answers)]
+    found = sweep(study.cells, study.catalogue, processes=1)
+    answers = [replace(answer, price=1234.5 if number else None) for number, answer in enumerate(found)]
     html = page(study, answers, ())
     assert '<th scope="col" data-kind="number">price' in html
     assert html.count("<td>1,234.50<") == len(answers) - 1
@@ -112,8 +112,8 @@ def test_prices_are_a_column_where_there_are_any(study: Study) -> None:
 
 
 def test_notes_are_said_once_and_referred_to_by_number(study: Study) -> None:
-    answers = sweep(study.cells, study.catalogue, processes=1)
-    answers = [replace(answer, notes=("same <b>", f"number {number % 2}")) for number, answer in enumerate(answers)]
+    found = sweep(study.cells, study.catalogue, processes=1)
+    answers = [replace(answer, notes=("same <b>", f"number {number % 2}")) for number, answer in enumerate(found)]
     html = page(study, answers, ())
     assert "<ol>\n<li>same &lt;b&gt;</li>\n<li>number 0</li>\n<li>number 1</li>\n</ol>" in html
     assert html.count("<td>1, 2<") == html.count("<td>1, 3<") == len(answers) // 2

@@ -92,7 +92,7 @@ def test_the_last_group_of_a_layer_may_be_smaller() -> None:
 
 
 def test_the_curves_of_experts_are_of_one_choice_for_all_workloads() -> None:
-    counts = np.array([[6, 3, 1, 0, 5, 5], [0, 1, 9, 5, 3, 2]])
+    counts = np.array([[6, 3, 1, 0, 5, 5], [1, 1, 9, 5, 3, 1]])
     candidates = Candidates((1, 4), (3, 3), np.full(6, 100, np.int64), counts, ("code", "prose"), (3.0, 1.0))
     worth = 0.75 * counts[0] / 20 + 0.25 * counts[1] / 20
     order = sorted(range(6), key=lambda expert: -worth[expert])

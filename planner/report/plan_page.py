@@ -162,7 +162,7 @@ def _bill(account: Account, used_bytes: int, units: str) -> Iterator[str]:
             yield f'<li><svg class="key" viewBox="0 0 10 10" aria-hidden="true">{square}</svg>'
             yield f"{escaped(name)}: <b>{format_bytes(size)}</b> ({size / total_bytes:.1%})</li>"
     yield "</ul></figure><h3>The bill</h3>"
-    yield '<div class="scroll" tabindex="0" role="group" aria-label="the bill"><table><thead><tr>'
+    yield '<div class="scroll" tabindex="0" role="group" aria-label="the bill"><table class="bill"><thead><tr>'
     yield '<th scope="col"><span class="unseen">sign</span></th><th scope="col">item</th>'
     yield '<th scope="col" class="number">size</th><th scope="col" class="number">left</th>'
     yield '<th scope="col">basis</th></tr></thead><tbody>'
