@@ -228,7 +228,7 @@ def _layers(
             unit="layer",
         )
         yield "</figure>"
-    yield '<div class="scroll" tabindex="0" role="group" aria-label="the layers"><table><thead><tr>'
+    yield '<div class="scroll" tabindex="0" role="group" aria-label="the layers"><table class="layers"><thead><tr>'
     headings = ("layer", placed, "of", "share of layer", covered, "VRAM")
     yield "".join(f'<th scope="col" class="number">{escaped(name)}</th>' for name in headings)
     yield "</tr></thead><tbody>"
