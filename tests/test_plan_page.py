@@ -108,3 +108,21 @@ def test_with_equally_many_experts_of_every_layer_a_curve_goes_by_whole_rows() -
     (curve,) = expert_curves(candidates, one_number=True)
     assert curve.n_bytes.tolist() == [0, 20, 40, 60]
     assert curve.covered.tolist() == [0.0, pytest.approx(12 / 30), pytest.approx(22 / 30), 1.0]
+
+
+def test_a_plan_of_experts_is_written_as_a_page(tmp_path: Path, capsys: Capture) -> None:
+    rows = [f"{layer},{expert},{(expert + 1) * layer}" for layer in (1, 2) for expert in range(8)]
+    (tmp_path / "a.csv").write_text("\n".join(["layer,expert,count", *rows]) + "\n", "utf-8")
+    output = tmp_path / "plan.html"
+    done = hotsplit(
+        capsys, "plan", "--engine", "ktransformers", "--model", Path(__file__).parent / "data/moe/hf/qwen3_moe",
+        "--statistics", f"<i>={tmp_path / 'a.csv'}", "--context", 16, "--vram-budget", f"{40_576 + 3072 + 5 * 6144}B",
+        "--reserve", "0B", "--html", output,
+    )  # fmt: skip
+    assert (done.exit_code, done.out.splitlines()[-1]) == (0, f"written to {output}"), done.err
+    html = output.read_text("utf-8")
+    # The hottest five: 16, 14, 12 and 10 of layer 2, then 8 of either layer; all of it is 36 + 72.
+    assert f"5 of 16 experts (31.2%) go on the GPU and cover {60 / 108:.1%} of the choices of &lt;i&gt;;" in html
+    assert "On other text: unknown; record other text and give it with --tried-on." in html
+    assert f">budget for them: {format_bytes(5 * 6144)}</text>" in html
+    assert "<i>" not in html
