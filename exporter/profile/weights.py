@@ -1,13 +1,13 @@
-"""The door to safetensors: weights read tensor by tensor, in memory no longer than they are wanted.
+"""The door to safetensors: weights read tensor by tensor, straight into the memory where they are wanted.
 
-Files are mapped into memory. What has been copied out of a mapping is given back at once, because the system counts a
-mapped page that was touched as this process' memory.
+Files are read and not mapped: the system counts a mapped page that was touched as this process' memory, and each such
+page costs a fault. What is read waits in the system's cache, which belongs to nobody.
 """
 
 from __future__ import annotations
 
 import json
-import mmap
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 # Names in the files and in torch; what is quantised is not read here.
 _TYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-# Copied at a time: as much of a mapping is this process' memory at once.
-_PIECE_BYTES = 16 * MIB
+# Read at a time where numbers are converted on their way.
+_PIECE_BYTES = 4 * MIB
 
 
 class StoredTensor(Record):
@@ -47,14 +47,13 @@ class Weights:
     """The safetensors files of a folder, by the names of their tensors."""
 
     def __init__(self, folder: Path) -> None:
-        """Maps the files.
+        """Reads the headers of the files.
 
         Raises:
             InputError: there are none, one is damaged, or a tensor is in two of them.
             OSError: a file cannot be read.
         """
         self.tensors: dict[str, StoredTensor] = {}
-        self._maps: list[mmap.mmap] = []
         self._paths = sorted(folder.glob("*.safetensors"))
         if not self._paths:
             raise InputError(
@@ -76,15 +75,12 @@ class Weights:
                 self.tensors[name] = StoredTensor(
                     number, start + first, last - first, described["dtype"], tuple(described["shape"])
                 )
-            with path.open("rb") as handle:
-                # A private mapping, which nobody writes to: torch warns of memory that is read-only.
-                self._maps.append(mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_COPY))
-
     def copy(self, name: str, target: torch.Tensor) -> None:
         """Copies a tensor into `target` (on the CPU, contiguous, of its shape), converting it to its type.
 
         Raises:
-            InputError: it is of a type that is not read, or of another shape.
+            InputError: it is of a type that is not read, or of another shape; the file has become shorter.
+            OSError: the file cannot be read.
         """
         import torch
 
@@ -101,28 +97,40 @@ class Weights:
                 f"is config.json of this model?"
             )
         kind: torch.dtype = getattr(torch, _TYPES[stored.type])
-        mapped = self._maps[stored.file]
         flat = target.view(-1)
+        if kind == target.dtype:
+            self._read(stored, stored.start, flat)
+            return
         most = _PIECE_BYTES // kind.itemsize
         for first in range(0, flat.numel(), most):
-            count = min(most, flat.numel() - first)
-            start = stored.start + first * kind.itemsize
-            flat[first : first + count].copy_(torch.frombuffer(mapped, dtype=kind, count=count, offset=start))
-            _advise(mapped, "MADV_DONTNEED", start, count * kind.itemsize)
+            piece = torch.empty(min(most, flat.numel() - first), dtype=kind)
+            self._read(stored, stored.start + first * kind.itemsize, piece)
+            flat[first : first + piece.numel()].copy_(piece)
 
     def prefetch(self, names: Iterable[str]) -> None:
         """Asks the system to read these tensors in the background, into its cache and not into this process."""
-        for name in names:
+        # Not every system has it; without it the answer is the same.
+        advise = getattr(os, "posix_fadvise", None)
+        for name in names if advise is not None else ():
             stored = self.tensors[name]
-            _advise(self._maps[stored.file], "MADV_WILLNEED", stored.start, stored.n_bytes)
+            with self._paths[stored.file].open("rb", buffering=0) as file:
+                advise(file.fileno(), stored.start, stored.n_bytes, os.POSIX_FADV_WILLNEED)
 
+    def _read(self, stored: StoredTensor, start: int, target: torch.Tensor) -> None:
+        """Fills `target` (flat, on the CPU) with the bytes from `start` on."""
+        import torch
 
-def _advise(mapped: mmap.mmap, advice: str, start: int, n_bytes: int) -> None:
-    # Not every system has it; without it the answer is the same.
-    option = getattr(mmap, advice, None)
-    if option is not None and n_bytes:
-        page = start - start % mmap.PAGESIZE
-        mapped.madvise(option, page, min(start + n_bytes, len(mapped)) - page)
+        path = self._paths[stored.file]
+        # NumPy has no bfloat16, but it has bytes.
+        bytes_of_target: Any = target.view(torch.uint8).numpy()
+        content = memoryview(bytes_of_target)
+        with path.open("rb", buffering=0) as file:
+            file.seek(start)
+            while content:
+                read = file.readinto(content)
+                if not read:
+                    raise InputError(f"{path}: has become shorter while it was read; start again")
+                content = content[read:]
 
 
 def _header(path: Path) -> tuple[dict[str, Any], int]:
