@@ -11,8 +11,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from exporter.commands import profile as command
+from exporter.profile.layered import LayeredModel
+from exporter.profile.room import Room
 from exporter.profile.run import ProfileOptions, profile
 from planner.base.errors import InputError
 from planner.cli.run import build_parser, run_command
@@ -134,6 +137,49 @@ def test_choices_are_those_of_the_routers_scores(family: str, text: list[Path], 
         assert report.values["workload_tokens"][number] == tokens
     shares = [layer["chosen_share"] for layer in report.values["layers"]]
     assert shares == [0.0] * first + [k / N_EXPERTS] * (N_LAYER - first)
+
+
+@pytest.mark.parametrize(
+    ("family", "experts_apart"),
+    [("mixtral", True), ("qwen3_moe", True), ("deepseek_v3", True), ("gpt_oss", False)],
+)
+def test_experts_that_lie_apart_in_the_files_are_read_into_their_places(
+    family: str, experts_apart: bool, text: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Layer by layer and whole give the same bytes, and the weights are those that the library makes itself."""
+    name, given, k, first = FAMILIES[family]
+    folder = make_model(
+        tmp_path / "model", getattr(transformers, f"{name}Config")(**{**given, "num_experts_per_tok": k})
+    )
+    stored = [*load_file(folder / "model.safetensors")]
+    assert any(".experts.7." in each for each in stored) == experts_apart
+    options = {"context": CONTEXT, "batch": 3, "device": "cpu"}
+    whole = profile(ProfileOptions(folder, tuple(text), tmp_path / "whole", **options))
+    monkeypatch.setattr(Room, "holds", lambda *_: False)
+    loaded: dict[int, dict[str, torch.Tensor]] = {}
+    run = LayeredModel.run
+
+    def keeping(model: LayeredModel, tokens: torch.Tensor, layer: int, hidden: torch.Tensor | None) -> torch.Tensor:
+        answer = run(model, tokens, layer, hidden)
+        loaded[layer] = {key: value.clone() for key, value in model._layers[layer].named_parameters()}
+        return answer
+
+    monkeypatch.setattr(LayeredModel, "run", keeping)
+    assert profile(ProfileOptions(folder, tuple(text), tmp_path / "out", **options)) == whole
+    for path in (tmp_path / "whole").iterdir():
+        assert (tmp_path / "out" / path.name).read_bytes() == path.read_bytes()
+    library = transformers.AutoModel.from_pretrained(folder, dtype=torch.float32)
+    for number, layer in enumerate(library.layers):
+        for key, value in layer.named_parameters():
+            torch.testing.assert_close(loaded[number][key], value, rtol=0, atol=0)
+    if experts_apart:
+        tensors = load_file(folder / "model.safetensors")
+        taken = next(each for each in tensors if ".2." in each and ".experts.7." in each)
+        del tensors[taken]
+        save_file(tensors, folder / "model.safetensors")
+        message = rf"^{re.escape(str(folder))}: the weights lack 1 tensors that config\.json asks for, such as 'layers\.2\."
+        with pytest.raises(InputError, match=message):
+            profile(ProfileOptions(folder, tuple(text), tmp_path / "less", **options))
 
 
 def test_the_command_shows_experts_and_counts_go_on(

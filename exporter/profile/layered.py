@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from exporter.profile.stored_parts import Part
 from exporter.profile.weights import Weights
 from planner.base.errors import InputError
 
@@ -29,7 +30,7 @@ class LayeredModel:
         module: nn.Module,
         layers: nn.ModuleList,
         weights: Weights,
-        names: Sequence[Mapping[str, str]],
+        names: Sequence[Mapping[str, Sequence[Part]]],
         device: str,
     ) -> None:
         """Puts stand-ins in the places of `layers`.
@@ -39,7 +40,7 @@ class LayeredModel:
             module: the model; its layers' parameters are on the device `meta`, everything else is in memory.
             layers: its list of layers.
             weights: its files.
-            names: for each layer, the name of each parameter's tensor in the files by its name in the layer.
+            names: for each layer, what fills each parameter from the files, by the parameter's name in the layer.
             device: where it runs.
         """
         self._folder = folder
@@ -102,20 +103,21 @@ class LayeredModel:
         self._unload()
         self._loaded = number
         layer = self._layers[number]
-        for name, stored in self._names[number].items():
+        for name, parts in self._names[number].items():
             owner, leaf = _owner(layer, name)
             parameter = owner._parameters[leaf]
             assert parameter is not None
             shape = tuple(parameter.shape)
             spare = self._spare.get(shape)
             buffer = spare.pop() if spare else torch.empty(shape, dtype=parameter.dtype, device="cpu")
-            self._weights.copy(stored, buffer)
+            for part in parts:
+                self._weights.copy(part.stored, part.place(buffer))
             if self._device != "cpu":
                 self._spare.setdefault(shape, []).append(buffer)
                 buffer = buffer.to(self._device)
             owner._parameters[leaf] = nn.Parameter(buffer, requires_grad=False)
         following = number + 1 if number + 1 < self.n_layers else 0
-        self._weights.prefetch(self._names[following].values())
+        self._weights.prefetch(part.stored for parts in self._names[following].values() for part in parts)
 
     def _unload(self) -> None:
         if self._loaded is None:

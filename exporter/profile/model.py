@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from exporter.profile.families import ExpertLayers, NeuronLayers, find_experts, find_neurons, is_relu_like
 from exporter.profile.open_layers import open_layers
 from exporter.profile.sentence_pieces import needs_sentence_pieces, sentence_pieces
+from exporter.profile.stored_parts import Join, Rename
 from planner.base.errors import HotsplitError, InputError, install_advice
 from planner.base.record import Record
 from planner.base.text import listed, printable
@@ -217,18 +218,21 @@ def open_model(
         module = _open_whole(folder, transformers, config, wanted, trust_remote_code)
         with readable_errors(folder, f"put the model on {device}"):
             module.to(device)
+        counted = find_neurons(module, model_type) if neurons else None, find_experts(module, model_type)
     else:
         with _quiet(transformers), readable_errors(folder, "open the weights"):
             module = _shell(transformers, config, getattr(torch, wanted), trust_remote_code)
             path = neurons.shape.layers if neurons else "layers"
-            layered = open_layers(folder, module, path, device)
+            # Before stand-ins take the layers' places.
+            counted = find_neurons(module, model_type) if neurons else None, find_experts(module, model_type)
+            layered = open_layers(folder, module, path, device, _stored_otherwise(model_type))
     embedding = module.get_input_embeddings()
     most = getattr(config, "max_position_embeddings", None)
     return OpenModel(
         folder=folder,
         module=module,
-        neurons=find_neurons(module, model_type) if neurons else None,
-        experts=find_experts(module, model_type),
+        neurons=counted[0],
+        experts=counted[1],
         model_type=model_type,
         activation=activation,
         relu_like=relu_like,
@@ -287,6 +291,27 @@ def _open_whole(folder: Path, transformers: Any, config: Any, dtype: str, trust_
     module.eval()
     _align(module)
     return module
+
+
+def _stored_otherwise(model_type: str) -> tuple[Rename | Join, ...]:
+    """Returns how the library (from version 5 on) makes a family's weights of what its files hold.
+
+    Only renaming, and joining the weights of experts along their first two dimensions (`WeightConverter` of
+    core_model_loading.py 5.23); a weight that is made in another way will be said to be missing.
+    """
+    try:
+        from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+    except ImportError:
+        return ()
+    rules: list[Rename | Join] = []
+    for found in get_checkpoint_conversion_mapping(model_type) or ():
+        sources, targets = tuple(found.source_patterns), tuple(found.target_patterns)
+        steps = [(type(step).__name__, getattr(step, "dim", None)) for step in getattr(found, "operations", ())]
+        if type(found).__name__ == "WeightRenaming" and len(sources) == len(targets) == 1:
+            rules.append(Rename(sources[0], targets[0]))
+        elif len(targets) == 1 and steps == [("MergeModulelist", 0), ("Concatenate", 1)][: 1 + (len(sources) > 1)]:
+            rules.append(Join(sources, targets[0]))
+    return tuple(rules)
 
 
 def _shell(transformers: Any, config: Any, dtype: torch.dtype, trust_remote_code: bool) -> Any:
