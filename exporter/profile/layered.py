@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from exporter.profile.free_memory import give_back
 from exporter.profile.stored_parts import Part
 from exporter.profile.weights import Weights
 from planner.base.errors import InputError
@@ -101,6 +102,7 @@ class LayeredModel:
 
     def _load(self, number: int) -> None:
         self._unload()
+        give_back()
         self._loaded = number
         layer = self._layers[number]
         for name, parts in self._names[number].items():

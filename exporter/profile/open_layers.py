@@ -14,9 +14,7 @@ if TYPE_CHECKING:
     from exporter.profile.layered import LayeredModel
 
 
-def open_layers(
-    folder: Path, module: Any, path: str, device: str, rules: Sequence[Rename | Join] = ()
-) -> LayeredModel:
+def open_layers(folder: Path, module: Any, path: str, device: str, rules: Sequence[Rename | Join] = ()) -> LayeredModel:
     """Reads what is not in a layer into memory and returns the model that runs its layers one by one.
 
     Args:

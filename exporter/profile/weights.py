@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 # Names in the files and in torch; what is quantised is not read here.
 _TYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 # Read at a time where numbers are converted on their way.
-_PIECE_BYTES = 4 * MIB
+_PIECE_BYTES = MIB
 
 
 class StoredTensor(Record):
@@ -54,6 +54,8 @@ class Weights:
             OSError: a file cannot be read.
         """
         self.tensors: dict[str, StoredTensor] = {}
+        # One for all: many that come and go would leave holes between what stays in memory.
+        self._piece: torch.Tensor | None = None
         self._paths = sorted(folder.glob("*.safetensors"))
         if not self._paths:
             raise InputError(
@@ -75,6 +77,7 @@ class Weights:
                 self.tensors[name] = StoredTensor(
                     number, start + first, last - first, described["dtype"], tuple(described["shape"])
                 )
+
     def copy(self, name: str, target: torch.Tensor) -> None:
         """Copies a tensor into `target` (on the CPU, contiguous, of its shape), converting it to its type.
 
@@ -101,9 +104,11 @@ class Weights:
         if kind == target.dtype:
             self._read(stored, stored.start, flat)
             return
-        most = _PIECE_BYTES // kind.itemsize
-        for first in range(0, flat.numel(), most):
-            piece = torch.empty(min(most, flat.numel() - first), dtype=kind)
+        if self._piece is None:
+            self._piece = torch.empty(_PIECE_BYTES, dtype=torch.uint8)
+        whole = self._piece.view(kind)
+        for first in range(0, flat.numel(), whole.numel()):
+            piece = whole[: min(whole.numel(), flat.numel() - first)]
             self._read(stored, stored.start + first * kind.itemsize, piece)
             flat[first : first + piece.numel()].copy_(piece)
 
