@@ -9,9 +9,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
-from exporter.profile.ranks import Ranks, leads, started_by_torchrun
+from exporter.profile.ranks import Ranks, choose_backend, leads, started_by_torchrun
 
 _WHY = "the optional extra is not installed: pip install 'hotsplit[profile]'"
 pytest.importorskip("transformers", reason=_WHY)
@@ -146,3 +148,47 @@ def test_a_process_alone_leads_and_needs_no_engine(monkeypatch: pytest.MonkeyPat
         monkeypatch.setenv(name, "1")
     assert started_by_torchrun()
     assert not leads()
+
+
+@pytest.mark.parametrize(
+    ("device", "n_gpus", "local_ranks", "has_nccl", "expected"),
+    [
+        ("cuda", 2, 2, True, "nccl"),
+        ("auto", 8, 3, True, "nccl"),
+        ("auto", 1, 1, True, "nccl"),
+        ("auto", 1, 2, True, "gloo"),
+        ("cuda", 2, 2, False, "gloo"),
+        ("cpu", 2, 2, True, "gloo"),
+        ("auto", 0, 2, True, "gloo"),
+    ],
+)
+def test_processes_with_a_gpu_each_add_on_the_gpus(
+    device: str, n_gpus: int, local_ranks: int, has_nccl: bool, expected: str
+) -> None:
+    assert choose_backend(device, n_gpus, local_ranks, has_nccl=has_nccl) == expected
+
+
+def test_sums_by_nccl_are_waited_for_where_a_signal_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stand-ins for the GPU and its engine: the sum goes there and back, and nothing blocks inside the engine."""
+    asked: list[object] = []
+    moved: list[str] = []
+
+    class Work:
+        def is_completed(self) -> bool:
+            asked.append(None)
+            return len(asked) > 2
+
+    def all_reduce(tensor: Any, async_op: bool = False) -> Work:
+        assert async_op
+        tensor *= 3
+        return Work()
+
+    monkeypatch.setattr(torch.Tensor, "cuda", lambda tensor: moved.append("cuda") or tensor)
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: moved.append("cpu") or tensor)
+    monkeypatch.setattr(distributed, "all_reduce", all_reduce)
+    given = (np.arange(6, dtype=np.int64).reshape(2, 3), np.array([7], dtype=np.int64))
+    first, second = Ranks(0, 3, None, "nccl").total(given)
+    np.testing.assert_array_equal(first, [[0, 3, 6], [9, 12, 15]])
+    np.testing.assert_array_equal(second, [21])
+    assert moved == ["cuda", "cpu"]
+    assert len(asked) == 3

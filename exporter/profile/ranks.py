@@ -12,9 +12,10 @@ import hashlib
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +27,8 @@ Counts = npt.NDArray[np.int64]
 # A rank may wait for the slowest through one group of batches of a large model.
 _PATIENCE = timedelta(hours=6)
 _CLAIM = "hotsplit/ended"
+# How often a process that waits for a sum on GPUs looks whether it is there.
+_GLANCE_S = 0.002
 
 
 class RankLostError(HotsplitError):
@@ -53,10 +56,11 @@ class SilentError(HotsplitError):
 class Ranks:
     """The processes of a run, seen from one of them."""
 
-    def __init__(self, rank: int = 0, size: int = 1, store: Any = None) -> None:
+    def __init__(self, rank: int = 0, size: int = 1, store: Any = None, backend: str = "gloo") -> None:
         self.rank = rank
         self.size = size
         self._store = store
+        self._backend = backend
 
     @property
     def leads(self) -> bool:
@@ -80,7 +84,15 @@ class Ranks:
 
         flat = torch.from_numpy(np.concatenate([array.ravel() for array in arrays]))
         try:
-            distributed.all_reduce(flat)
+            if self._backend == "nccl":
+                flat = flat.cuda()
+                work = distributed.all_reduce(flat, async_op=True)
+                # Waiting inside the library, a process would not hear that it is asked to end.
+                while not work.is_completed():
+                    time.sleep(_GLANCE_S)
+                flat = flat.cpu()
+            else:
+                distributed.all_reduce(flat)
         except RuntimeError as error:
             said = (str(error).splitlines() or ["no reason given"])[0]
             raise RankLostError(f"a process of the run is gone ({said[:120]})") from None
@@ -119,16 +131,33 @@ def started_by_torchrun() -> bool:
     return all(name in os.environ for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"))
 
 
+def choose_backend(device: str, n_gpus: int, local_ranks: int, *, has_nccl: bool) -> Literal["gloo", "nccl"]:
+    """Returns which of torch's engines adds the counts of the processes.
+
+    nccl refuses two processes on one GPU ("Duplicate GPU detected"), so it needs a GPU for each.
+
+    Args:
+        device: where is counted, `auto`, `cpu` or `cuda`.
+        n_gpus: GPUs that torch sees.
+        local_ranks: processes of the run on this machine.
+        has_nccl: whether torch was built with it.
+    """
+    return "nccl" if device != "cpu" and has_nccl and 0 < local_ranks <= n_gpus else "gloo"
+
+
 def leads() -> bool:
     """Whether this process is the one of its run that writes and tells."""
     return not started_by_torchrun() or os.environ["RANK"] == "0"
 
 
 @contextlib.contextmanager
-def joined() -> Iterator[Ranks]:
+def joined(device: str = "cpu") -> Iterator[Ranks]:
     """Yields the processes of the run; where torch's launcher started none, or only this one, that is this one.
 
     A process that is asked to end (SIGTERM, which the launcher sends when another died) raises `RankLostError`.
+
+    Args:
+        device: where is counted, `auto`, `cpu` or `cuda`.
 
     Raises:
         InputError: the others are not found.
@@ -140,18 +169,20 @@ def joined() -> Iterator[Ranks]:
     import torch
     from torch import distributed
 
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+    n_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if n_gpus:
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % n_gpus)
+    local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
+    backend = choose_backend(device, n_gpus, local_ranks, has_nccl=distributed.is_nccl_available())
     try:
-        # Integer counts are summed in the host's memory, whatever device they were counted on.
-        distributed.init_process_group("gloo", timeout=_PATIENCE)
+        distributed.init_process_group(backend, timeout=_PATIENCE)
     except (RuntimeError, ValueError) as error:
         said = (str(error).splitlines() or ["no reason given"])[0]
         raise InputError(
             f"the other processes of the run are not found ({said[:200]}); start them with torchrun"
         ) from None
     ranks = Ranks(
-        distributed.get_rank(), distributed.get_world_size(), distributed.distributed_c10d._get_default_store()
+        distributed.get_rank(), distributed.get_world_size(), distributed.distributed_c10d._get_default_store(), backend
     )
     try:
         with _ending_on_request():

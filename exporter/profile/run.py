@@ -172,7 +172,7 @@ def profile(
         InputError: an option, the model, the text or the output folder is not what it must be.
         OSError: a file cannot be read or written.
     """
-    with offline(), joined() as ranks:
+    with offline(), joined(options.device) as ranks:
         silent = not ranks.leads
         listen = (lambda _: None) if silent or listen is None else listen
         tell = (lambda _: None) if silent or tell is None else tell
