@@ -17,6 +17,7 @@ imports torch and transformers and does nothing.
 from __future__ import annotations
 
 import argparse
+import itertools
 import random
 import subprocess
 import sys
@@ -111,7 +112,8 @@ def take_turns(commands: Mapping[str, Sequence[str]], repeat: int) -> dict[str, 
         RuntimeError: a process failed.
     """
     runs: dict[str, list[tuple[list[float], int]]] = {name: [] for name in commands}
-    for number in range(repeat):
+    turns = 0
+    for _ in range(repeat):
         started = {
             name: subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
             for name, command in commands.items()
@@ -121,7 +123,8 @@ def take_turns(commands: Mapping[str, Sequence[str]], repeat: int) -> dict[str, 
             waiting = [*started]
             while waiting:
                 # Whoever was first is last in the next round.
-                for name in waiting[:: -1 if number % 2 else 1]:
+                turns += 1
+                for name in waiting[:: -1 if turns % 2 else 1]:
                     process = started[name]
                     assert process.stdin is not None
                     process.stdin.write("\n")
@@ -129,14 +132,13 @@ def take_turns(commands: Mapping[str, Sequence[str]], repeat: int) -> dict[str, 
                     said[name].append(_line(name, process.stdout))
                     if "." not in said[name][-1]:
                         waiting.remove(name)
-                number += 1
         finally:
             for process in started.values():
                 process.kill()
                 process.wait()
         for name, lines in said.items():
             at = [float(line) for line in lines[:-1]]
-            spent = [after - before for before, after in zip(at, at[1:], strict=False)]
+            spent = [after - before for before, after in itertools.pairwise(at)]
             # Kilobytes on Linux, bytes on macOS.
             runs[name].append((spent, int(lines[-1]) * (1 if sys.platform == "darwin" else 1024)))
     return {
@@ -261,7 +263,9 @@ def main() -> None:
         layers, hidden, neurons, windows = shape
         print(f"{layers} layers, hidden {hidden:,}, n_ff {neurons:,}, {windows} windows of {WINDOW}", flush=True)
         with tempfile.TemporaryDirectory() as temporary:
-            (cost if arguments.what == "cost" else memory)(arguments, Path(temporary), (layers, hidden, neurons, windows))
+            (cost if arguments.what == "cost" else memory)(
+                arguments, Path(temporary), (layers, hidden, neurons, windows)
+            )
 
 
 if __name__ == "__main__":

@@ -147,7 +147,7 @@ def test_experts_that_lie_apart_in_the_files_are_read_into_their_places(
     family: str, experts_apart: bool, text: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Layer by layer and whole give the same bytes, and the weights are those that the library makes itself."""
-    name, given, k, first = FAMILIES[family]
+    name, given, k, _ = FAMILIES[family]
     folder = make_model(
         tmp_path / "model", getattr(transformers, f"{name}Config")(**{**given, "num_experts_per_tok": k})
     )
@@ -177,7 +177,9 @@ def test_experts_that_lie_apart_in_the_files_are_read_into_their_places(
         taken = next(each for each in tensors if ".2." in each and ".experts.7." in each)
         del tensors[taken]
         save_file(tensors, folder / "model.safetensors")
-        message = rf"^{re.escape(str(folder))}: the weights lack 1 tensors that config\.json asks for, such as 'layers\.2\."
+        message = (
+            rf"^{re.escape(str(folder))}: the weights lack 1 tensors that config\.json asks for, such as 'layers\.2\."
+        )
         with pytest.raises(InputError, match=message):
             profile(ProfileOptions(folder, tuple(text), tmp_path / "less", **options))
 
