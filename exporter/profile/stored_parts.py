@@ -89,7 +89,7 @@ def find_parts(
         for target, part in _parts(name, own, rules):
             assert part.expert is not None
             joined.setdefault(target, {})[part.expert, part.source] = part
-    found = {name: (part,) for name, part in whole.items()}
+    found: dict[str, tuple[Part, ...]] = {name: (part,) for name, part in whole.items()}
     for target, parts in joined.items():
         if target in whole or target not in shapes:
             continue
