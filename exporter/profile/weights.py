@@ -116,7 +116,9 @@ class Weights:
         """Asks the system to read these tensors in the background, into its cache and not into this process."""
         # Not every system has it; without it the answer is the same.
         advise = getattr(os, "posix_fadvise", None)
-        for name in names if advise is not None else ():
+        if advise is None:
+            return
+        for name in names:
             stored = self.tensors[name]
             with self._paths[stored.file].open("rb", buffering=0) as file:
                 advise(file.fileno(), stored.start, stored.n_bytes, os.POSIX_FADV_WILLNEED)
