@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -152,8 +153,12 @@ class Planning(Record):
         return self.problem.granularity
 
 
-def make_plan(request: PlanRequest) -> Planning:
+def make_plan(request: PlanRequest, *, progress: Callable[[float], None] | None = None) -> Planning:
     """Reads the model's header, the budget and the statistics, and places the hot neurons.
+
+    Args:
+        request: what to plan.
+        progress: called every ten seconds of a long search with the relative gap that is proven so far.
 
     Raises:
         NoAnswerError: the dense part does not fit the budget, or no placement holds all constraints; the message says
@@ -185,7 +190,7 @@ def make_plan(request: PlanRequest) -> Planning:
         unit=objective.unit,
         placed=(engine.unit, engine.units),
     )
-    solution = solve(problem, request.solver)
+    solution = solve(problem, request.solver, progress=progress)
     _check_answered(solution)
     planning = Planning(
         request=request,

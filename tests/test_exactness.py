@@ -7,6 +7,7 @@ from fractions import Fraction
 
 import pytest
 
+from planner.placement import branch_and_bound, exhaustive, knapsack
 from planner.placement.lagrangian import curves_of, cut, gains, lifted, whole_range
 from planner.placement.problem import Solution, SolverOptions, SolverStatus
 from planner.placement.solve import solve
@@ -156,3 +157,47 @@ def test_layers_whose_choice_hardly_matters(seed: int) -> None:
 def test_bytes_that_are_worth_nearly_the_same(seed: int) -> None:
     case = drawn_proportional(seed)
     check_closed(case, solve(case.problem(), QUICK), optimum(case))
+
+
+@pytest.fixture
+def little_is_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leaves next to everything to the search without limits, and to lists of it that are split again and again."""
+    monkeypatch.setattr(knapsack, "_MAX_CANDIDATES", 2)
+    monkeypatch.setattr(knapsack, "_MAX_WITHOUT_PROOF", 2)
+    monkeypatch.setattr(knapsack, "_WIDER", 1)
+    monkeypatch.setattr(exhaustive, "_MAX_CANDIDATES", 12)
+    monkeypatch.setattr(exhaustive, "_MAX_MATCHED", 8)
+    monkeypatch.setattr(branch_and_bound, "_MAX_OPEN", 2)
+    monkeypatch.setattr("planner.placement.solve._MAX_NODES", 1)
+    monkeypatch.setattr("planner.placement.solve._MAX_LAYERS", 0)
+
+
+@pytest.mark.usefixtures("little_is_listed")
+@pytest.mark.parametrize("block", range(8))
+def test_without_a_time_limit_every_answer_is_proven(block: int) -> None:
+    for seed in range(block * 60, block * 60 + 60):
+        for case in (drawn(seed), drawn_close(seed)):
+            check_proven(case, solve(case.problem(), QUICK), optimum(case))
+
+
+@pytest.mark.usefixtures("little_is_listed")
+@pytest.mark.parametrize("seed", range(60))
+def test_bytes_that_are_worth_nearly_the_same_are_proven_without_a_time_limit(seed: int) -> None:
+    case = drawn_proportional(seed)
+    check_proven(case, solve(case.problem(), QUICK), optimum(case))
+
+
+@pytest.mark.usefixtures("little_is_listed")
+def test_a_gap_of_nothing_is_closed_to_the_last_activation() -> None:
+    exact = SolverOptions(confirm=False, relative_gap=0.0)
+    for seed in range(100):
+        for case in (drawn_close(seed), drawn_proportional(seed)):
+            solution, true = solve(case.problem(), exact), optimum(case)
+            if true.worth is not None:
+                assert solution.objective == solution.upper_bound == true.worth
+
+
+def check_proven(case: Case, solution: Solution, true: Optimum) -> None:
+    """Asserts that a solution is optimal within the gap that was asked for, or truly infeasible."""
+    check(case, solution, true)
+    assert solution.status in {SolverStatus.OPTIMAL, SolverStatus.INFEASIBLE}

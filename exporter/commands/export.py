@@ -114,7 +114,7 @@ def _gather(arguments: argparse.Namespace) -> _Source:
 
     if getattr(arguments, "engine", None) in (None, DEFAULT_ENGINE):
         placement.settle_model(arguments)
-    planning = make_plan(placement.request_from(arguments))
+    planning = make_plan(placement.request_from(arguments), progress=placement.say_progress)
     placement.note_all(planning)
     writer = writer_named(planning.request.engine)
     _check_engine_takes(writer, planning.model, force=arguments.force)

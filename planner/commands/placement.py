@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -187,7 +188,7 @@ def add_solver_options(parser: argparse.ArgumentParser) -> None:
         "--time-limit",
         type=common.positive_option,
         metavar="SECONDS",
-        help="stop with the best answer found so far (default: no limit)",
+        help="stop with the best answer found so far (default: go on until it is proven)",
     )
 
 
@@ -330,6 +331,12 @@ def _request_from_study(arguments: argparse.Namespace) -> PlanRequest:
             f"--config: the study says everything, so leave out {', '.join(ignored)}, or say it in the study"
         )
     return cell_request(load_study(arguments.config), arguments.cell)
+
+
+def say_progress(gap: float) -> None:
+    """Says on standard error how far a long search for the proof is."""
+    so_far = "found no placement yet" if math.isinf(gap) else f"proven so far to {gap:.2g} of the best possible"
+    common.note(f"still looking for the proof: {so_far}; --time-limit SECONDS takes the best found by then")
 
 
 def note_all(planning: Planning) -> None:

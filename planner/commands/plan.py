@@ -67,7 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise
     placement.check_outputs(arguments, inputs=(arguments.model, arguments.config))
     try:
-        planning = make_plan(placement.request_from(arguments))
+        planning = make_plan(placement.request_from(arguments), progress=placement.say_progress)
     except DensePartError as error:
         if arguments.explain and not arguments.json:
             from planner.report.bill import print_bill

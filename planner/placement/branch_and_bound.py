@@ -25,6 +25,8 @@ _FREE, _ON, _OFF = 0, 1, -1
 
 # Prices that are looked at for one node, at most: enough to halve a float to its last bit.
 _MAX_PRICES = 100
+# Parts that wait, best first, at most.
+_MAX_OPEN = 2000
 
 
 class _Node(Record, eq=False):
@@ -71,7 +73,7 @@ class Branching:
         closed: whether the search is complete, so that the best answer handed in is optimal.
     """
 
-    def __init__(self, curves: Curves, within: Range, *, price: float) -> None:
+    def __init__(self, curves: Curves, within: Range, *, price: float, gap: float = 0.0) -> None:
         self.curves = curves
         self.within = within
         self.gated = np.isfinite(within.gate)
@@ -79,6 +81,7 @@ class Branching:
         self.kind: Ints = kind.reshape(-1)
         self.n_kinds = int(kinds.shape[1])
         self.start_price = price
+        self.gap = gap
         self.closed = False
         self.bound = math.inf
 
@@ -87,7 +90,7 @@ class Branching:
         best: Callable[[], float],
         try_layers: Callable[[Bools], float],
         *,
-        most_nodes: int,
+        most_nodes: float,
         expired: Callable[[], bool],
     ) -> None:
         """Searches until everything is closed, or `most_nodes` are used up, or `expired` says yes.
@@ -96,16 +99,18 @@ class Branching:
             best: the activations that the best answer so far catches.
             try_layers: settles a choice of layers, shape (layers,), keeps the answer if it is better, and returns an
                 upper bound on what that choice can catch.
-            most_nodes: parts of the search to look at.
+            most_nodes: parts of the search to look at; infinite for no limit.
             expired: whether the time is over.
         """
         order = itertools.count()
         heap: list[tuple[float, int, _Node]] = [(-math.inf, next(order), self._root())]
+        # Best first finds the bound soonest. Where that opens too many parts, the latest are closed before the others.
+        deep: list[tuple[float, int, _Node]] = []
         left_open = -math.inf
-        for _ in range(most_nodes):
-            if not heap or expired():
-                break
-            negative, _, node = heapq.heappop(heap)
+        looked_at = 0
+        while (heap or deep) and looked_at < most_nodes and not expired():
+            looked_at += 1
+            negative, _, node = deep.pop() if deep else heapq.heappop(heap)
             if -negative < best() + self._better(best()):
                 continue
             over, under = self._relaxed(node, best() + self._better(best()))
@@ -119,16 +124,20 @@ class Branching:
             fixed = self._with_fixed(node, over if over.bound < under.bound else under, room)
             if (fixed == _FREE).any():
                 for child in self._children(node, fixed, over, under):
-                    heapq.heappush(heap, (-bound, next(order), child))
+                    if deep or len(heap) >= _MAX_OPEN:
+                        deep.append((-bound, next(order), child))
+                    else:
+                        heapq.heappush(heap, (-bound, next(order), child))
             else:
                 left_open = max(left_open, min(bound, try_layers(fixed == _ON)))
         reached = best()
+        heap += deep
         open_bound = max([left_open, *(-negative for negative, _, _ in heap)])
         if math.isinf(reached):
             self.closed, self.bound = math.isinf(open_bound) and not heap, open_bound if heap else left_open
             return
         self.closed = open_bound < reached + self._better(reached)
-        closed_bound = self.curves.at_most(reached) + (0.0 if self.curves.exact else self._better(reached))
+        closed_bound = self.curves.at_most(reached) + self._better(reached) - self.curves.exact
         self.bound = closed_bound if self.closed else max(open_bound, closed_bound)
 
     def _root(self) -> _Node:
@@ -150,10 +159,16 @@ class Branching:
         return np.append(np.bincount(self.kind[gated], minlength=self.n_kinds), np.count_nonzero(gated))
 
     def _better(self, reached: float) -> float:
-        """Returns by how much a better answer is better: a whole activation, or more than rounding explains."""
+        """Returns by how much a better answer is better: a whole activation, or more than rounding explains.
+
+        With a gap to stop at, half of that is too little to look for, too.
+        """
+        if not math.isfinite(reached):
+            return 1.0 if self.curves.exact else 0.0
+        wanted = self.gap * abs(reached) / 2
         if self.curves.exact:
-            return 1.0
-        return 64 * self.curves.slack * abs(reached) if math.isfinite(reached) else 0.0
+            return float(max(1, math.floor(wanted)))
+        return max(64 * self.curves.slack * abs(reached), wanted)
 
     def _possible(self, node: _Node) -> bool:
         """Returns whether the numbers of layers that a node asks for can be had from its layers."""

@@ -13,11 +13,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
 from planner.activations.hotness import Floats, Ints
 from planner.base.record import Record
+from planner.placement import exhaustive
 from planner.placement.lagrangian import (
     EPSILON,
     Curves,
@@ -67,6 +69,18 @@ class Settled(Record, eq=False):
     none_possible: bool = False
 
 
+class Thorough(NamedTuple):
+    """How to go on where the quick listing leaves a gap.
+
+    Attributes:
+        gap: the relative gap to stop at.
+        most_lists: lists to look at; infinite to go on until it is proven.
+    """
+
+    gap: float
+    most_lists: float = math.inf
+
+
 class _Sequence(Record, eq=False):
     """Steps that are taken or given back in one order, as the choices they allow.
 
@@ -91,6 +105,7 @@ def settle(
     expired: Callable[[], bool] = lambda: False,
     *,
     enough: float = -math.inf,
+    thorough: Thorough | None = None,
 ) -> Settled:
     """Finds the best placement within a range whose layers are all either on or off (no finite gate).
 
@@ -99,6 +114,7 @@ def settle(
         within: what may be chosen.
         expired: asked between the rounds; when it says yes, the best so far is returned with the gap it has.
         enough: a range that cannot catch this much is given up once its bound says so.
+        thorough: go on where the listing's limits leave a gap; None to leave it.
     """
     at = cut(curves, within)
     if at is None or curves.floor > min(curves.capacity, curves.units(within.high)):
@@ -115,7 +131,10 @@ def settle(
     if used == curves.capacity and curves.single and bool((curves.weight == curves.weight[0]).all()):
         # With equal bytes these are the globally hottest, as many as fit: optimal by exchange. Only their sum rounds.
         return Settled(best, covered, curves.at_most(covered), at.price)
-    return _settled(curves, within, at, (best, covered, bound), expired)
+    found = _settled(curves, within, at, (best, covered, bound), expired)
+    if thorough is None or found.bound - found.covered <= thorough.gap * abs(found.bound) or expired():
+        return found
+    return _settled_thoroughly(curves, within, at, found, thorough, expired)
 
 
 def _settled(
@@ -162,7 +181,52 @@ def _settled(
     return Settled(best, covered, max(bound, covered), at.price)
 
 
-def _hidden(curves: Curves, at: Cut, relaxed: float) -> float:
+def _settled_thoroughly(
+    curves: Curves, within: Range, at: Cut, found: Settled, thorough: Thorough, expired: Callable[[], bool]
+) -> Settled:
+    """Closes the gap that the quick listing left, however many choices that takes."""
+    relaxed = dual_bound(curves, within, at.price, whole=False)
+    base = curves.covered(at.positions)
+    most = int(curves.steps.sum())
+    hidden = 2 * _hidden(curves, at, relaxed, most)
+    tolerance = hidden + 8 * EPSILON * (abs(relaxed) + at.price * curves.capacity)
+    gain = thorough.gap * abs(found.covered) / 2 if math.isfinite(found.covered) else 0.0
+    gain = float(max(1, math.floor(gain))) if curves.exact else max(gain, tolerance)
+    # Nothing can catch less than nothing.
+    most_loss = min(relaxed, relaxed - found.covered - gain) + tolerance
+    sequences, _ = _sequences(curves, within, at, most_loss, most=most)
+    used = curves.units(at.positions)
+    result = exhaustive.search(
+        [exhaustive.Choices(each.weights, each.values) for each in reversed(sequences)],
+        exhaustive.Limits(
+            room=curves.capacity - used,
+            need=curves.floor - used,
+            price=at.price,
+            best=found.covered - base,
+            gain=gain,
+            tolerance=tolerance,
+            lighter_is_better=at.price * (curves.capacity - curves.floor) > most_loss,
+        ),
+        most_lists=thorough.most_lists,
+        expired=expired,
+    )
+    best, covered = found.positions, found.covered
+    if result.choices is not None:
+        positions = at.positions.copy()
+        for each, choice in zip(reversed(sequences), result.choices, strict=True):
+            _take(positions, each, choice)
+        if (value := curves.covered(positions)) > covered:
+            best, covered = positions, value
+    if best is None and result.ended:
+        return Settled(None, covered, -math.inf, at.price, none_possible=True)
+    if result.ended:
+        bound = covered + gain - 1 if curves.exact else curves.at_most(covered) + gain + hidden
+    else:
+        bound = lifted(curves, base + result.most + tolerance, relaxed)
+    return Settled(best, covered, max(covered, min(found.bound, bound)), at.price)
+
+
+def _hidden(curves: Curves, at: Cut, relaxed: float, most: int = _MAX_CHOICES) -> float:
     """Returns by how much the computed worth of a choice may be off; 0 when sums are exact.
 
     A choice that fits adds no more than the capacity and gives back no more than the cut holds, so its sums are no
@@ -170,7 +234,7 @@ def _hidden(curves: Curves, at: Cut, relaxed: float) -> float:
     running sum errs once for each of its terms. Adding and comparing rounded numbers keeps their order, so that an
     error of this size counts once for what is kept and once for what is dropped, however many sequences there are.
     """
-    terms = min(_MAX_CHOICES, int(curves.steps.sum())) + curves.steps.size
+    terms = min(most, int(curves.steps.sum())) + curves.steps.size
     share = 0.0 if curves.exact else 4 * curves.slack + terms * EPSILON
     return share * (abs(relaxed) + at.price * curves.capacity)
 
@@ -290,16 +354,25 @@ def _listed(
 def _apply(positions: Ints, sequences: list[_Sequence], chosen: _List, index: int) -> None:
     """Moves the positions by one choice of a list."""
     for each, (states, choices) in zip(reversed(sequences), reversed(chosen.history), strict=True):
-        count = int(choices[index]) - each.zero
+        _take(positions, each, int(choices[index]))
         index = int(states[index])
-        if count > 0:
-            np.add.at(positions, each.added[:count], 1)
-        elif count < 0:
-            np.subtract.at(positions, each.removed[:-count], 1)
 
 
-def _sequences(curves: Curves, within: Range, at: Cut, most_loss: float) -> tuple[list[_Sequence], bool]:
+def _take(positions: Ints, sequence: _Sequence, choice: int) -> None:
+    """Moves the positions by one choice of a sequence."""
+    count = choice - sequence.zero
+    if count > 0:
+        np.add.at(positions, sequence.added[:count], 1)
+    elif count < 0:
+        np.subtract.at(positions, sequence.removed[:-count], 1)
+
+
+def _sequences(
+    curves: Curves, within: Range, at: Cut, most_loss: float, *, most: int = _MAX_CHOICES
+) -> tuple[list[_Sequence], bool]:
     """Collects the core: steps that may change sides without losing more than `most_loss`, by equal weight.
+
+    No more than `most` steps of a layer, and of a sequence, change sides either way.
 
     Returns:
         The sequences, shortest first; and whether they hold the whole core.
@@ -308,13 +381,12 @@ def _sequences(curves: Curves, within: Range, at: Cut, most_loss: float) -> tupl
     short = curves.has_short_step()
     narrow = np.maximum(np.where(short, curves.n_ff % curves.width, curves.width), 1)
     worth = at.price * curves.weight
-    high = np.minimum(within.high, x + _MAX_CHOICES)
-    low = np.minimum(np.maximum(within.low, x - _MAX_CHOICES), x)
+    high = np.minimum(within.high, x + most)
+    low = np.minimum(np.maximum(within.low, x - most), x)
     above = count_from(curves, worth - most_loss / narrow, x, high)
     below = count_from(curves, np.nextafter(worth + most_loss / narrow, np.inf), low, x)
     alone = (above > below) & short & (above == curves.steps)
     merged = (above > below) & ~alone
-    most = _MAX_CHOICES
     heaviest = curves.heaviest_step() // curves.step_units
     enough = 2 * heaviest + 2
     # Where more steps than that come in or go out, some of them together leave the weight as it was (partial sums,

@@ -145,7 +145,7 @@ class SolverOptions(Record):
 
     Attributes:
         solver: "highs" or "cbc", both through pulp.
-        time_limit_s: stop after this many seconds with the best answer so far; None for no limit.
+        time_limit_s: stop after this many seconds with the best answer so far; None to go on until it is proven.
         relative_gap: what counts as optimal. Branching and the settlement of the last neurons usually prove far less,
             mostly nothing at all; only what they leave open is refined no further than this.
         confirm: pose the reduced ILP to the solver also where the price has already proven the answer. It cannot
@@ -174,7 +174,7 @@ class SolverStatus(enum.Enum):
     OPTIMAL = "optimal"
     """Proven to the relative gap that was asked for."""
     FEASIBLE = "feasible"
-    """Every constraint holds, but the gap is not closed as far as asked: the time, or what may be listed, ran out."""
+    """Every constraint holds, but the time ran out before the gap was closed as far as asked."""
     INFEASIBLE = "infeasible"
     """Proven: no list holds all constraints."""
     NOTHING_FOUND = "nothing found"

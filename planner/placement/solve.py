@@ -19,7 +19,7 @@ from planner.activations.hotness import Ints
 from planner.base.record import MutableRecord, field
 from planner.placement.branch_and_bound import Branching
 from planner.placement.explain import explain, host_not_reached, host_too_small
-from planner.placement.knapsack import settle
+from planner.placement.knapsack import Thorough, settle
 from planner.placement.lagrangian import (
     Bools,
     Curves,
@@ -53,9 +53,14 @@ _SAME = 1e-12
 # to nothing, than this part of the hottest step of every layer: a bound that is off by a step confirms nothing.
 _AGREES = 1e-4
 _PART_OF_STEP = 0.1
-# What confirming may take: layers of the program, and nodes of the solver's search.
-_CONFIRM_LAYERS = 1000
+# What the solver may take: layers of the program, and nodes of its search to confirm an answer or to close a gap.
+_MAX_LAYERS = 1000
 _CONFIRM_NODES = 1000
+_CLOSE_NODES = 5000
+# Seconds between two lines about the progress of a long search.
+_PROGRESS_S = 10.0
+# Lists that are looked at before the solver is asked to close what the quick listing leaves open.
+_LISTS_FIRST = 300
 # With a gap this small the solver, which works with tolerances, has nothing to add: it is asked only to confirm.
 _DECIDED = 1e-8
 
@@ -85,7 +90,10 @@ class _Search(MutableRecord):
     confirmed: bool = False
     failed: bool = False
     none_possible: bool = False
+    thorough: Thorough | None = None
     tried: dict[bytes, float] = field(default_factory=dict)
+    progress: Callable[[float], None] | None = None
+    next_progress_s: float = math.inf
 
     @property
     def gap(self) -> float:
@@ -95,13 +103,22 @@ class _Search(MutableRecord):
         return (self.bound - self.covered) / self.bound if self.bound > self.covered else 0.0
 
     @property
+    def open(self) -> bool:
+        """Whether neither an answer is proven as far as was asked, nor that there is none."""
+        return not self.none_possible and self.gap > max(self.options.relative_gap, _DECIDED) and not self.expired()
+
+    @property
     def decided(self) -> bool:
         """Whether nothing that the solver says can change the answer any more."""
         return self.none_possible or self.gap <= _DECIDED
 
     def expired(self) -> bool:
-        """Whether the time limit is over."""
-        return time.monotonic() > self.deadline
+        """Whether the time limit is over; says how far the search is, now and then."""
+        now_s = time.monotonic()
+        if self.progress is not None and now_s >= self.next_progress_s:
+            self.next_progress_s = now_s + _PROGRESS_S
+            self.progress(self.gap)
+        return now_s > self.deadline
 
     def left_s(self) -> float | None:
         """Seconds until the time limit, at least a little; None without one."""
@@ -115,7 +132,9 @@ class _Search(MutableRecord):
         """Settles one choice of layers, keeps the answer if it is better, and returns the bound of that choice."""
         key = np.packbits(on).tobytes()
         if key not in self.tried:
-            found = settle(self.curves, range_of(self.curves, on), self.expired, enough=self.covered)
+            found = settle(
+                self.curves, range_of(self.curves, on), self.expired, enough=self.covered, thorough=self.thorough
+            )
             self.tried[key] = found.bound
             if found.positions is not None:
                 self.keep(found.positions, found.covered, found.price)
@@ -129,12 +148,18 @@ class _Search(MutableRecord):
             self.positions, self.covered, self.price = positions, covered, price
 
 
-def solve(problem: Problem, options: SolverOptions | None = None) -> Solution:
+def solve(
+    problem: Problem, options: SolverOptions | None = None, *, progress: Callable[[float], None] | None = None
+) -> Solution:
     """Returns the best placement, with its proof.
+
+    Without a time limit it goes on until the answer is proven to the relative gap that was asked for. The problem is
+    NP-hard: for almost all models that takes less than a second, but nobody can promise it.
 
     Args:
         problem: what is to be placed and where.
         options: solver, time limit, gap; the defaults of `SolverOptions` when None.
+        progress: called every ten seconds with the relative gap that is proven so far, infinite without an answer.
 
     Returns:
         The answer; its status says what is known about it, and an infeasible problem is an answer too.
@@ -143,6 +168,7 @@ def solve(problem: Problem, options: SolverOptions | None = None) -> Solution:
     deadline = math.inf if options.time_limit_s is None else time.monotonic() + options.time_limit_s
     asked = curves_of(problem)
     search = _Search(problem, asked, fitting(asked), options, deadline)
+    search.progress, search.next_progress_s = progress, time.monotonic() + _PROGRESS_S
     if problem.least_bytes > problem.ffn_bytes:
         search.none_possible = True
         return _solution(search)
@@ -152,8 +178,12 @@ def solve(problem: Problem, options: SolverOptions | None = None) -> Solution:
     else:
         _settle_all(search)
     _without_the_impossible(search)
+    if search.open and not search.curves.first.any():
+        _go_on(search, Thorough(_DECIDED, _LISTS_FIRST))
     if not search.expired() and not search.none_possible:
         _ask(search, tangents)
+    if search.open:
+        _go_on(search, Thorough(max(options.relative_gap, _DECIDED)))
     return _solution(search)
 
 
@@ -186,7 +216,22 @@ def _without_the_impossible(search: _Search) -> None:
     search.curves = whole
 
 
-def _choose_layers(search: _Search) -> None:
+def _go_on(search: _Search, thorough: Thorough) -> None:
+    """Closes the gap that the quick search left, as far as `thorough` says."""
+    search.thorough = thorough
+    search.tried.clear()
+    before = search.bound
+    if search.curves.first.any():
+        _choose_layers(search, most_nodes=math.inf, gap=thorough.gap)
+    else:
+        _settle_all(search)
+    search.bound = max(search.covered, min(search.bound, before))
+    search.none_possible &= search.positions is None
+    if search.bound < before:
+        search.proof = "price"
+
+
+def _choose_layers(search: _Search, *, most_nodes: float | None = None, gap: float = 0.0) -> None:
     """Decides which layers to split, without the solver."""
     curves = search.curves
     within = whole_range(curves)
@@ -202,8 +247,9 @@ def _choose_layers(search: _Search) -> None:
     search.try_layers(_as_many_as_fit(curves, gated, gain))
     if search.covered >= search.bound:
         return
-    branching = Branching(curves, within, price=at.price)
-    branching.run(search.best, search.try_layers, most_nodes=_MAX_NODES, expired=search.expired)
+    branching = Branching(curves, within, price=at.price, gap=gap)
+    most_nodes = _MAX_NODES if most_nodes is None else most_nodes
+    branching.run(search.best, search.try_layers, most_nodes=most_nodes, expired=search.expired)
     search.bound = max(search.covered, min(search.bound, branching.bound))
     search.none_possible = branching.closed and search.positions is None
 
@@ -226,7 +272,7 @@ def _ask(search: _Search, tangents: Tangents) -> None:
         if search.options.confirm and not search.none_possible:
             _confirm(search)
         return
-    if not tangents.layers:
+    if not 0 < len(tangents.layers) <= _MAX_LAYERS:
         return
     options = search.options
     whole = int(search.curves.steps.sum()) <= _WHOLE_AT_MOST
@@ -260,7 +306,7 @@ def _confirm(search: _Search) -> None:
     """
     search.curves = search.asked
     tangents = Tangents(search.curves)
-    if not 0 < len(tangents.layers) <= _CONFIRM_LAYERS:
+    if not 0 < len(tangents.layers) <= _MAX_LAYERS:
         return
     if int(search.curves.steps.sum()) <= _WHOLE_AT_MOST:
         tangents.add_all()
@@ -302,12 +348,16 @@ def _pose(search: _Search, tangents: Tangents, *, whole: bool) -> IlpAnswer | No
         # Whole steps of many layers that must add up to nearly a certain weight can keep a solver busy without end.
         limit_s = min(_MAX_S, limit_s or _MAX_S)
     answer = ilp.run(
-        model, options, gap=gap, time_limit_s=limit_s, most_nodes=_CONFIRM_NODES if search.decided else None
+        model,
+        options,
+        gap=gap,
+        time_limit_s=limit_s,
+        most_nodes=_CONFIRM_NODES if search.decided else _CLOSE_NODES,
     )
     search.solver = ilp.SOLVER_NAMES[options.solver]
     search.failed = answer.status is ilp.IlpStatus.ERROR
-    search.confirmed = answer.status is ilp.IlpStatus.OPTIMAL
     decided = search.decided
+    search.confirmed = decided and answer.status is ilp.IlpStatus.OPTIMAL
     if answer.on and not decided:
         _take(search, tangents, answer, whole=whole)
     if answer.status is ilp.IlpStatus.INFEASIBLE:
