@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from planner.activations.folder import Statistics, remarks
 from planner.activations.hotness import Hotness
@@ -12,7 +11,7 @@ from planner.base.errors import NoAnswerError
 from planner.base.record import Record, field, replace, set_fields
 from planner.base.request_values import as_bytes, as_count, as_gpu, as_path
 from planner.base.units import format_bytes
-from planner.engines.account import Account, Budget, EngineState
+from planner.engines.account import Account, Budget, EngineState, KnownGpu
 from planner.engines.engine import Engine, EngineModel, ReserveOptions, Settings
 from planner.engines.registry import DEFAULT_ENGINE, engine_named
 from planner.placement.objectives import DEFAULT, known_objective
@@ -222,20 +221,20 @@ def find_budget(
         InputError: no GPU's memory can be read; the message says why and what to do.
     """
     if vram_budget_bytes is not None and gpu is None:
-        return engine.stated_budget(vram_budget_bytes, context_bytes=cuda_context_bytes), ()
+        return engine.stated_budget(vram_budget_bytes, KnownGpu(context_bytes=cuda_context_bytes)), ()
     from planner.hardware.vram import MemoryBasis, choose_gpu
 
     chosen = choose_gpu(gpu)
-    about: dict[str, Any] = {
-        "total_bytes": chosen.total_bytes,
-        "context_bytes": cuda_context_bytes,
-        "gpu_uuid": chosen.uuid,
-        "gpu_name": chosen.name,
-        "memory_basis": "host memory" if chosen.basis is MemoryBasis.HOST_MEMORY else "NVML",
-    }
+    known = KnownGpu(
+        total_bytes=chosen.total_bytes,
+        context_bytes=cuda_context_bytes,
+        uuid=chosen.uuid,
+        name=chosen.name,
+        memory_basis="host memory" if chosen.basis is MemoryBasis.HOST_MEMORY else "NVML",
+    )
     if vram_budget_bytes is not None:
-        return engine.stated_budget(vram_budget_bytes, free_bytes=chosen.free_bytes, **about), chosen.notes
-    return engine.automatic_budget(chosen.free_bytes, **about), chosen.notes
+        return engine.stated_budget(vram_budget_bytes, known, free_bytes=chosen.free_bytes), chosen.notes
+    return engine.automatic_budget(chosen.free_bytes, known), chosen.notes
 
 
 def check_dense_part_fits(account: Account, engine: Engine, *, source: str) -> None:

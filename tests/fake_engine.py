@@ -19,7 +19,7 @@ from planner.activations.folder import Statistics, fingerprint_of
 from planner.base.errors import FaultsError, InputError
 from planner.base.files import write_whole
 from planner.base.record import Record
-from planner.engines.account import Account, BillLine, Budget, EngineState
+from planner.engines.account import NOTHING_KNOWN, Account, BillLine, Budget, EngineState, KnownGpu
 from planner.engines.engine import Engine, EngineModel, ReserveOptions, Settings
 from planner.plans.plan import Plan
 
@@ -92,12 +92,14 @@ class CabinetEngine:
     def with_groups(self, model: EngineModel, labels: Sequence[str], n_units: tuple[int, ...]) -> EngineModel:
         return model
 
-    def automatic_budget(self, free_bytes: int, *, context_bytes: int | None = None, **about: Any) -> Budget:
-        context_bytes = context_bytes or 0
-        return Budget("nvml", free_bytes - context_bytes, context_bytes, "stated", free_bytes=free_bytes, **about)
+    def automatic_budget(self, free_bytes: int, gpu: KnownGpu = NOTHING_KNOWN) -> Budget:
+        context_bytes = gpu.context_bytes or 0
+        return Budget("nvml", free_bytes - context_bytes, context_bytes, "stated", gpu.total_bytes, free_bytes)
 
-    def stated_budget(self, budget_bytes: int, *, context_bytes: int | None = None, **about: Any) -> Budget:
-        return Budget("option", budget_bytes, context_bytes or 0, "stated", **about)
+    def stated_budget(
+        self, budget_bytes: int, gpu: KnownGpu = NOTHING_KNOWN, *, free_bytes: int | None = None
+    ) -> Budget:
+        return Budget("option", budget_bytes, gpu.context_bytes or 0, "stated", gpu.total_bytes, free_bytes)
 
     def account(self, model: EngineModel, budget: Budget, settings: Settings) -> Account:
         assert isinstance(model, Cabinet)

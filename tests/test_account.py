@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from planner.base.errors import InputError
 from planner.base.units import GIB, MIB, engine_gib
-from planner.engines.account import Account, Budget, EngineState
+from planner.engines.account import Account, Budget, EngineState, KnownGpu
 from planner.engines.engine import ReserveOptions
 from planner.engines.powerinfer.account import account_for, kv_half_bytes
 from planner.engines.powerinfer.architectures import Level
@@ -131,9 +131,11 @@ def test_with_a_reserve_the_engine_gives_at_least_what_is_promised(
         st.sampled_from(
             [
                 stated_budget(budget_bytes),
-                stated_budget(budget_bytes, free_bytes=budget_bytes, context_bytes=MIB),
-                stated_budget(budget_bytes, free_bytes=2 * budget_bytes, context_bytes=MIB),
-                automatic_budget(budget_bytes + 256 * MIB, total_bytes=2 * total_bytes + 256 * MIB, context_bytes=MIB),
+                stated_budget(budget_bytes, KnownGpu(context_bytes=MIB), free_bytes=budget_bytes),
+                stated_budget(budget_bytes, KnownGpu(context_bytes=MIB), free_bytes=2 * budget_bytes),
+                automatic_budget(
+                    budget_bytes + 256 * MIB, KnownGpu(total_bytes=2 * total_bytes + 256 * MIB, context_bytes=MIB)
+                ),
             ]
         )
     )
@@ -211,7 +213,7 @@ def test_70b_has_grouped_keys_in_its_cache() -> None:
 
 def test_the_margin_of_the_automatic_budget_pays_for_what_is_not_charged() -> None:
     free_bytes = 14 * GIB
-    automatic = account_for(_7B, automatic_budget(free_bytes, context_bytes=GIB))
+    automatic = account_for(_7B, automatic_budget(free_bytes, KnownGpu(context_bytes=GIB)))
     same_budget = account_for(_7B, stated_budget(automatic.budget_bytes))
     assert automatic.budget_bytes == 13 * GIB - 256 * MIB
     assert automatic.reserve_bytes == automatic.uncharged_bytes - 256 * MIB
@@ -225,23 +227,21 @@ def test_a_stated_budget_on_a_large_gpu_needs_no_reserve() -> None:
 
 
 def test_a_budget_beyond_what_is_free_is_cut() -> None:
-    beyond = account_for(_7B, stated_budget(10 * GIB, free_bytes=8 * GIB, context_bytes=0))
-    within = account_for(_7B, stated_budget(8 * GIB, free_bytes=8 * GIB, context_bytes=0))
+    beyond = account_for(_7B, stated_budget(10 * GIB, KnownGpu(context_bytes=0), free_bytes=8 * GIB))
+    within = account_for(_7B, stated_budget(8 * GIB, KnownGpu(context_bytes=0), free_bytes=8 * GIB))
     assert beyond.units_bytes == within.units_bytes
     assert "Budget beyond what is free" in [line.label for line in beyond.lines]
 
 
 def test_a_wrapped_budget_gives_nothing() -> None:
-    account = account_for(_7B, automatic_budget(GIB // 4, context_bytes=MIB))
+    account = account_for(_7B, automatic_budget(GIB // 4, KnownGpu(context_bytes=MIB)))
     assert account.budget.wraps
     assert (account.state, account.budget_bytes, account.units_bytes) == (EngineState.DENSE_INCOMPLETE, 0, 0)
     _holds(account)
 
 
 def test_the_bill_from_the_device_to_the_last_byte() -> None:
-    budget = automatic_budget(
-        11 * GIB, total_bytes=12 * GIB, context_bytes=107 * MIB, context_basis="measured", gpu_name="RTX 4060 Ti"
-    )
+    budget = automatic_budget(11 * GIB, KnownGpu(total_bytes=12 * GIB, context_bytes=107 * MIB, name="RTX 4060 Ti"))
     account = account_for(_7B, budget)
     labels = [(line.kind, line.label) for line in account.lines]
     assert labels == [

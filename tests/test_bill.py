@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING
 
 from planner.base.units import GIB, MIB
-from planner.engines.account import Account
+from planner.engines.account import Account, KnownGpu
 from planner.engines.powerinfer.account import account_for
 from planner.engines.powerinfer.budget import automatic_budget, stated_budget
 from planner.engines.powerinfer.dimensions import Dimensions
@@ -44,10 +44,11 @@ def _rows(text: str) -> list[list[str]]:
 
 
 def test_every_line_shows_what_it_takes_and_what_it_leaves() -> None:
-    account = account_for(_7B, automatic_budget(12 * GIB, total_bytes=16 * GIB, context_bytes=GIB, gpu_name="A card"))
+    card = KnownGpu(total_bytes=16 * GIB, context_bytes=GIB, name="A card")
+    account = account_for(_7B, automatic_budget(12 * GIB, card))
     rows = _rows(_printed(account))[: len(account.lines)]
     assert rows[0] == ["A card, total", "17,179,869,184", "16.00 GiB", "16.00 GiB", "NVML"]
-    assert rows[3] == ["-", "CUDA context", "1,073,741,824", "1.00 GiB", "11.00 GiB", _CONTEXT_BASIS]
+    assert rows[3] == ["-", "CUDA context", "1,073,741,824", "1.00 GiB", "11.00 GiB", "stated"]
     assert rows[5][:5] == ["=", "Budget of the engine", f"{12 * GIB - GIB - 256 * MIB:,}", "10.75 GiB", "10.75 GiB"]
     margin = next(row for row in rows if row[:2] == ["+", "Free outside the budget"])
     assert margin[2:4] == ["268,435,456", "256.0 MiB"]
@@ -55,7 +56,7 @@ def test_every_line_shows_what_it_takes_and_what_it_leaves() -> None:
 
 
 def test_what_is_projected_stands_beside_what_is_free() -> None:
-    budget = automatic_budget(10 * GIB, total_bytes=12 * GIB, context_bytes=GIB, gpu_name="A card")
+    budget = automatic_budget(10 * GIB, KnownGpu(total_bytes=12 * GIB, context_bytes=GIB, name="A card"))
     account = account_for(_7B, budget)
     expected_bytes = GIB + _7B.dense_bytes + 256 * MIB + account.units_bytes + account.uncharged_bytes
     assert account.projected_bytes == expected_bytes == 10 * GIB
@@ -63,10 +64,10 @@ def test_what_is_projected_stands_beside_what_is_free() -> None:
         "Projected in use: 10.00 GiB, CUDA's context included, of 10.00 GiB free on A card: 0 B are left."
     )
     assert projection(account) in _printed(account)
-    too_much = account_for(_7B, stated_budget(12 * GIB, free_bytes=_7B.dense_bytes, context_bytes=0))
+    too_much = account_for(_7B, stated_budget(12 * GIB, KnownGpu(context_bytes=0), free_bytes=_7B.dense_bytes))
     missing_bytes = too_much.projected_bytes - _7B.dense_bytes
     assert projection(too_much).endswith(f"free on the GPU: {missing_bytes / MIB:.1f} MiB are missing.")
-    whole = account_for(_7B, stated_budget(40 * GIB, context_bytes=0))
+    whole = account_for(_7B, stated_budget(40 * GIB, KnownGpu(context_bytes=0)))
     assert whole.projected_bytes == _7B.dense_bytes + 256 * MIB + _7B.ffn_bytes + whole.uncharged_bytes
     assert projection(whole) == (
         f"Projected in use: {whole.projected_bytes / GIB:.2f} GiB, CUDA's context included; "
@@ -75,7 +76,7 @@ def test_what_is_projected_stands_beside_what_is_free() -> None:
 
 
 def test_a_gpus_name_cannot_move_the_cursor() -> None:
-    account = account_for(_7B, automatic_budget(12 * GIB, total_bytes=16 * GIB, gpu_name="\x1b[2Jcard"))
+    account = account_for(_7B, automatic_budget(12 * GIB, KnownGpu(total_bytes=16 * GIB, name="\x1b[2Jcard")))
     printed = _printed(account)
     assert "\x1b" not in printed
     assert r"\x1b[2Jcard, total" in printed
@@ -108,6 +109,6 @@ def test_a_wrapped_budget_is_explained() -> None:
 
 
 def test_a_gpu_that_shares_the_hosts_memory_is_not_nvmls_word() -> None:
-    budget = automatic_budget(12 * GIB, total_bytes=16 * GIB, context_bytes=GIB, memory_basis="host memory")
+    budget = automatic_budget(12 * GIB, KnownGpu(total_bytes=16 * GIB, context_bytes=GIB, memory_basis="host memory"))
     rows = _rows(_printed(account_for(_7B, budget, context=512)))
     assert [row[-1] for row in rows[:3]] == ["host memory"] * 3

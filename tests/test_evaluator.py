@@ -316,6 +316,27 @@ _ONE_MACHINE: dict[str, Any] = {
 }
 
 
+def test_notes_about_this_machines_gpu_stand_with_the_cells_that_use_it(
+    catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from planner.hardware.gpu import Gpu, MemoryBasis
+    from planner.studies import sweep as module
+
+    gpu = Gpu(0, "A card", "GPU-1", 8 * GIB, 7 * GIB, None, MemoryBasis.NVML_V2, 0, notes=("two GPUs are alike",))
+    monkeypatch.setattr(module, "choose_gpu", lambda: gpu)
+    here = {"device": "this machine", "bandwidth": 273}
+    with_note, without = ask(catalogue, gpus=[here, {"name": "other", "vram": "8GiB", "bandwidth": 100}])
+    assert with_note.notes[-1] == "two GPUs are alike"
+    assert "two GPUs are alike" not in without.notes
+
+
+def test_a_stated_budget_is_used_besides_the_context_that_the_study_states(catalogue: Catalogue) -> None:
+    gpu = {"budget": "1GiB", "bandwidth": 100}
+    guessed, stated = ask(catalogue, gpus=[{**gpu, "name": "a"}, {**gpu, "name": "b", "context": "100MiB"}])
+    assert (guessed.bytes.budget, stated.bytes.budget) == (GIB, GIB)
+    assert guessed.bytes.vram - stated.bytes.vram == DEFAULT_CONTEXT_BYTES - CONTEXT_BYTES
+
+
 def test_one_memory_is_not_spent_twice(catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch) -> None:
     # Every byte is on one side or the other, and CUDA's context comes on top.
     needed_bytes = DEFAULT_CONTEXT_BYTES + _WHOLE_BYTES

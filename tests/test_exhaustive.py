@@ -18,11 +18,11 @@ def drawn(seed: int) -> tuple[list[Choices], Limits]:
     price = float(random.integers(1, 4))
     sequences = []
     for _ in range(int(random.integers(1, 6))):
-        step, fewer, more = int(random.integers(1, 12)), int(random.integers(0, 3)), int(random.integers(0, 4))
+        step, fewer, more = int(random.integers(1, 12)), int(random.integers(0, 4)), int(random.integers(0, 4))
         weights = np.arange(-fewer, more + 1) * step
         losses = np.where(weights == 0, 0, random.integers(0, 6, weights.size))
         sequences.append(Choices(weights, (weights * price - losses).astype(np.float64)))
-    room = int(random.integers(0, 30))
+    room = int(random.integers(-15, 30))
     need = room - int(random.integers(0, 4)) if random.random() < 0.5 else -1000
     best = -math.inf if random.random() < 0.5 else float(random.integers(0, 40))
     return sequences, Limits(room, need, price, best, 1.0, 1e-9, lighter_is_better=need == -1000)

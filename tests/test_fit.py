@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from planner.activations.hotness import Hotness
 from planner.base.errors import InputError
 from planner.base.units import GIB, MIB
-from planner.engines.account import EngineState
+from planner.engines.account import EngineState, KnownGpu
 from planner.engines.powerinfer.account import account_for
 from planner.engines.powerinfer.budget import automatic_budget, stated_budget
 from planner.engines.powerinfer.dimensions import Dimensions
@@ -37,7 +37,7 @@ def _stated(geometry: Geometry, budget_bytes: int, given: Settings) -> int:
 
 
 def _free(geometry: Geometry, free_bytes: int, given: Settings) -> int:
-    budget = automatic_budget(free_bytes, context_bytes=given.context_bytes)
+    budget = automatic_budget(free_bytes, KnownGpu(context_bytes=given.context_bytes))
     account = account_for(geometry, budget, context=given.context)
     return account.units_bytes if account.k_on_gpu else 0
 

@@ -161,13 +161,16 @@ def test_a_solved_list_makes_a_plan_with_a_group_for_each_number() -> None:
             changed("version", True),
             "p.json: version: found true, expected 1 or 2; make the plan again with this version of Hotsplit",
         ),
-        (changed("units", ...), "p.json: units: found nothing, expected a value"),
+        (changed("units", ...), "p.json: units: found nothing, expected a mapping with groups; add this key"),
         (changed("units", [3, 4]), "p.json: units: found a list of 2, expected a mapping"),
         (changed("units.kind", 3), "p.json: units.kind: found 3, expected text"),
         (changed("units.groups", []), "p.json: units.groups: found a list of 0, expected at least 1 of them"),
         (changed("units.groups", {"0": 1}), "p.json: units.groups: found a mapping (0), expected a list"),
         (changed("units.groups.1", 4), "p.json: units.groups[1]: found 4, expected a mapping"),
-        (changed("units.groups.0.label", ...), "p.json: units.groups[0].label: found nothing, expected a value"),
+        (
+            changed("units.groups.0.label", ...),
+            "p.json: units.groups[0].label: found nothing, expected text; add this key",
+        ),
         (changed("units.groups.0.label", "1"), "p.json: units.groups[1].label: found '1' twice"),
         (changed("units.groups.1.placed", -2), "p.json: units.groups[1].placed: found -2, expected 0 or more"),
         (changed("units.groups.1.placed", 2.0), "p.json: units.groups[1].placed: found 2.0, expected a whole number"),
@@ -235,7 +238,7 @@ def test_several_faults_are_reported_together() -> None:
     document = changed("model.path", 3)
     del document["units"]
     assert faults(document) == [
-        "p.json: units: found nothing, expected a value",
+        "p.json: units: found nothing, expected a mapping with groups; add this key",
         "p.json: model.path: found 3, expected a file's path",
     ]
 

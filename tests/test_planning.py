@@ -11,6 +11,7 @@ import torch
 from planner.base.errors import InputError, NoAnswerError
 from planner.base.record import replace
 from planner.base.units import GIB, MIB, format_bytes
+from planner.engines.account import KnownGpu
 from planner.engines.engine import ReserveOptions
 from planner.engines.powerinfer.budget import ENGINE_MARGIN_BYTES, automatic_budget
 from planner.hardware.vram import Gpu, MemoryBasis
@@ -114,7 +115,7 @@ def test_where_the_threshold_keeps_every_layer_off_that_is_said(model: Path) -> 
 
 
 def test_a_gpu_that_is_nearly_full_is_more_than_a_budget_of_nothing(model: Path) -> None:
-    budget = automatic_budget(300 * MIB, context_bytes=100 * MIB)
+    budget = automatic_budget(300 * MIB, KnownGpu(context_bytes=100 * MIB))
     with pytest.raises(NoAnswerError) as caught:
         make_plan(replace(request(model, 0), vram_budget_bytes=None, budget=budget))
     assert str(caught.value) == (

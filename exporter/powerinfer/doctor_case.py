@@ -186,22 +186,19 @@ class Case:
     @cached_property
     def account(self) -> Fact[PowerInferAccount]:
         """What becomes of the budget: of `--vram-budget`, or of what the GPU has free."""
+        from planner.engines.account import KnownGpu
         from planner.engines.powerinfer.account import account_for
-        from planner.engines.powerinfer.budget import DEFAULT_CONTEXT_BYTES, automatic_budget, stated_budget
+        from planner.engines.powerinfer.budget import automatic_budget, stated_budget
 
         model, gpu = self.geometry.value, self.gpu.value
         if model is None:
             return Fact(None, self.geometry.fault)
-        context_bytes = DEFAULT_CONTEXT_BYTES if self.cuda_context_bytes is None else self.cuda_context_bytes
+        known = KnownGpu(total_bytes=gpu.total_bytes if gpu else None, context_bytes=self.cuda_context_bytes)
         if self.vram_budget_bytes is not None:
-            budget = stated_budget(
-                self.vram_budget_bytes,
-                free_bytes=gpu.free_bytes if gpu else None,
-                total_bytes=gpu.total_bytes if gpu else None,
-                context_bytes=context_bytes,
-            )
+            free_bytes = gpu.free_bytes if gpu else None
+            budget = stated_budget(self.vram_budget_bytes, known, free_bytes=free_bytes)
         elif gpu is not None:
-            budget = automatic_budget(gpu.free_bytes, total_bytes=gpu.total_bytes, context_bytes=context_bytes)
+            budget = automatic_budget(gpu.free_bytes, known)
         else:
             return Fact(None, self.gpu.fault)
         return _fact(

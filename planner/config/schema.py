@@ -29,6 +29,7 @@ _IN_FILES = "x-hotsplit-in-files"
 _ONE_OR_MORE = "x-hotsplit-one-or-more"
 _FINITE = "a number that is finite"
 _TYPES = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+_KINDS: dict[Any, str] = {**_TYPES, list: "a list", tuple: "a list", dict: "a mapping"}
 _BOUNDS = {
     "gt": "more than {}",
     "ge": "{} or more",
@@ -218,7 +219,14 @@ class _Form(NamedTuple):
 
     @property
     def description(self) -> str:
-        return next((limit.description for limit in self.limits if limit.description), "a value")
+        """What the field says about itself, else what kind of value it holds and that the key must be added."""
+        said = next((limit.description for limit in self.limits if limit.description), None)
+        if said is not None:
+            return said
+        if isinstance(self.kind, type) and issubclass(self.kind, Table):
+            needed = " and ".join(name for name, required, _ in _fields(self.kind) if required)
+            return f"a mapping with {needed}; add this key" if needed else "a mapping; add this key"
+        return f"{_KINDS.get(self.kind, 'a value')}; add this key"
 
 
 class _Field(NamedTuple):

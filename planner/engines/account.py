@@ -11,6 +11,26 @@ from typing import Any
 from planner.base.record import Record
 
 
+class KnownGpu(Record):
+    """What is known of the GPU that a budget is for, besides what is free of it; None is what nobody has said.
+
+    Attributes:
+        total_bytes: its memory.
+        context_bytes: what CUDA's context takes of free memory; None for the engine's own figure.
+        uuid, name: of the GPU.
+        memory_basis: where the figures of its memory come from, in words.
+    """
+
+    total_bytes: int | None = None
+    context_bytes: int | None = None
+    uuid: str | None = None
+    name: str | None = None
+    memory_basis: str = "NVML"
+
+
+NOTHING_KNOWN = KnownGpu()
+
+
 class Budget(Record):
     """What the engine may charge, and where that figure comes from.
 

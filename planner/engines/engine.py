@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from planner.base.errors import InputError
 from planner.base.record import Record, field
-from planner.engines.account import Account, Budget
+from planner.engines.account import NOTHING_KNOWN, Account, Budget, KnownGpu
 
 if TYPE_CHECKING:
     from planner.activations.folder import Statistics
@@ -196,34 +196,14 @@ class Engine(Protocol):
         """Returns the model with one group for each entry of its statistics, where these divide it further."""
         ...
 
-    def automatic_budget(
-        self,
-        free_bytes: int,
-        *,
-        total_bytes: int | None = None,
-        context_bytes: int | None = None,
-        gpu_uuid: str | None = None,
-        gpu_name: str | None = None,
-        memory_basis: str = "NVML",
-    ) -> Budget:
-        """Returns the budget that the engine takes by itself on a GPU with `free_bytes` free.
-
-        `context_bytes` is what CUDA's context takes of them; None for the engine's default figure.
-        """
+    def automatic_budget(self, free_bytes: int, gpu: KnownGpu = NOTHING_KNOWN) -> Budget:
+        """Returns the budget that the engine takes by itself on a GPU with `free_bytes` free."""
         ...
 
     def stated_budget(
-        self,
-        budget_bytes: int,
-        *,
-        free_bytes: int | None = None,
-        total_bytes: int | None = None,
-        context_bytes: int | None = None,
-        gpu_uuid: str | None = None,
-        gpu_name: str | None = None,
-        memory_basis: str = "NVML",
+        self, budget_bytes: int, gpu: KnownGpu = NOTHING_KNOWN, *, free_bytes: int | None = None
     ) -> Budget:
-        """Returns the budget that the user states with the engine's own option."""
+        """Returns the budget that the user states with the engine's own option; `free_bytes` where a GPU is known."""
         ...
 
     def account(self, model: EngineModel, budget: Budget, settings: Settings) -> Account:

@@ -11,7 +11,7 @@ from planner.base.record import Record, replace
 from planner.base.units import GIB, format_bytes
 from planner.catalogue.entries import Catalogue, gpu_entry_of
 from planner.catalogue.model_statistics import published_statistics
-from planner.engines.account import Budget, EngineState
+from planner.engines.account import Budget, EngineState, KnownGpu
 from planner.engines.engine import Engine, EngineModel, Settings
 from planner.engines.registry import engine_named
 from planner.hardware.host import HostMemory
@@ -147,7 +147,7 @@ class CellEvaluator:
             next_gib=None if solution is None else self._next_gib(cell, gpu, placement, solution, speed),
             targets=(),
             basis=tuple(self._basis(cell, gpu, placement)),
-            notes=tuple(notes_of(placement, solution, sizes, why_no_speed)),
+            notes=(*notes_of(placement, solution, sizes, why_no_speed), *self._gpu_notes(cell)),
         )
         return replace(answer, targets=tuple(target_results(cell, answer)))
 
@@ -167,6 +167,11 @@ class CellEvaluator:
             bandwidth_bytes_per_s=case.bandwidth_bytes_per_s or (same.bandwidth if same else None),
             pcie_bytes_per_s=case.pcie_bytes_per_s or link,
         )
+
+    def _gpu_notes(self, cell: Cell) -> tuple[str, ...]:
+        """Returns what there is to know about this machine's GPU, where the cell is about it."""
+        gpu = self._machine.gpu
+        return () if gpu is None or cell.gpu.choice.device is None else gpu.notes
 
     def _pool_bytes(self, cell: Cell) -> int | None:
         """Returns the one memory that this machine's GPU and host share, where the cell has both; None elsewhere."""
@@ -307,10 +312,12 @@ def _read_statistics(engine: Engine, choice: Model, model: EngineModel, catalogu
 def budget_of(engine: Engine, gpu: GpuCase) -> Budget:
     """Returns the budget that the engine would start from on a GPU of a study."""
     if gpu.budget_bytes is not None:
-        return engine.stated_budget(gpu.budget_bytes)
-    board_bytes = (gpu.vram_bytes or 0) - gpu.reserved_bytes
-    free_bytes = board_bytes if gpu.free_bytes is None else gpu.free_bytes
-    budget = engine.automatic_budget(free_bytes, total_bytes=gpu.vram_bytes, context_bytes=gpu.context_bytes)
+        budget = engine.stated_budget(gpu.budget_bytes, KnownGpu(context_bytes=gpu.context_bytes))
+    else:
+        board_bytes = (gpu.vram_bytes or 0) - gpu.reserved_bytes
+        free_bytes = board_bytes if gpu.free_bytes is None else gpu.free_bytes
+        known_gpu = KnownGpu(total_bytes=gpu.vram_bytes, context_bytes=gpu.context_bytes)
+        budget = engine.automatic_budget(free_bytes, known_gpu)
     known = gpu.context_basis and budget.context_bytes
     return replace(budget, context_basis=gpu.context_basis) if known else budget
 

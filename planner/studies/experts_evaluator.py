@@ -19,7 +19,7 @@ from planner.base.errors import InputError, NoAnswerError
 from planner.base.record import Record
 from planner.base.units import format_bytes
 from planner.catalogue.moe_dimensions import moe_from_dimensions
-from planner.engines.account import Account, Budget
+from planner.engines.account import Account, Budget, KnownGpu
 from planner.engines.engine import Settings
 from planner.engines.experts.counts import equal_counts
 from planner.engines.experts.engine import ExpertEngine, UnsuitableError
@@ -213,22 +213,21 @@ class ExpertEvaluator:
         if gpu.budget_bytes is not None:
             return engine.stated_budget(gpu.budget_bytes)
         if gpu.free_bytes is not None:
-            return engine.automatic_budget(gpu.free_bytes, memory_basis="as the study states it")
+            return engine.automatic_budget(gpu.free_bytes, KnownGpu(memory_basis="as the study states it"))
         if gpu.vram_bytes is not None:
             basis = "all of the board's memory"
             if gpu.reserved_bytes:
                 basis += f" but {format_bytes(gpu.reserved_bytes)} that the driver keeps ({gpu.reserved_basis})"
             free_bytes = gpu.vram_bytes - gpu.reserved_bytes
-            return engine.automatic_budget(free_bytes, total_bytes=gpu.vram_bytes, memory_basis=basis)
+            return engine.automatic_budget(free_bytes, KnownGpu(total_bytes=gpu.vram_bytes, memory_basis=basis))
         if self._machine is None:
             try:
                 self._machine = choose_gpu()
             except InputError as error:
                 raise InputError(f"gpu 'this machine': {error}; in a study that is gpus: {{budget: 8GiB}}") from None
         machine = self._machine
-        return engine.automatic_budget(
-            machine.free_bytes, total_bytes=machine.total_bytes, gpu_uuid=machine.uuid, gpu_name=machine.name
-        )
+        known = KnownGpu(total_bytes=machine.total_bytes, uuid=machine.uuid, name=machine.name)
+        return engine.automatic_budget(machine.free_bytes, known)
 
 
 def _engine(cell: ExpertCell) -> ExpertEngine:

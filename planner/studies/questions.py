@@ -10,6 +10,7 @@ from typing import Any
 from planner.base.errors import InputError
 from planner.base.record import Record, replace
 from planner.base.units import GIB, MIB, format_bytes
+from planner.engines.account import KnownGpu
 from planner.engines.registry import engine_named
 from planner.studies.answer import Answer, CellPath
 from planner.studies.evaluator import CellEvaluator
@@ -140,7 +141,7 @@ def _least_vram(cell: Cell, evaluator: CellEvaluator, about_cell: _About) -> Rep
     """
     about = about_cell(cell, _speed_words(cell), f"context {cell.context}")
     account = evaluator.place(cell).account
-    automatic = engine_named(cell.engine).automatic_budget(_MAX_BYTES, context_bytes=cell.gpu.context_bytes)
+    automatic = engine_named(cell.engine).automatic_budget(_MAX_BYTES, KnownGpu(context_bytes=cell.gpu.context_bytes))
     # What the engine leaves free of any GPU: CUDA's context and its own margin.
     fixed_bytes = _MAX_BYTES - automatic.budget_bytes
     dense_bytes = account.dense_total_bytes + fixed_bytes

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from planner.base.errors import InputError
 from planner.base.units import MIB
-from planner.engines.account import Account, Budget, ReserveItem
+from planner.engines.account import NOTHING_KNOWN, Account, Budget, KnownGpu, ReserveItem
 from planner.engines.engine import EngineModel, ReserveOptions, Settings
 from planner.engines.experts.account import expert_account, kv_bytes, parts_on_gpu, reserve_of
 from planner.engines.experts.model import ExpertModel
@@ -208,15 +208,15 @@ class ExpertEngine:
         del labels, n_units
         return model
 
-    def automatic_budget(self, free_bytes: int, *, context_bytes: int | None = None, **about: Any) -> Budget:
+    def automatic_budget(self, free_bytes: int, gpu: KnownGpu = NOTHING_KNOWN) -> Budget:
         """Returns everything that is free: CUDA's context is a line of the bill."""
-        del context_bytes
-        return Budget("nvml", free_bytes, 0, "a line of the bill", free_bytes=free_bytes, **about)
+        return _budget("nvml", free_bytes, gpu, free_bytes)
 
-    def stated_budget(self, budget_bytes: int, *, context_bytes: int | None = None, **about: Any) -> Budget:
+    def stated_budget(
+        self, budget_bytes: int, gpu: KnownGpu = NOTHING_KNOWN, *, free_bytes: int | None = None
+    ) -> Budget:
         """Returns all that the engine may take of a GPU, as the user states it."""
-        del context_bytes
-        return Budget("option", budget_bytes, 0, "a line of the bill", **about)
+        return _budget("option", budget_bytes, gpu, free_bytes)
 
     def account(
         self, model: EngineModel, budget: Budget, settings: Settings, *, kv_cache_bytes: int | None = None
@@ -272,3 +272,17 @@ class ExpertEngine:
         for key in options.overrides:
             if key not in self.reserve_items:
                 raise InputError(f"reserve item {key[:80]!r} is not known; known are {', '.join(self.reserve_items)}")
+
+
+def _budget(source: str, budget_bytes: int, gpu: KnownGpu, free_bytes: int | None) -> Budget:
+    return Budget(
+        source=source,
+        budget_bytes=budget_bytes,
+        context_bytes=0,
+        context_basis="a line of the bill",
+        total_bytes=gpu.total_bytes,
+        free_bytes=free_bytes,
+        gpu_uuid=gpu.uuid,
+        gpu_name=gpu.name,
+        memory_basis=gpu.memory_basis,
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from planner.base.units import MIB
-from planner.engines.account import Budget
+from planner.engines.account import NOTHING_KNOWN, Budget, KnownGpu
 
 # "leave 256 MB as a safety margin" (196-197).
 ENGINE_MARGIN_BYTES = 256 * MIB
@@ -15,65 +15,53 @@ DEFAULT_CONTEXT_BYTES = 612 * MIB
 DEFAULT_CONTEXT_BASIS = "largest figure published, of an RTX PRO 6000"
 
 
-def automatic_budget(
-    free_bytes: int,
-    *,
-    total_bytes: int | None = None,
-    context_bytes: int = DEFAULT_CONTEXT_BYTES,
-    context_basis: str = DEFAULT_CONTEXT_BASIS,
-    gpu_uuid: str | None = None,
-    gpu_name: str | None = None,
-    memory_basis: str = "NVML",
-) -> Budget:
+def automatic_budget(free_bytes: int, gpu: KnownGpu = NOTHING_KNOWN) -> Budget:
     """Returns the budget that the engine takes by itself: NVML's free memory − CUDA context − 256 MiB."""
+    context_bytes, basis = _cuda_context(gpu)
     left_bytes = free_bytes - context_bytes - ENGINE_MARGIN_BYTES
-    return Budget(
-        source="nvml",
-        budget_bytes=max(0, left_bytes),
-        total_bytes=total_bytes,
-        free_bytes=free_bytes,
-        context_bytes=context_bytes,
-        context_basis=context_basis,
-        gpu_uuid=gpu_uuid,
-        gpu_name=gpu_name,
-        wraps=left_bytes < 0,
-        memory_basis=memory_basis,
-    )
+    return _budget("nvml", max(0, left_bytes), gpu, free_bytes, context_bytes, basis, wraps=left_bytes < 0)
 
 
-def stated_budget(
-    budget_bytes: int,
-    *,
-    free_bytes: int | None = None,
-    total_bytes: int | None = None,
-    context_bytes: int = DEFAULT_CONTEXT_BYTES,
-    context_basis: str = DEFAULT_CONTEXT_BASIS,
-    gpu_uuid: str | None = None,
-    gpu_name: str | None = None,
-    memory_basis: str = "NVML",
-) -> Budget:
+def stated_budget(budget_bytes: int, gpu: KnownGpu = NOTHING_KNOWN, *, free_bytes: int | None = None) -> Budget:
     """Returns the budget of `--vram-budget`, no margin taken off.
 
     Args:
         budget_bytes: what `planner.base.units.parse_size` makes of the option; for a bare number that is the engine's
             float32 arithmetic.
+        gpu: what is known of the GPU.
         free_bytes: free memory of the GPU, when one is known: what is free beyond the budget then pays for what the
             engine takes uncharged.
-        total_bytes: of the GPU.
-        context_bytes: what CUDA's context and cuBLAS take.
-        context_basis: where that figure comes from.
-        gpu_uuid: of the GPU.
-        gpu_name: of the GPU.
-        memory_basis: where the two figures of its memory come from.
     """
+    context_bytes, basis = _cuda_context(gpu)
+    return _budget("option", budget_bytes, gpu, free_bytes, context_bytes, basis)
+
+
+def _cuda_context(gpu: KnownGpu) -> tuple[int, str]:
+    """Returns what CUDA's context takes, and where that figure comes from."""
+    if gpu.context_bytes is None:
+        return DEFAULT_CONTEXT_BYTES, DEFAULT_CONTEXT_BASIS
+    return gpu.context_bytes, "stated"
+
+
+def _budget(
+    source: str,
+    budget_bytes: int,
+    gpu: KnownGpu,
+    free_bytes: int | None,
+    context_bytes: int,
+    context_basis: str,
+    *,
+    wraps: bool = False,
+) -> Budget:
     return Budget(
-        source="option",
+        source=source,
         budget_bytes=budget_bytes,
-        total_bytes=total_bytes,
+        total_bytes=gpu.total_bytes,
         free_bytes=free_bytes,
         context_bytes=context_bytes,
         context_basis=context_basis,
-        gpu_uuid=gpu_uuid,
-        gpu_name=gpu_name,
-        memory_basis=memory_basis,
+        gpu_uuid=gpu.uuid,
+        gpu_name=gpu.name,
+        wraps=wraps,
+        memory_basis=gpu.memory_basis,
     )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from planner.engines.account import Account, Budget, EngineState
+from planner.engines.account import NOTHING_KNOWN, Account, Budget, EngineState, KnownGpu
 from planner.engines.engine import EngineModel, ReserveOptions, Settings
 from planner.engines.powerinfer import budget as budgets
 from planner.engines.powerinfer import supported_models
@@ -59,51 +59,15 @@ class PowerInfer:
         """Returns the geometry with one FFN for each expert of each layer, where the statistics know experts."""
         return with_experts(_geometry(model), labels, n_units)
 
-    def automatic_budget(
-        self,
-        free_bytes: int,
-        *,
-        total_bytes: int | None = None,
-        context_bytes: int | None = None,
-        gpu_uuid: str | None = None,
-        gpu_name: str | None = None,
-        memory_basis: str = "NVML",
-    ) -> Budget:
+    def automatic_budget(self, free_bytes: int, gpu: KnownGpu = NOTHING_KNOWN) -> Budget:
         """Returns free memory less CUDA's context and 256 MiB."""
-        context_bytes, basis = _cuda_context(context_bytes)
-        return budgets.automatic_budget(
-            free_bytes,
-            total_bytes=total_bytes,
-            context_bytes=context_bytes,
-            context_basis=basis,
-            gpu_uuid=gpu_uuid,
-            gpu_name=gpu_name,
-            memory_basis=memory_basis,
-        )
+        return budgets.automatic_budget(free_bytes, gpu)
 
     def stated_budget(
-        self,
-        budget_bytes: int,
-        *,
-        free_bytes: int | None = None,
-        total_bytes: int | None = None,
-        context_bytes: int | None = None,
-        gpu_uuid: str | None = None,
-        gpu_name: str | None = None,
-        memory_basis: str = "NVML",
+        self, budget_bytes: int, gpu: KnownGpu = NOTHING_KNOWN, *, free_bytes: int | None = None
     ) -> Budget:
         """Returns the budget of `--vram-budget`."""
-        context_bytes, basis = _cuda_context(context_bytes)
-        return budgets.stated_budget(
-            budget_bytes,
-            free_bytes=free_bytes,
-            total_bytes=total_bytes,
-            context_bytes=context_bytes,
-            context_basis=basis,
-            gpu_uuid=gpu_uuid,
-            gpu_name=gpu_name,
-            memory_basis=memory_basis,
-        )
+        return budgets.stated_budget(budget_bytes, gpu, free_bytes=free_bytes)
 
     def account(self, model: EngineModel, budget: Budget, settings: Settings) -> PowerInferAccount:
         """Returns the engine's account (`planner.engines.powerinfer.account`)."""
@@ -147,12 +111,6 @@ class PowerInfer:
 def _geometry(model: EngineModel) -> Geometry:
     assert isinstance(model, Geometry), f"{type(model).__name__} is another engine's model"
     return model
-
-
-def _cuda_context(context_bytes: int | None) -> tuple[int, str]:
-    if context_bytes is None:
-        return budgets.DEFAULT_CONTEXT_BYTES, budgets.DEFAULT_CONTEXT_BASIS
-    return context_bytes, "stated"
 
 
 ENGINE = PowerInfer()
