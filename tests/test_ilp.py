@@ -61,14 +61,14 @@ def test_every_constraint_is_a_named_row() -> None:
     model = replace(exact_model(problem), most_on=1, scale=1.0)
     built = build(model)
     assert rows_of(built) == {
-        "catch_0_0": "+1*t_0 -4*x_0 <= 0",
-        "catch_0_1": "+1*t_0 -1*x_0 <= 6",
-        "catch_0_2": "+1*t_0 -1*x_0 <= 6",
+        "covered_0_0": "+1*t_0 -4*x_0 <= 0",
+        "covered_0_1": "+1*t_0 -1*x_0 <= 6",
+        "covered_0_2": "+1*t_0 -1*x_0 <= 6",
         "steps_0": "-2*j_0 +1*x_0 -1*z_0 = 0",
         "short_min_0": "+1*j_0 -2*z_0 >= 0",
         "threshold_min_1": "+1*x_1 -4*y_1 >= 0",
         "threshold_max_1": "+1*x_1 -5*y_1 <= 0",
-        "catch_1_0": "+1*t_1 -2*x_1 -6*y_1 <= 0",
+        "covered_1_0": "+1*t_1 -2*x_1 -6*y_1 <= 0",
         "steps_1": "-2*j_1 +1*x_1 -1*z_1 = 0",
         "short_min_1": "+1*j_1 -2*z_1 >= 0",
         "vram": "+0.5*x_0 +1.5*x_1 <= 5.5",

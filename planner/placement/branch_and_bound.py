@@ -68,8 +68,20 @@ class _Point(Record, eq=False):
 class Branching:
     """Branch and bound over the layers with thresholds.
 
+    What holds before and after each part of the search:
+
+    1. Every choice of layers that could be better than the best answer by `_better` is in a part that waits, or was
+       settled, or is counted in `left_open`. Splitting a part loses none of its choices but those that only swap twins.
+    2. A part's bound, at any price, is no less than what any of its choices covers. So a part whose bound is under the
+       best answer plus `_better` may be closed, and the search may stop at any time: the bound is then the largest of
+       those that wait.
+    3. A part of the numbers `least` and `most` is a choice of the best layers first, kind by kind. That is optimal
+       because the sets under these nested numbers are a matroid.
+    4. `fixed` only ever turns _FREE into _ON or _OFF, so the depth is at most the number of layers plus what the
+       numbers can be narrowed.
+
     Attributes:
-        bound: proven so far; nothing catches more.
+        bound: proven so far; nothing covers more.
         closed: whether the search is complete, so that the best answer handed in is optimal.
     """
 
@@ -96,9 +108,9 @@ class Branching:
         """Searches until everything is closed, or `most_nodes` are used up, or `expired` says yes.
 
         Args:
-            best: the activations that the best answer so far catches.
+            best: the activations that the best answer so far covers.
             try_layers: settles a choice of layers, shape (layers,), keeps the answer if it is better, and returns an
-                upper bound on what that choice can catch.
+                upper bound on what that choice can cover.
             most_nodes: parts of the search to look at; infinite for no limit.
             expired: whether the time is over.
         """

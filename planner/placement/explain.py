@@ -55,7 +55,7 @@ def explain(
 
 
 def next_share(curves: Curves, problem: Problem, more_bytes: int, covered: float) -> float:
-    """Returns the share of all activations that so many more bytes of VRAM would catch, from 0 to 1.
+    """Returns the share of all activations that so many more bytes of VRAM would cover, from 0 to 1.
 
     It is the difference of two linear relaxations: exact to a neuron without thresholds, where `covered` is one of
     them; with thresholds an estimate in which a layer may be on in part.

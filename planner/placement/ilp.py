@@ -7,10 +7,10 @@ The program (PowerInfer, SOSP'24, section 6.3, its symbols on the right), over t
     host       sum b_l * (n_l - x_l)          <= H                 memory of the CPU,  sum_n a_CPU,n * M_n < MCap_CPU
     threshold_min_l     x_l >= C_l * y_l                           communication,  sum_(e in N_l) a_GPU,e >= C_l * y_l
     threshold_max_l     x_l <= n_l * y_l                           communication,  sum_(e in N_l) a_GPU,e <= K * y_l
-    catch_l_j           t_l <= slope_j * x_l + rest_j * y_l        impact is a concave curve: below its tangents
+    covered_l_j         t_l <= slope_j * x_l + rest_j * y_l        impact is a concave curve: below its tangents
     steps_l, short_min_l                                           x_l is a multiple of the granularity, or n_l
 
-x_l hot neurons, y_l whether the layer is split, t_l what it catches. With every tangent and whole x_l the program is
+x_l hot neurons, y_l whether the layer is split, t_l what it covers. With every tangent and whole x_l the program is
 exact; with fewer tangents, or x_l that need not be whole, it is a relaxation, whose bound holds all the same.
 """
 
@@ -150,7 +150,7 @@ def build(model: IlpModel) -> pulp.LpProblem:
             if each.split:
                 terms.append((y, -rest / model.scale))
             limit = 0.0 if each.split else rest / model.scale
-            _row(problem, f"catch_{name}_{number}", terms, pulp.LpConstraintLE, limit)
+            _row(problem, f"covered_{name}_{number}", terms, pulp.LpConstraintLE, limit)
         if model.whole:
             _whole_steps(problem, model, each, x)
     problem.setObjective(pulp.LpAffineExpression(gains))
@@ -269,7 +269,7 @@ def _bound(
     """Returns the solver's upper bound in activations, or None; and what of it stands for the tolerances.
 
     HiGHS tells its dual bound. CBC behind pulp tells none, but when it ends as optimal the optimum is within the gap
-    that it was given. What a tolerance of delta may hide: each y_l off by delta catches at most delta * F_l(n_l) more,
+    that it was given. What a tolerance of delta may hide: each y_l off by delta covers at most delta * F_l(n_l) more,
     and each row off by delta at most delta neurons of the steepest slope.
     """
     objective = float(pulp.value(problem.objective)) if status is IlpStatus.OPTIMAL else -math.inf

@@ -57,7 +57,7 @@ class Settled(Record, eq=False):
     Attributes:
         positions: shape (layers,); None when none was found that is heavy enough for the host limit.
         covered: activations; minus infinity when there are no positions.
-        bound: nothing within the range catches more.
+        bound: nothing within the range covers more.
         price: activations a unit at the margin.
         none_possible: proven: nothing within the range holds both memory constraints.
     """
@@ -113,7 +113,7 @@ def settle(
         curves: the problem.
         within: what may be chosen.
         expired: asked between the rounds; when it says yes, the best so far is returned with the gap it has.
-        enough: a range that cannot catch this much is given up once its bound says so.
+        enough: a range that cannot cover this much is given up once its bound says so.
         thorough: go on where the listing's limits leave a gap; None to leave it.
     """
     at = cut(curves, within)
@@ -161,7 +161,7 @@ def _settled(
         improved = value > covered
         if found is not None and improved:
             best, covered = found, value
-        # Nothing can catch less than nothing, so a tau of the whole bound lists every placement there is.
+        # Nothing can cover less than nothing, so a tau of the whole bound lists every placement there is.
         needed = min(relaxed, relaxed - covered - better)
         if complete:
             known = tau
@@ -192,7 +192,7 @@ def _settled_thoroughly(
     tolerance = hidden + 8 * EPSILON * (abs(relaxed) + at.price * curves.capacity)
     gain = thorough.gap * abs(found.covered) / 2 if math.isfinite(found.covered) else 0.0
     gain = float(max(1, math.floor(gain))) if curves.exact else max(gain, tolerance)
-    # Nothing can catch less than nothing.
+    # Nothing can cover less than nothing.
     most_loss = min(relaxed, relaxed - found.covered - gain) + tolerance
     sequences, _ = _sequences(curves, within, at, most_loss, most=most)
     used = curves.units(at.positions)
