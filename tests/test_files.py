@@ -333,8 +333,8 @@ def test_a_staged_file_that_was_taken_for_a_leftover_is_made_again(
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="this system does not list open files")
 def test_no_file_stays_open(tmp_path: Path) -> None:
     (tmp_path / ".out.0123456789ab.hotsplit-partial").write_bytes(b"a dead run's")
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
     for content in (b"one", b"two"):
         write_whole(tmp_path / "out", content)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
     assert names(tmp_path) == ["out"]

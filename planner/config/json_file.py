@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import math
 from pathlib import Path
 from typing import Any
 
 from planner.base.errors import InputError
 from planner.base.input_file import read_bounded
+from planner.base.json_values import MAX_DIGITS, FaultKind, JsonFault, parse_json
 from planner.config.faults import shown
-
-_MAX_WHOLE_DIGITS = 100
 
 
 def read_json(path: Path, max_bytes: int, *, what: str, written_by: str) -> Any:
@@ -32,47 +29,25 @@ def read_json(path: Path, max_bytes: int, *, what: str, written_by: str) -> Any:
         path, max_bytes, too_large=f"larger than any {what} ({max_bytes} bytes); is this a {what} file?"
     )
     try:
-        return json.loads(
-            content,
-            parse_constant=_refuse_constant,
-            parse_float=_finite,
-            parse_int=_whole,
-            object_pairs_hook=_distinct_keys,
-        )
-    except InputError as error:
-        raise InputError(f"{path}: {error}; expected a {what} written by {written_by}") from None
-    except (ValueError, RecursionError) as error:
-        reason = "nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
-        raise InputError(f"{path}: not JSON ({reason[:200]}); expected a {what} written by {written_by}") from None
+        return parse_json(content)
+    except JsonFault as fault:
+        raise InputError(f"{path}: {_said(fault)}; expected a {what} written by {written_by}") from None
 
 
-def _refuse_constant(constant: str) -> float:
-    raise ValueError(f"{constant} is not a JSON number")
-
-
-def _finite(text: str) -> float:
-    """Returns the number that JSON writes as `text`; `1e999` is JSON, but other programs read it as infinity."""
-    number = float(text)
-    if math.isinf(number):
-        raise InputError(f"found the number {_cut(text)}, larger than any float")
-    return number + 0.0  # a zero below zero becomes a zero
-
-
-def _whole(text: str) -> int:
-    """Returns the whole number that JSON writes as `text`; nothing in a plan needs more than 64 bits."""
-    if len(text) > _MAX_WHOLE_DIGITS:
-        raise InputError(f"found the number {_cut(text)} of {len(text)} digits, expected at most {_MAX_WHOLE_DIGITS}")
-    return int(text)
-
-
-def _distinct_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Returns an object of JSON; of a key that appears twice, programs take one value or the other."""
-    values: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in values:
-            raise InputError(f"found the key {shown(key)} twice in one object")
-        values[key] = value
-    return values
+def _said(fault: JsonFault) -> str:
+    """Returns a fault in the words of this reader."""
+    if fault.kind is FaultKind.FLOAT:
+        return f"found the number {_cut(fault.found)}, larger than any float"
+    if fault.kind is FaultKind.DIGITS:
+        digits = len(fault.found)
+        return f"found the number {_cut(fault.found)} of {digits} digits, expected at most {MAX_DIGITS}"
+    if fault.kind is FaultKind.KEY:
+        return f"found the key {shown(fault.found)} twice in one object"
+    reason = {
+        FaultKind.DEPTH: "nested too deeply",
+        FaultKind.CONSTANT: f"{fault.found} is not a JSON number",
+    }.get(fault.kind, fault.found)
+    return f"not JSON ({reason[:200]})"
 
 
 def _cut(text: str) -> str:

@@ -7,7 +7,6 @@ people write by hand (`config.json`) may hold `Infinity` and `NaN`, which JSON d
 
 from __future__ import annotations
 
-import json
 import stat
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
@@ -15,6 +14,7 @@ from typing import Any, TypeAlias, TypeVar
 import msgspec
 
 from planner.base.errors import InputError
+from planner.base.json_values import FaultKind, JsonFault, parse_json
 
 T = TypeVar("T")
 
@@ -79,11 +79,7 @@ def read_mapping(path: Path, what: str) -> dict[str, Any]:
         InputError: too long, no JSON, or no mapping.
         OSError: it cannot be opened or read.
     """
-    raw = read_bounded(path, what, most_bytes=MAX_CONFIG_BYTES)
-    try:
-        value = json.loads(raw)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: {what} cannot be read: {_short(error)}") from None
+    value = _parsed(read_bounded(path, what, most_bytes=MAX_CONFIG_BYTES), path, what)
     if not isinstance(value, dict):
         raise InputError(f"{path}: found a {type(value).__name__}; expected {what}, a mapping")
     return value
@@ -95,20 +91,19 @@ def check_no_repeated_key(raw: bytes, path: Path, what: str) -> None:
     Raises:
         InputError: it does, or the text is no JSON: msgspec looks less closely at values that it steps over.
     """
+    _parsed(raw, path, what)
 
-    def look(pairs: list[tuple[str, Any]]) -> None:
-        seen: set[str] = set()
-        for key, _ in pairs:
-            if key in seen:
-                raise InputError(f"{path}: {key[:_MAX_SHOWN]!r} appears twice in {what}")
-            seen.add(key)
 
+def _parsed(raw: bytes, path: Path, what: str) -> Any:
+    """Returns the value of a JSON text that may hold `Infinity` and `NaN`."""
     try:
-        json.loads(raw, object_pairs_hook=look)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: {what} cannot be read: {_short(error)}") from None
+        return parse_json(raw, constants=True, any_number=True)
+    except JsonFault as fault:
+        if fault.kind is FaultKind.KEY:
+            raise InputError(f"{path}: {fault.found[:_MAX_SHOWN]!r} appears twice in {what}") from None
+        raise InputError(f"{path}: {what} cannot be read: {_short(fault.found)}") from None
 
 
-def _short(error: Exception) -> str:
+def _short(error: Exception | str) -> str:
     text = str(error).replace("\n", " ")
     return text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 1] + "…"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+from planner.base import json_values
 from planner.base.errors import InputError
+from planner.base.json_values import FaultKind, JsonFault
 
 MAX_FILE_BYTES = 32 << 20
 
@@ -17,29 +18,26 @@ def parse_json(path: Path, content: bytes) -> dict[str, Any]:
     Raises:
         InputError: not JSON, not an object, a key twice in one object, NaN or infinity, or nested too deeply.
     """
-
-    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(items)
-        if len(found) != len(items):
-            seen: set[str] = set()
-            twice = next(name for name, _ in items if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-            raise InputError(f"{path}: has the key {twice[:80]!r} twice in one object; keep one")
-        return found
-
-    def refuse(constant: str) -> NoReturn:
-        raise InputError(f"{path}: holds {constant}, which is no count; expected finite numbers")
-
     try:
-        document = json.loads(content, object_pairs_hook=pairs, parse_constant=refuse)
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: is not UTF-8; expected a recorder's JSON file") from None
-    except RecursionError:
-        raise InputError(f"{path}: is nested too deeply; expected a recorder's JSON file") from None
-    except ValueError as error:
-        raise InputError(f"{path}: is not JSON ({error}); expected a recorder's JSON file") from None
+        document = json_values.parse_json(content, any_number=True)
+    except JsonFault as fault:
+        raise InputError(f"{path}: {_said(fault)}") from None
     if not isinstance(document, dict):
         raise InputError(f"{path}: holds {_kind(document)}; expected a recorder's JSON object")
     return document
+
+
+def _said(fault: JsonFault) -> str:
+    """Returns a fault in the words of this reader, with what to do about it."""
+    if fault.kind is FaultKind.KEY:
+        return f"has the key {fault.found[:80]!r} twice in one object; keep one"
+    if fault.kind is FaultKind.CONSTANT:
+        return f"holds {fault.found}, which is no count; expected finite numbers"
+    what = {
+        FaultKind.ENCODING: "is not UTF-8",
+        FaultKind.DEPTH: "is nested too deeply",
+    }.get(fault.kind, f"is not JSON ({fault.found})")
+    return f"{what}; expected a recorder's JSON file"
 
 
 def is_number(value: object) -> bool:
