@@ -8,6 +8,7 @@ from fractions import Fraction
 import pytest
 
 from planner.placement import branch_and_bound, exhaustive, knapsack
+from planner.placement.explain import next_share
 from planner.placement.lagrangian import curves_of, cut, gains, lifted, whole_range
 from planner.placement.problem import Solution, SolverOptions, SolverStatus
 from planner.placement.solve import solve
@@ -144,6 +145,28 @@ def test_a_bound_is_raised_by_the_magnitude_that_it_came_from() -> None:
     assert lifted(curves, 1.0, 1000.0) == 1.0 + 1000.0 * 132 * 2.0**-52
     whole = curves_of(Case(((1, 2),), (1,), 1).problem())
     assert (lifted(whole, 2.9999999999999996, 3.0), lifted(whole, 2.5, 3.0)) == (3.0, 2.0)
+
+
+def test_what_more_memory_adds_is_exact_to_a_step_without_thresholds() -> None:
+    checked = 0
+    for seed in range(400):
+        case = drawn(seed)._replace(thresholds=None, host_bytes=None)
+        problem = case.problem()
+        more_bytes = 1 + seed * 7 % max(1, case.total_bytes())
+        now, later = optimum(case), optimum(case._replace(ffn_bytes=case.ffn_bytes + more_bytes))
+        assert now.worth is not None
+        assert later.worth is not None
+        if not later.worth or problem.hotness.total > 1e200:
+            continue
+        curves = curves_of(problem)
+        total = Fraction(problem.hotness.total)
+        said = Fraction(next_share(curves, problem, more_bytes, float(now.worth))) * total
+        sums = case.sums()
+        step = max(each[min(case.granularity, len(each) - 1)] for each in sums)
+        true = later.worth - now.worth
+        assert true - total * ROUNDING <= said <= true + step + total * ROUNDING
+        checked += true > 0
+    assert checked > 100
 
 
 # The seeds that are named are those that tell of a search closed one activation too early, and of lists cut too short.

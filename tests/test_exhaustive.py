@@ -81,3 +81,12 @@ def test_the_time_is_asked_for_before_each_list() -> None:
     sequences, limits = drawn(1)
     found = search(sequences, limits, most_lists=math.inf, expired=lambda: True)
     assert (found.ended, found.choices, found.value) == (False, None, limits.best)
+
+
+def test_a_search_ends_where_what_is_left_cannot_be_better() -> None:
+    sequence = Choices(np.array([0, 5]), np.array([0.0, 10.0]))
+    limits = Limits(room=3, need=-9, price=3.0, best=8.5, gain=1.0, tolerance=1e-9, lighter_is_better=True)
+    # Three units more are worth nine at most.
+    assert search([sequence], limits, most_lists=0, expired=lambda: False).ended
+    assert not search([sequence], limits._replace(best=8.0), most_lists=0, expired=lambda: False).ended
+    assert not search([sequence], limits._replace(best=8.0, gain=1 + 1e-10), most_lists=0, expired=lambda: False).ended

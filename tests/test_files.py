@@ -89,13 +89,14 @@ def test_permissions_of_the_old_file_are_kept(tmp_path: Path) -> None:
     assert target.stat().st_mode & 0o777 == 0o640
 
 
-def test_a_new_file_has_the_permissions_of_the_umask(tmp_path: Path) -> None:
-    old_umask = os.umask(0o027)
+@pytest.mark.parametrize(("mask", "mode"), [(0o027, 0o640), (0, 0o666)])
+def test_a_new_file_has_the_permissions_of_the_umask(mask: int, mode: int, tmp_path: Path) -> None:
+    old_umask = os.umask(mask)
     try:
         write_whole(tmp_path / "out", b"new")
     finally:
         os.umask(old_umask)
-    assert (tmp_path / "out").stat().st_mode & 0o777 == 0o640
+    assert (tmp_path / "out").stat().st_mode & 0o777 == mode
 
 
 @pytest.mark.parametrize("where", ["real", "missing", "link"])
@@ -127,7 +128,9 @@ def test_a_linked_folder_is_written_into(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/fd").exists(), reason="needs /dev/fd")
-@pytest.mark.parametrize("name", ["/dev/stdout", "/dev/hotsplit-test", "/dev/fd/1", "/proc/self/fd/1"])
+@pytest.mark.parametrize(
+    "name", ["/dev/stdout", "/dev/hotsplit-test", "/dev/fd/1", "/proc/self/fd/1", "/sys/hotsplit-test"]
+)
 def test_nothing_is_put_among_devices_and_open_files(name: str) -> None:
     with pytest.raises(InputError) as caught:
         write_whole(Path(name), b"new")
@@ -148,12 +151,13 @@ def test_leftovers_of_dead_runs_are_removed_and_those_of_living_ones_are_not(tmp
     target = tmp_path / "out"
     (tmp_path / ".out.0123456789ab.hotsplit-partial").write_bytes(b"dead")
     (tmp_path / ".other.0123456789ab.hotsplit-partial").write_bytes(b"somebody else's")
+    (tmp_path / ".out.notes").write_bytes(b"the user's own")
     with staged(target) as living:
         living.write_bytes(b"first")
         write_whole(target, b"second")
         assert living.exists()
     assert target.read_bytes() == b"first"
-    assert names(tmp_path) == [".other.0123456789ab.hotsplit-partial", "out"]
+    assert names(tmp_path) == [".other.0123456789ab.hotsplit-partial", ".out.notes", "out"]
 
 
 @LINUX_ONLY

@@ -166,6 +166,7 @@ def test_a_solved_list_makes_a_plan_with_a_group_for_each_number() -> None:
         (changed("units.kind", 3), "p.json: units.kind: found 3, expected text"),
         (changed("units.groups", []), "p.json: units.groups: found a list of 0, expected at least 1 of them"),
         (changed("units.groups", {"0": 1}), "p.json: units.groups: found a mapping (0), expected a list"),
+        (changed("model.path", "m\0.gguf"), "p.json: model.path: found 'm\\x00.gguf', expected a file's path"),
         (changed("units.groups.1", 4), "p.json: units.groups[1]: found 4, expected a mapping"),
         (
             changed("units.groups.0.label", ...),

@@ -10,7 +10,7 @@ import pytest
 from exporter.powerinfer.plan_checks import disagreements
 from planner.activations.folder import Statistics, fingerprint_of
 from planner.engines.powerinfer.geometry import Geometry
-from planner.plans.plan import Plan, PlannedModel, PlannedStatistics, SolverReport
+from planner.plans.plan import Plan, PlannedModel, PlannedStatistics, SolverReport, solver_contradictions
 
 
 def statistics_of(lengths: list[int], labels: tuple[str, ...] | None = None) -> Statistics:
@@ -187,3 +187,18 @@ def test_experts_have_their_layer_s_figures() -> None:
     assert disagreements(
         Plan.of_solved_list((1, 1, 1, 1), 59, labels=labels), statistics=statistics, geometry=GEOMETRY
     ) == ["plan: vram_required_bytes: found 59, but these neurons of the model take 60 bytes"]
+
+
+@pytest.mark.parametrize(
+    ("objective", "bound", "gap", "holds"),
+    [
+        (0.0, 0.0, 0.5, True),
+        (0.25, 0.5, 0.5, True),
+        (0.25, 0.5, 0.4, False),
+        (0.75, 1.0, 0.25, True),
+        (0.75, 1.0, 0.0, False),
+    ],
+)
+def test_a_gap_is_checked_wherever_there_is_a_bound(objective: float, bound: float, gap: float, holds: bool) -> None:
+    proof = SolverReport(name="s", status="optimal", objective=objective, upper_bound=bound, relative_gap=gap)
+    assert (not [*solver_contradictions(proof)]) is holds

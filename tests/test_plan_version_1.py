@@ -287,3 +287,22 @@ def test_any_value_anywhere_gives_a_sound_plan_or_named_faults(path: str, value:
     else:
         assert plan.contradictions() == []
         assert plan_from_dict(plan_as_dict(plan)) == plan
+
+
+def test_a_contradiction_is_found_in_a_plan_without_a_solver() -> None:
+    document = changed("solver", ...)
+    document["solved_list"] = [3, 4, 5]
+    assert faults(document) == [
+        line for line in faults(changed("solved_list", [3, 4, 5])) if not line.startswith("p.json: solver")
+    ]
+
+
+def test_a_granularity_counts_only_for_layers_that_are_known() -> None:
+    document = changed("solver.granularity", 3)
+    document["solved_list"], document["vram_required_bytes"] = [3, 3], 90
+    document["budget"].update({"budget_bytes": 180, "ffn_bytes": 90})
+    assert [group.step for group in plan_from_dict(document).groups] == [3, 3]
+    del document["model"]
+    assert [group.step for group in plan_from_dict(document).groups] == [1, 1]
+    del document["solver"]
+    assert [group.step for group in plan_from_dict(document).groups] == [1, 1]
