@@ -337,6 +337,29 @@ def test_a_stated_budget_is_used_besides_the_context_that_the_study_states(catal
     assert guessed.bytes.vram - stated.bytes.vram == DEFAULT_CONTEXT_BYTES - CONTEXT_BYTES
 
 
+def test_this_machines_gpu_has_the_rates_of_the_catalogue(
+    catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from planner.hardware.gpu import Gpu, MemoryBasis
+    from planner.studies import sweep as module
+
+    title = "NVIDIA GeForce RTX 4090 Laptop GPU"
+    gpu = Gpu(0, title, "GPU-1", 8 * GIB, 7 * GIB, None, MemoryBasis.NVML_V2, 0)
+    monkeypatch.setattr(module, "choose_gpu", lambda: gpu)
+    (answer,) = ask(catalogue, gpus={"device": "this machine"})
+    assert answer.gpu_name == f"{title} (this machine)"
+    assert answer.vram_bytes == 7 * GIB
+    assert dict(answer.basis)["speed"].startswith("bytes read for a token over 576 GB/s GPU, 10 GB/s host")
+    (cell,) = cells_of(catalogue, gpus={"device": "this machine"})
+    # PCI Express 4.0 with 16 lanes: 16 GT/s each, 128 bits of 130 are data.
+    link = CellEvaluator(catalogue, Machine(gpu, None)).gpu(cell).pcie_bytes_per_s
+    assert link == pytest.approx(16e9 / 8 * 16 * 128 / 130, rel=1e-3)
+    # A size that the study states counts in place of what is free.
+    (sized,) = ask(catalogue, gpus={"device": "this machine", "vram": "4GiB"})
+    assert sized.vram_bytes == 4 * GIB
+    assert sized.bytes.budget == 4 * GIB - DEFAULT_CONTEXT_BYTES - ENGINE_MARGIN_BYTES
+
+
 def test_one_memory_is_not_spent_twice(catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch) -> None:
     # Every byte is on one side or the other, and CUDA's context comes on top.
     needed_bytes = DEFAULT_CONTEXT_BYTES + _WHOLE_BYTES
@@ -399,6 +422,8 @@ def test_a_plan_of_one_memory_that_is_too_small_is_refused(study: Study, monkeyp
 
 
 ONE_AT_A_TIME: tuple[tuple[dict[str, Any], dict[str, Any]], ...] = (
+    ({"quantisations": "F16"}, {"quantisations": "Q8_0"}),
+    ({}, {"models": [{**TINY, "dimensions": {**TINY["dimensions"], "n_ff": N_FF // 2}}]}),
     ({"kv_type": "f16"}, {"kv_type": "f32"}),
     ({"reserve": {"total": 0}}, {"reserve": {"total": 300 * NEURON_BYTES}}),
     ({"contexts": 256}, {"contexts": 128}),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 
 import numpy as np
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from benchmarks.drawn import skewed
 from planner.base.record import replace
+from planner.commands.placement import say_progress
 from planner.placement import ilp
 from planner.placement import solve as module
 from planner.placement.ilp import IlpAnswer, IlpModel, IlpStatus
@@ -300,3 +302,27 @@ def test_experts_as_layers() -> None:
     solution = solve(problem, QUICK)
     hottest = np.sort(np.concatenate(impacts))[::-1][: 64 * 120]
     assert solution.objective == solution.upper_bound == hottest.sum()
+
+
+def test_a_long_search_says_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("planner.placement.solve._PROGRESS_S", 0.0)
+    values = [each.tolist() for each in skewed(16, 2048, seed=4)]
+    neuron_bytes = [288 + layer for layer in range(16)]
+    problem = problem_of(values, neuron_bytes, int(0.05 * 2048 * sum(neuron_bytes)), thresholds=[900] * 16)
+    gaps: list[float] = []
+    solution = solve(problem, SolverOptions(confirm=False), progress=gaps.append)
+    assert solution.status is SolverStatus.OPTIMAL
+    assert 1 > gaps[0] > solution.relative_gap
+    assert gaps == sorted(gaps, reverse=True)
+    assert solve(problem, SolverOptions(confirm=False)) == solution
+
+
+def test_a_line_about_progress_says_what_can_be_done(capsys: pytest.CaptureFixture[str]) -> None:
+    say_progress(0.000123)
+    say_progress(math.inf)
+    assert capsys.readouterr().err.splitlines() == [
+        "hotsplit: note: still looking for the proof: proven so far to 0.00012 of the best possible; "
+        "--time-limit SECONDS takes the best found by then",
+        "hotsplit: note: still looking for the proof: found no placement yet; "
+        "--time-limit SECONDS takes the best found by then",
+    ]
