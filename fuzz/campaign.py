@@ -19,6 +19,7 @@ READERS = (
     "planner.model_files.header",
     "planner.model_files.gguf_parts",
     "planner.model_files.hf_folder",
+    "planner.base.json_values",
     "planner.model_files.json_text",
     "planner.model_files.safetensors_header",
     "planner.model_files.moe.from_folder",
