@@ -40,7 +40,9 @@ def test_the_table_says_what_differs_and_the_line_above_it_what_does_not(
     assert done.err == ""
     lines = done.out.splitlines()
     assert lines[0] == "A small study"
-    assert lines[1].strip() == (
+    assert lines[1].startswith("Smallest GPU that meets the targets (give every GPU a `price` to compare by price): ")
+    assert lines[1].endswith(": rtx-4060 8 GiB. It fits whole on the GPU: you need no split.")
+    assert lines[2].strip() == (
         "For all: model bamboo-7b, quantisation Q4_0, host ddr4-3200-dual, context 512, solver highs."
     )
     rows = rows_of(done.out)
@@ -64,7 +66,7 @@ def test_a_narrow_terminal_gets_fewer_columns_and_is_told(study: Path) -> None:
         lines = io.StringIO()
         print_study(loaded, answers, (), Console(file=lines, width=width))
         seen[width] = lines.getvalue()
-        assert all(len(line) <= width for line in seen[width].splitlines()[2:6])
+        assert all(len(line) <= width for line in seen[width].splitlines()[3:7])
     assert "left out" not in seen[200]
     assert "left out on a narrow terminal: hot, VRAM, +1 GiB\n" in seen[84]
     assert "left out on a narrow terminal: hot, VRAM, +1 GiB, bound by\n" in seen[60]
@@ -93,7 +95,7 @@ def test_one_cell_shows_what_each_figure_rests_on(capsys: pytest.CaptureFixture[
 def test_json_has_every_byte_and_the_solved_list(capsys: pytest.CaptureFixture[str], study: Path) -> None:
     done = hotsplit(capsys, "whatif", study, "--json", "--ask", "least-vram", "--ask", "cheapest")
     found = json.loads(done.out)
-    assert (found["format"], found["version"], found["title"]) == ("hotsplit.whatif", 1, "A small study")
+    assert (found["format"], found["version"], found["title"]) == ("hotsplit.whatif", 2, "A small study")
     first, second = found["cells"]
     sizes = first["bytes"]
     assert sizes["ffn_bytes"] == (

@@ -15,6 +15,7 @@ from planner.studies.questions import Reply
 from planner.studies.speed import Bound
 from planner.studies.speed_basis import basis_words, range_words
 from planner.studies.study import BASE
+from planner.studies.verdict import verdict_of
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from planner.studies.study import Study
 
 FORMAT = "hotsplit.whatif"
-VERSION = 1
+VERSION = 2
 
 _BOUND_WORDS = {
     Bound.GPU: "GPU bandwidth",
@@ -46,8 +47,9 @@ AXES: tuple[tuple[str, Callable[[Answer], str]], ...] = (
 
 
 def print_study(study: Study, answers: Sequence[Answer], replies: Sequence[Reply], console: Console) -> None:
-    """Prints the table of answers, what they rest on, and the replies to inverse questions."""
+    """Prints the verdict, the table of answers, what they rest on, and the replies to inverse questions."""
     console.print(printable(study.title), style="bold")
+    console.print(printable(verdict_of(answers).text), soft_wrap=True)
     same = same_for_all(answers)
     shown = [(name, of) for name, of in AXES if len({of(answer) for answer in answers}) > 1]
     if same:
@@ -129,6 +131,7 @@ def study_as_dict(study: Study, answers: Sequence[Answer], replies: Sequence[Rep
         "version": VERSION,
         "title": study.title,
         "description": study.description,
+        "verdict": verdict_of(answers).to_dict(),
         "cells": [answer.to_dict() for answer in answers],
         "replies": [reply.to_dict() for reply in replies],
     }
