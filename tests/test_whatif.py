@@ -149,7 +149,11 @@ def test_the_schema_is_printed_without_a_study(capsys: pytest.CaptureFixture[str
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "found no study, expected a YAML file: hotsplit whatif FILE (examples are in configs/)"),
+        (
+            [],
+            "found no study; ask with --model NAME --gpu NAME, show one that is shipped (--example list), or name a "
+            "YAML file: hotsplit whatif FILE",
+        ),
         (["missing.yaml"], "missing.yaml: No such file or directory"),
     ],
 )

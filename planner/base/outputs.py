@@ -62,6 +62,7 @@ def _recognised_by(name: str, pattern: bytes) -> Kind:
 
 PLAN = _recognised_by("a plan", rb'\s*\{\s*"format":\s*"hotsplit\.plan"')
 STUDY_CSV = _recognised_by("a table of a study", rb"cell,scenario,model,quantisation,gpu,(host|engine),")
+STUDY = _recognised_by("a study", rb"# Written by hotsplit whatif --save\b")
 STUDY_PAGE = _recognised_by("a page", rb'<!DOCTYPE html>.*<meta name="generator" content="hotsplit">')
 STUDY_PLOT = _recognised_by(
     "a plot",

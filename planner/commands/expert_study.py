@@ -21,7 +21,7 @@ NO = 1
 _STDOUT = Path("-")
 
 
-def run(arguments: argparse.Namespace, document: Document) -> int:
+def run(arguments: argparse.Namespace, path: Path, document: Document) -> int:
     """Answers the study and shows it; the outputs that were asked for have been checked.
 
     Raises:
@@ -36,7 +36,7 @@ def run(arguments: argparse.Namespace, document: Document) -> int:
 
     if arguments.plot is not None:
         raise InputError("--plot: draws studies of neurons; a study of experts has its pictures on the page of --html")
-    study = expert_study(arguments.study, document, catalogue_directory=arguments.catalogue)
+    study = expert_study(path, document, catalogue_directory=arguments.catalogue)
     cells = study.cells if arguments.cell is None else (study.cell(arguments.cell),)
     evaluator = ExpertEvaluator()
     answers = [evaluator.answer(cell) for cell in cells]

@@ -242,3 +242,8 @@ def _code_point(character: Any) -> int:
 def _line(event: Any) -> int:
     line: int = event.start_mark.line
     return line + 1
+
+
+def yaml_of(value: object) -> str:
+    """Returns plain data as YAML, block style, keys in their order; `parse_yaml` reads the same data back."""
+    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=100)
