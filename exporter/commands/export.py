@@ -241,4 +241,4 @@ def _report(writer: Writer, plan: Plan, output: Path, *, as_json: bool) -> None:
         f"{format_bytes(plan.vram_required_bytes)} of VRAM ({format_bytes(size_bytes)} on disk)"
     )
     for step in writer.next_steps(plan, output):
-        common.say(step)
+        common.say(f"next: {step}")

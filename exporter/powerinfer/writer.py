@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from planner.base.errors import InputError
+from planner.engines.powerinfer.command_line import command_line
 from planner.engines.powerinfer.defaults import INDEX_SUFFIX
 from planner.engines.powerinfer.geometry import Geometry
 
@@ -79,8 +81,22 @@ class IndexWriter:
         return [] if tied is None else [tied]
 
     def next_steps(self, plan: Plan, output: Path) -> Sequence[str]:
-        """Returns the engine's command line, where the plan names its model."""
-        return ()
+        """Returns the engine's command line, where the plan names its model.
+
+        The engine looks for the index beside the model only (`llama.cpp` 3090), so one that lies elsewhere comes first.
+        """
+        if plan.model is None:
+            return ()
+        beside = self.output_beside(Path(plan.model.path))
+        steps = [] if beside == output else [f"cp {shlex.quote(str(output))} {shlex.quote(str(beside))}"]
+        settings = {} if plan.engine is None else plan.engine.settings
+        line = command_line(
+            plan.model.path,
+            context=settings.get("context"),
+            kv_type=settings.get("kv_type"),
+            budget_bytes=None if plan.budget is None else plan.budget.budget_bytes,
+        )
+        return [*steps, line]
 
 
 def _geometry(model: EngineModel | None) -> Geometry | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 
 from planner.base.errors import InputError
@@ -103,5 +104,9 @@ def run(arguments: argparse.Namespace) -> int:
     for path in (arguments.output, arguments.html):
         if path is not None:
             common.say(f"written to {path}")
+    if arguments.output is not None:
+        common.say(f"next: hotsplit export --plan {shlex.quote(str(arguments.output))}")
+    else:
+        common.say("next: write the plan with --output plan.json, then: hotsplit export --plan plan.json")
     placement.check_can_split(planning.engine, planning.model)
     return 0
