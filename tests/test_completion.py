@@ -48,6 +48,10 @@ printf '%s\\n' "${COMPREPLY[@]}"
         (["export", "--device", "c"], ["cpu", "cuda"]),
         (["engine", "un"], ["uninstall"]),
         (["completion", "po"], ["powershell"]),
+        (["demo", "--shape", "bam"], ["bamboo-7b"]),
+        (["catalogue", "--entry", "l4"], ["l4", "l40s"]),
+        (["whatif", "--gpu", "rtx-6"], ["rtx-6000-ada"]),
+        (["whatif", "--model", "opt-1"], ["opt-13b", "opt-175b"]),
     ],
 )
 def test_bash(capsys: pytest.CaptureFixture[str], tmp_path: Path, typed: list[str], offered: list[str]) -> None:

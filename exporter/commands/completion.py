@@ -37,12 +37,33 @@ def run(arguments: argparse.Namespace) -> int:
     import shtab
 
     parser: argparse.ArgumentParser = arguments.parser
+    _offer_names(parser)
     for action in _actions(parser):
         if action.type is Path:
             is_folder = action.metavar is not None and "DIR" in action.metavar
             action.complete = shtab.DIRECTORY if is_folder else shtab.FILE  # type: ignore[attr-defined]
     print(shtab.complete(parser, arguments.shell), file=answer_stream())
     return 0
+
+
+def _offer_names(parser: argparse.ArgumentParser) -> None:
+    """Gives the options that take names of the shipped catalogue these names; for the script only, after parsing."""
+    from planner.catalogue.entries import load_catalogue
+    from planner.studies.examples import example_names
+
+    shipped = load_catalogue()
+    models, gpus, hosts = list(shipped.models), list(shipped.gpus), list(shipped.hosts)
+    names = {
+        ("demo", "--shape"): models,
+        ("catalogue", "--entry"): [*models, *gpus, *hosts],
+        ("whatif", "--model"): models,
+        ("whatif", "--gpu"): gpus,
+        ("whatif", "--host"): hosts,
+        ("whatif", "--example"): ["list", *example_names()],
+    }
+    commands = next(action.choices for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    for (command, option), offered in names.items():
+        commands[command]._option_string_actions[option].choices = offered
 
 
 def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
