@@ -13,6 +13,7 @@ from planner.base.quiet import answer_stream
 from planner.commands import common
 
 if TYPE_CHECKING:
+    from planner.config.document import Document
     from planner.studies.answer import Answer
     from planner.studies.questions import Reply
     from planner.studies.study import Cell, Study
