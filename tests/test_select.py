@@ -1,7 +1,9 @@
-"""The k hottest neurons against a stable sort that knows nothing of torch."""
+"""The k hottest neurons, by numpy and by torch, against a stable sort that knows neither."""
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +27,11 @@ def hottest_by_stable_sort(values: np.ndarray[Any, Any], k: int) -> list[int]:
     return sorted(order[:k])
 
 
+def by_torch(values: np.ndarray[Any, Any], k: int) -> np.ndarray[Any, np.dtype[np.int32]]:
+    """Selects as on CUDA, on the device that every machine has."""
+    return select._by_torch(select._checked(values, k), k)
+
+
 def arrays() -> st.SearchStrategy[np.ndarray[Any, Any]]:
     def of(dtype: str) -> st.SearchStrategy[np.ndarray[Any, Any]]:
         kind = np.dtype(dtype)
@@ -42,9 +49,29 @@ def arrays() -> st.SearchStrategy[np.ndarray[Any, Any]]:
 @given(values=arrays(), data=st.data())
 def test_the_k_largest_with_ties_to_the_lowest_number(values: np.ndarray[Any, Any], data: st.DataObject) -> None:
     k = data.draw(st.integers(0, len(values)))
-    numbers = select_hottest(values, k, "cpu")
-    assert numbers.dtype == np.int32
-    assert numbers.tolist() == hottest_by_stable_sort(values, k)
+    expected = hottest_by_stable_sort(values, k)
+    for numbers in (select_hottest(values, k, "cpu"), by_torch(values, k)):
+        assert numbers.dtype == np.int32
+        assert numbers.tolist() == expected
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    values=hnp.arrays(
+        st.sampled_from(["f2", "f4", "f8", ">f8"]),
+        st.integers(0, 9),
+        elements=st.sampled_from([0.0, -0.0, 1.0, np.nan, np.inf]),
+    ),
+    k=st.integers(-1, 10),
+)
+def test_numpy_and_torch_refuse_the_same(values: np.ndarray[Any, Any], k: int) -> None:
+    def answer(ask: Any) -> Any:
+        try:
+            return ask(values, k).tolist()
+        except InputError as error:
+            return str(error)
+
+    assert answer(lambda values, k: select_hottest(values, k, "cpu")) == answer(by_torch)
 
 
 @settings(max_examples=100, deadline=None)
@@ -104,7 +131,7 @@ def test_the_input_tensor_is_left_as_it_was() -> None:
         (np.zeros(3), 4, "cannot select 4 of 3 neurons"),
         (np.zeros(3), -1, "cannot select -1 of 3 neurons"),
         (np.array([0.0, np.nan]), 1, "activation values hold NaN, which has no place in an order"),
-        (np.zeros(3, complex), 1, "activation values have type torch.complex128; expected integers or floats"),
+        (np.zeros(3, complex), 1, "activation values have type complex128; expected integers or floats"),
         (np.array(["a"]), 1, "activation values have type <U1; expected integers or floats"),
     ],
 )
@@ -115,11 +142,12 @@ def test_what_has_no_answer_is_refused(values: np.ndarray[Any, Any], k: int, mes
 
 
 def test_unknown_devices_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(select, "cuda_is_possible", lambda: True)
     monkeypatch.setattr(select, "_cuda_is_available", lambda: False)
-    assert Selector("auto").device == torch.device("cpu")
+    assert Selector("auto").device == "cpu"
     for device, message in [
         ("cuda", "device 'cuda' was asked for but torch finds no CUDA GPU; use --device auto or --device cpu"),
-        ("meta", "device 'meta' cannot be used here; use auto, cpu or cuda"),
+        ("meta", "device 'meta' is not known; use auto, cpu or cuda"),
         ("warp", "device 'warp' is not known; use auto, cpu or cuda"),
     ]:
         with pytest.raises(InputError) as caught:
@@ -129,7 +157,58 @@ def test_unknown_devices_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_auto_takes_cuda_where_torch_finds_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(select, "_cuda_is_available", lambda: True)
-    assert Selector("auto").device == torch.device("cuda")
+    monkeypatch.setattr(select, "cuda_is_possible", lambda: True)
+    assert Selector("auto").device == "cuda"
+    assert Selector("cuda:1").device == "cuda:1"
+    monkeypatch.setattr(select, "cuda_is_possible", lambda: False)
+    assert Selector("auto").device == "cpu"
+
+
+def test_a_torch_that_cannot_be_imported_is_an_error_only_where_it_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def missing() -> bool:
+        raise ModuleNotFoundError("No module named 'torch'")
+
+    monkeypatch.setattr(select, "_cuda_is_available", missing)
+    monkeypatch.setattr(select, "cuda_is_possible", lambda: True)
+    notes: list[str] = []
+    assert Selector("auto", note=notes.append).device == "cpu"
+    assert notes == [
+        "torch cannot be imported (No module named 'torch'), so the CPU selects neurons, with the same result"
+    ]
+    assert Selector("cpu", note=pytest.fail).device == "cpu"
+    with pytest.raises(InputError) as caught:
+        Selector("cuda", note=pytest.fail)
+    assert str(caught.value) == (
+        "device 'cuda' was asked for but torch cannot be imported (No module named 'torch'); use --device cpu or "
+        "install torch"
+    )
+
+
+def test_a_torch_whose_library_is_damaged_counts_as_one_that_cannot_be_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "torch.py").write_text("raise OSError('libtorch.so: file too short')", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "torch")
+    with pytest.raises(ImportError, match=r"libtorch\.so: file too short"):
+        select._cuda_is_available.__wrapped__()
+
+
+def test_a_tensor_is_selected_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    honest = select._by_torch
+
+    def on(tensor: torch.Tensor, k: int) -> Any:
+        asked.append(tensor.device.type)
+        return honest(torch.tensor([1, 9, 9]), k)
+
+    monkeypatch.setattr(select, "_by_torch", on)
+    monkeypatch.setattr(select, "cuda_is_possible", lambda: pytest.fail("looked for another device"))
+    assert select_hottest(torch.empty(3, device="meta", dtype=torch.int64), 1).tolist() == [1]
+    assert select_hottest(torch.tensor([1, 9, 9]), 1).tolist() == [1]
+    assert asked == ["meta", "cpu"]
 
 
 @pytest.mark.parametrize(
@@ -141,9 +220,12 @@ def test_auto_takes_cuda_where_torch_finds_it(monkeypatch: pytest.MonkeyPatch) -
         torch.cuda.DeferredCudaCallError("CUDA call failed lazily at initialization"),
     ],
 )
-def test_a_gpu_that_fails_hands_over_to_the_cpu_once(monkeypatch: pytest.MonkeyPatch, failure: Exception) -> None:
+@pytest.mark.parametrize("kind", [np.array, torch.tensor])
+def test_a_gpu_that_fails_hands_over_to_the_cpu_once(
+    monkeypatch: pytest.MonkeyPatch, failure: Exception, kind: Any
+) -> None:
     on_devices: list[str] = []
-    honest = select._select
+    honest = select._by_torch
 
     def failing_away_from_the_cpu(tensor: torch.Tensor, k: int) -> Any:
         on_devices.append(tensor.device.type)
@@ -151,14 +233,14 @@ def test_a_gpu_that_fails_hands_over_to_the_cpu_once(monkeypatch: pytest.MonkeyP
             raise failure
         return honest(tensor, k)
 
-    monkeypatch.setattr(select, "_select", failing_away_from_the_cpu)
+    monkeypatch.setattr(select, "_by_torch", failing_away_from_the_cpu)
     notes: list[str] = []
     selector = Selector("cpu", note=notes.append)
-    selector.device = torch.device("meta")  # a device that every build of torch has, and that holds no data
-    values = np.array([1, 3, 2, 3])
+    selector.device = "meta"  # a device that every build of torch has, and that holds no data
+    values = kind([1, 3, 2, 3])
     assert selector.select(values, 2).tolist() == [1, 3]
     assert selector.select(values, 3).tolist() == [1, 2, 3]
-    assert on_devices == ["meta", "cpu", "cpu"]
+    assert on_devices == (["meta"] if kind is np.array else ["meta", "cpu", "cpu"])
     reason = str(failure).splitlines()[0]
     assert notes == [f"the GPU could not select neurons ({reason}); the CPU does it, with the same result"]
 
@@ -178,7 +260,7 @@ def test_all_layers_at_once_are_the_layers_one_by_one(monkeypatch: pytest.Monkey
 
 
 def test_a_gpu_that_fails_in_the_middle_of_a_model_hands_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = select._select
+    honest = select._by_torch
 
     def failing_on_the_second(tensor: torch.Tensor, k: int) -> Any:
         if tensor.device.type != "cpu" and k == 2:
@@ -186,10 +268,10 @@ def test_a_gpu_that_fails_in_the_middle_of_a_model_hands_over(monkeypatch: pytes
         return honest(values_of[k], k)
 
     values_of = {k: torch.tensor([5, 1, 7, 7]) for k in (1, 2, 3)}
-    monkeypatch.setattr(select, "_select", failing_on_the_second)
+    monkeypatch.setattr(select, "_by_torch", failing_on_the_second)
     notes: list[str] = []
     selector = Selector("cpu", note=notes.append)
-    selector.device = torch.device("meta")
+    selector.device = "meta"
     columns = [values_of[k].numpy() for k in (1, 2, 3)]
     found = selector.select_all(columns, [4, 4, 4], [1, 2, 3])
     assert [bucket.tolist() for bucket in found] == [[2], [2, 3], [0, 2, 3]]
@@ -207,17 +289,17 @@ def test_cuda_selects_what_the_cpu_selects(dtype: str) -> None:
         for k in (1, 300, 14336, 28671):
             on_cuda = Selector("cuda", note=pytest.fail)
             assert on_cuda.select(values, k).tolist() == select_hottest(values, k, "cpu").tolist()
-            assert on_cuda.device.type == "cuda"
+            assert on_cuda.device == "cuda"
 
 
 def test_torch_has_as_many_threads_as_before() -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        select_hottest(np.arange(10), 3)
-        Selector("cpu").select_all([np.arange(70_000)] * 3, [70_000] * 3, [5] * 3)
+        select_hottest(torch.arange(10), 3)
+        Selector("cpu").select(torch.arange(10), 3)
         with pytest.raises(InputError):
-            select_hottest(np.array([np.nan]), 1)
+            select_hottest(torch.tensor([torch.nan]), 1)
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(threads)

@@ -74,7 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
     writer, plan, model = source.writer, source.plan, source.path
     output = arguments.output or _beside(writer, model)
     keep_inputs(output, model, arguments.plan, arguments.config)
-    # The writer loads its libraries only now, so that bad input is refused before torch has loaded.
+    # The writer loads its libraries only now, so that bad input is refused before they are.
     writer.write(
         plan,
         source.statistics,

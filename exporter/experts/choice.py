@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from exporter.select import Selector
 from planner.base.record import Record
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def choose(plan: Plan, statistics: Statistics | None, *, device: str, note: Call
     """Returns what to place, one entry for each group of the plan.
 
     Where the plan gives no numbers, the most often chosen experts are selected as neurons are (`exporter.select`):
-    with torch, on CUDA where there is a GPU, with the same result everywhere, the lower number of two equals first.
+    on CUDA where there is a GPU, with the same result everywhere, the lower number of two equals first.
 
     Args:
         plan: a plan without contradictions (`exporter.experts.plan_checks`).
@@ -62,6 +63,7 @@ def choose(plan: Plan, statistics: Statistics | None, *, device: str, note: Call
         note: called with one line when a GPU failed and the CPU did its work.
     """
     found = []
+    selector: Selector | None = None
     for position, group in enumerate(plan.groups):
         n_expert = group.units
         if n_expert is None:
@@ -72,11 +74,10 @@ def choose(plan: Plan, statistics: Statistics | None, *, device: str, note: Call
         elif group.placed in (0, n_expert):
             experts = {ONE_DEVICE: tuple(range(group.placed))}
         else:
-            from exporter.select import select_hottest
-
             assert statistics is not None, "checked before: a plan without numbers needs statistics"
             counts = padded(statistics.values[position], n_expert)
-            hottest = select_hottest(counts, group.placed, device, note=note)
+            selector = selector or Selector(device, note=note)
+            hottest = selector.select(counts, group.placed)
             experts = {ONE_DEVICE: tuple(hottest.tolist())}
         found.append(LayerChoice(int(group.label), n_expert, experts))
     return found

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from exporter.powerinfer.index_format import MARK_ACTIVATIONS, MARK_MODEL, IndexedLayer
 from exporter.powerinfer.index_writer import add_layer, fill_index
@@ -23,6 +22,7 @@ from planner.plans.plan import Plan
 
 if TYPE_CHECKING:
     import numpy.typing as npt
+    import torch
     from gguf import GGUFWriter
 
     from planner.engines.powerinfer.geometry import Geometry
@@ -43,6 +43,8 @@ def load_activation_weights(models_base: str | os.PathLike[str]) -> list[torch.T
         InputError: a file is missing, damaged, or holds what activation statistics cannot be.
         OSError: the folder cannot be read.
     """
+    import torch
+
     return [torch.from_numpy(_writeable(values)) for values in read_statistics(Path(models_base)).values]
 
 

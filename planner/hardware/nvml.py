@@ -39,7 +39,16 @@ _OURS = "nvidia-ml-py"
 
 
 class NoGpuError(InputError):
-    """No GPU's memory can be read, so a budget has to be given; `str()` says why and what to do."""
+    """No GPU's memory can be read, so a budget has to be given; `str()` says why and what to do.
+
+    Attributes:
+        code: NVML's code where NVML did not start (see `Code`), else None.
+    """
+
+    def __init__(self, *arguments: str, code: int | None = None) -> None:
+        """Keeps the code beside the text."""
+        super().__init__(*arguments)
+        self.code = code
 
 
 class BindingError(NoGpuError):
@@ -164,7 +173,7 @@ def nvml() -> Iterator[Any]:
     try:
         binding.nvmlInit()
     except binding.NVMLError as error:
-        raise NoGpuError(fault_line(error)) from None
+        raise NoGpuError(fault_line(error), code=getattr(error, "value", None)) from None
     try:
         yield binding
     finally:
