@@ -11,6 +11,8 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
 
 # A process inherits the peak memory of whoever starts it, so a small one does.
 _LAUNCHER = """
@@ -58,8 +60,15 @@ def by_turns(works: Mapping[str, Callable[[], object]], repeat: int) -> dict[str
     return {name: _timing(each) for name, each in runs.items()}
 
 
-def processes_by_turns(commands: Mapping[str, Sequence[str]], repeat: int) -> dict[str, Timing]:
+def processes_by_turns(
+    commands: Mapping[str, Sequence[str]], repeat: int, *, folders: Mapping[str, Path] = MappingProxyType({})
+) -> dict[str, Timing]:
     """Times whole processes likewise, with the peak of their memory where the system tells it.
+
+    Args:
+        commands: command lines by name.
+        repeat: rounds.
+        folders: where each runs, if not here; `python -m` looks for modules there first.
 
     Raises:
         RuntimeError: a process failed; with what it said.
@@ -67,7 +76,7 @@ def processes_by_turns(commands: Mapping[str, Sequence[str]], repeat: int) -> di
     runs: dict[str, list[tuple[float, float, int]]] = {name: [] for name in commands}
     for _ in range(repeat):
         for name, command in commands.items():
-            runs[name].append(_run(command))
+            runs[name].append(_run(command, folders.get(name)))
     return {
         name: _timing([run[:2] for run in each], max(run[2] for run in each) or None) for name, each in runs.items()
     }
@@ -78,12 +87,12 @@ def _timing(runs: Sequence[tuple[float, float]], peak_bytes: int | None = None) 
     return Timing(min(seconds), statistics.median(seconds), min(run[1] for run in runs), peak_bytes)
 
 
-def _run(command: Sequence[str]) -> tuple[float, float, int]:
+def _run(command: Sequence[str], folder: Path | None) -> tuple[float, float, int]:
     """Returns seconds, processor seconds and peak bytes (0 where the system does not tell) of one process."""
     launched = [sys.executable, "-I", "-S", "-c", _LAUNCHER, *command]
     # As when installed: what is imported was compiled before.
     variables = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    done = subprocess.run(launched, capture_output=True, check=True, env=variables, text=True)
+    done = subprocess.run(launched, capture_output=True, check=True, cwd=folder, env=variables, text=True)
     exit_code, said, seconds, cpu_s, peak = json.loads(done.stdout)
     if exit_code not in (0, 1):
         raise RuntimeError(f"{' '.join(command)} ended with {exit_code}: {said.strip()}")
