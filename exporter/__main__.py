@@ -28,30 +28,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return interruptible(lambda: _run(arguments), ends_process=arguments is None)
 
 
+# In the order in which a newcomer needs them.
+COMMANDS = {
+    "demo": "exporter.commands.demo",
+    "devices": "planner.commands.devices",
+    "statistics": "planner.commands.statistics",
+    "fit": "planner.commands.fit",
+    "plan": "planner.commands.plan",
+    "export": "exporter.commands.export",
+    "inspect": "exporter.commands.inspect",
+    "verify": "exporter.commands.verify",
+    "doctor": "exporter.commands.doctor",
+    "whatif": "planner.commands.whatif",
+    "catalogue": "planner.commands.catalogue",
+    "measure": "exporter.commands.measure",
+    "profile": "exporter.commands.profile",
+    "diff": "exporter.commands.diff",
+    "convert": "exporter.commands.convert",
+    "engine": "exporter.commands.engine",
+    "completion": "exporter.commands.completion",
+    "help": "planner.commands.help",
+}
+
+
 def _run(arguments: Sequence[str] | None) -> int:
     # Imported here so that Ctrl-C is answered while they load, too.
-    from exporter.commands import (
-        completion,
-        convert,
-        demo,
-        diff,
-        doctor,
-        engine,
-        export,
-        inspect,
-        measure,
-        profile,
-        verify,
-    )
-    from planner.cli.run import build_parser, run_command
-    from planner.commands import catalogue, devices, fit, plan, statistics, whatif
-    from planner.commands import help as help_command
+    from planner.cli.run import build_parser, commands_for, run_command
 
-    # In the order in which a newcomer needs them.
-    commands = (
-        *(demo, devices, statistics, fit, plan, export, inspect, verify, doctor),
-        *(whatif, catalogue, measure, profile, diff, convert, engine, completion, help_command),
-    )
+    commands = commands_for(arguments, COMMANDS)
     return run_command(build_parser("hotsplit", DESCRIPTION, commands, epilog=EPILOG), arguments)
 
 

@@ -118,5 +118,8 @@ def writer_of(path: Path, plan: Plan | None) -> Writer:
     """
     if plan is not None and plan.engine is not None:
         return writer_named(plan.engine.name)
-    writers = [writer_named(name) for name in WRITERS]
-    return next((writer for writer in writers if writer.recognises(path)), writers[0])
+    # One by one: most files are an index, and its writer needs none of the others' modules.
+    for name in WRITERS:
+        if (writer := writer_named(name)).recognises(path):
+            return writer
+    return writer_named(next(iter(WRITERS)))

@@ -15,14 +15,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return interruptible(lambda: _run(arguments), ends_process=arguments is None)
 
 
+COMMANDS = {
+    name: f"planner.commands.{name}" for name in ("devices", "statistics", "fit", "plan", "whatif", "catalogue", "help")
+}
+
+
 def _run(arguments: Sequence[str] | None) -> int:
     # Imported here so that Ctrl-C is answered while they load, too.
-    from planner.cli.run import build_parser, run_command
-    from planner.commands import catalogue, devices, fit, plan, statistics, whatif
-    from planner.commands import help as help_command
+    from planner.cli.run import build_parser, commands_for, run_command
 
-    commands = (devices, statistics, fit, plan, whatif, catalogue, help_command)
-    return run_command(build_parser("python -m planner", DESCRIPTION, commands), arguments)
+    return run_command(build_parser("python -m planner", DESCRIPTION, commands_for(arguments, COMMANDS)), arguments)
 
 
 if __name__ == "__main__":

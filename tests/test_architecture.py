@@ -13,6 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from exporter import __main__ as command_line
+from planner import __main__ as planners_command_line
+
 _ROOT = Path(__file__).resolve().parent.parent
 _PACKAGES = ("planner", "exporter")
 _MAP = (_ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
@@ -96,9 +99,7 @@ def names_in(cell: str) -> list[str]:
 
 DOORS = {library: set(names_in(row[1])) for row in rows("Doors") for library in re.findall(r"`(\w+)`", row[0])}
 ROOMS = {names_in(row[0])[0]: row[2] for row in rows("Rooms")}
-COMMANDS = [
-    found.of for found in IMPORTS if found.by == "exporter.__main__" and re.fullmatch(r"\w+\.commands\.\w+", found.of)
-]
+COMMANDS = [*command_line.COMMANDS.values()]
 
 
 def in_room(name: str, rooms: set[str]) -> bool:
@@ -259,5 +260,7 @@ def test_every_command_is_on_the_command_line() -> None:
     shared = {f"planner.commands.{name}" for name in names}
     written = {name for name in MODULES if re.fullmatch(r"\w+\.commands\.\w+", name)} - shared
     assert sorted(COMMANDS) == sorted(written)
-    planners = {found.of for found in IMPORTS if found.by == "planner.__main__"}
-    assert {command for command in COMMANDS if command.startswith("planner.")} == planners & set(COMMANDS)
+    planners = planners_command_line.COMMANDS
+    assert {command for command in COMMANDS if command.startswith("planner.")} == set(planners.values())
+    for commands in (command_line.COMMANDS, planners):
+        assert all(module.endswith(f".commands.{name}") for name, module in commands.items())

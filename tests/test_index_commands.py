@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 import subprocess
 import sys
@@ -252,3 +253,14 @@ def test_verify_and_diff_run_without_torch_and_gguf(tmp_path: Path) -> None:
         "assert not {'torch', 'gguf'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", script, str(path)], check=True, stdout=subprocess.DEVNULL)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+@pytest.mark.parametrize("command", ["verify", "inspect"])
+def test_a_named_pipe_is_not_waited_for(command: str, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    done = subprocess.run(
+        [sys.executable, "-m", "exporter", command, str(pipe)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert "not a regular file; expected a GGUF or PWRI file" in done.stdout + done.stderr

@@ -44,11 +44,15 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         InputError: not an index, or one whose tensors cannot be found.
     """
-    from exporter.experts.contents import contents_of
+    from exporter.engines import writer_of
     from exporter.powerinfer.index_file import IndexFile
+    from planner.engines.registry import DEFAULT_ENGINE
 
-    contents = contents_of(arguments.file)
-    if contents is not None:
+    if writer_of(arguments.file, None).name != DEFAULT_ENGINE:
+        from exporter.experts.contents import contents_of
+
+        contents = contents_of(arguments.file)
+        assert contents is not None, "recognised by its writer"
         if arguments.json:
             common.print_json(_experts_as_json(arguments.file, contents))
         else:

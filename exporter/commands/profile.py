@@ -6,7 +6,6 @@ import argparse
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -218,6 +217,8 @@ def _progress_shown() -> Iterator[Callable[[Progress], None]]:
 
 
 def _progress_line(progress: Progress) -> str:
+    from datetime import timedelta
+
     left = progress.seconds_left
     time_left = "" if left is None else f", {timedelta(seconds=round(left))} left"
     return f"{progress.tokens:,} tokens, {progress.fraction:.0%}{_speed(progress)}{time_left}{_agreement(progress)}"

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exporter.select import Selector
 from planner.base.record import Record
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from exporter.select import Selector
     from planner.activations.folder import Statistics
     from planner.plans.plan import Plan
 
@@ -74,6 +74,8 @@ def choose(plan: Plan, statistics: Statistics | None, *, device: str, note: Call
         elif group.placed in (0, n_expert):
             experts = {ONE_DEVICE: tuple(range(group.placed))}
         else:
+            from exporter.select import Selector
+
             assert statistics is not None, "checked before: a plan without numbers needs statistics"
             counts = padded(statistics.values[position], n_expert)
             selector = selector or Selector(device, note=note)

@@ -91,6 +91,8 @@ class ExpertWriter:
 
     def recognises(self, path: Path) -> bool:
         """Says whether a file is one of this engine's, from its first bytes."""
+        if not path.is_file():
+            return False  # a pipe might be waited for without an end
         with open(path, "rb") as file:
             return self.looks_like(file.read(_START_BYTES))
 

@@ -62,6 +62,8 @@ class IndexWriter:
 
     def recognises(self, path: Path) -> bool:
         """Says whether a file begins as an index does."""
+        if not path.is_file():
+            return False  # a pipe might be waited for without an end
         with open(path, "rb") as file:
             return file.read(4) == b"PWRI"
 

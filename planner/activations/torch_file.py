@@ -21,15 +21,17 @@ import struct
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 from planner.activations.torch_pickle import EXPECTED, Call, External, Mapping, Name, PickleTerm, damaged
 from planner.base.errors import InputError
 from planner.base.input_file import START_BYTES, stand_in
 from planner.base.text import listed
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 MAX_FILE_BYTES = 1 << 28
 _MAX_PICKLE_BYTES = 1 << 16

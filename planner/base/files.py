@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
-import secrets
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -128,6 +126,8 @@ def check_replaceable(path: Path) -> None:
 def _staged_prefix(target: Path) -> str:
     name = os.fsencode(target.name)
     if len(name) > _MAX_NAME_BYTES:
+        import hashlib
+
         return f".{hashlib.sha256(name).hexdigest()[:32]}."
     return f".{target.name}."
 
@@ -135,7 +135,7 @@ def _staged_prefix(target: Path) -> str:
 def _create_locked(target: Path) -> tuple[Path, int]:
     """Creates a staged file that is marked as in use by a living process; the lock ends with the process."""
     while True:
-        staged_path = target.with_name(f"{_staged_prefix(target)}{secrets.token_hex(6)}{_STAGED_SUFFIX}")
+        staged_path = target.with_name(f"{_staged_prefix(target)}{os.urandom(6).hex()}{_STAGED_SUFFIX}")
         descriptor = os.open(staged_path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
         if fcntl is None:
             return staged_path, descriptor

@@ -14,7 +14,6 @@ with `--force` only.
 from __future__ import annotations
 
 import contextlib
-import filecmp
 import itertools
 import os
 import re
@@ -176,8 +175,14 @@ def replacing(path: Path, kind: Kind, *, force: bool) -> Iterator[Path]:
         raise _refusal(path, objection)
     with staged(path) as staged_path:
         yield staged_path
-        if objection and not (path.exists() and filecmp.cmp(staged_path, path, shallow=False)):
+        if objection and not _same_content(staged_path, path):
             raise _refusal(path, objection)
+
+
+def _same_content(one: Path, other: Path) -> bool:
+    import filecmp
+
+    return other.exists() and filecmp.cmp(one, other, shallow=False)
 
 
 def _refusal(path: Path, objection: str) -> InputError:

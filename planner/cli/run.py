@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import io
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any, NoReturn, TextIO
 
@@ -84,6 +85,19 @@ class Parser(AnsweringParser):
     def error(self, message: str) -> NoReturn:
         """Ends with exit code 2 and one line."""
         super().error(printable(message, limit=MAX_LINE_CHARACTERS))
+
+
+def commands_for(arguments: Sequence[str] | None, commands: Mapping[str, str]) -> list[ModuleType]:
+    """Returns the modules of the commands that a parser of `arguments` needs: of the one that is named, or of all.
+
+    Args:
+        arguments: the command line; the process's own by default.
+        commands: the module of each command by the command's name, in the order of `--help`.
+    """
+    first = next(iter(sys.argv[1:] if arguments is None else arguments), None)
+    # These two are about all the others.
+    named = [] if first in ("help", "completion") else [module for name, module in commands.items() if name == first]
+    return [importlib.import_module(module) for module in named or commands.values()]
 
 
 def build_parser(
