@@ -10,7 +10,7 @@ import pytest
 
 from exporter.powerinfer.index_file import MAX_NEURONS, IndexFile
 from exporter.powerinfer.index_format import MARK_MODEL, IndexedLayer
-from exporter.powerinfer.index_writer import _header, write_index
+from exporter.powerinfer.index_writer import header_of, write_index
 from exporter.powerinfer.overwrite import INDEX
 from planner.base.errors import FaultsError, InputError
 from planner.base.outputs import objection_to_replacing
@@ -60,7 +60,7 @@ def test_a_file_of_holes_that_is_longer_than_any_index_is_refused(tmp_path: Path
     path = tmp_path / "x.gpuidx"
     layers = [IndexedLayer(str(layer), MAX_NEURONS, 0) for layer in range(65)]
     with open(path, "wb") as file:
-        file.writelines(_header(layers, 0, {}, "PWRI"))
+        file.writelines(header_of(layers, 0, {}, "PWRI"))
         file.write(bytes(-file.tell() % 32))
         file.truncate(file.tell() + 65 * 4 * MAX_NEURONS)
     file_bytes = path.stat().st_size

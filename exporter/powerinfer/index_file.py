@@ -6,6 +6,8 @@ first, and tensors that overlap or are larger than any layer are refused unread.
 
 from __future__ import annotations
 
+import bisect
+import functools
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from exporter.powerinfer.holes import data_runs
 from exporter.powerinfer.index_format import (
     ALIGNMENT,
     ARCHITECTURE,
@@ -30,12 +33,15 @@ from planner.base.text import listed
 from planner.model_files.header import ArraySummary, Header, TensorInfo, read_header
 
 if TYPE_CHECKING:
+    from typing import TypeAlias
+
     import numpy.typing as npt
+
+    Numbers: TypeAlias = npt.NDArray[np.int32]
 
 # The widest FFN known has under 10^5 neurons; 64 MiB for a mask bounds what one tensor of a hostile file can cost.
 MAX_NEURONS = 1 << 24
-# Four times the index of the largest mixture of experts known, 126 million neurons. A file of holes is as long as it
-# likes for nothing, and takes as long to check as one of data.
+# Four times the index of the largest mixture of experts known, 126 million neurons.
 MAX_INDEX_BYTES = 1 << 32
 
 # Each key's type, and whether an index must have it. (The engine refuses a `split.vram_capacity` of any other type.)
@@ -45,6 +51,9 @@ _KEYS = {
     KEY_VRAM_CAPACITY: ("u64", True),
     **dict.fromkeys(MARKS, ("string", False)),
 }
+# Numbers that are checked at a time: they stay in the processor's cache from one look to the next.
+_BLOCK = 1 << 16
+
 _NAME = re.compile(r"blk\.(?P<label>[0-9]{1,9}(?:\.[0-9]{1,9})?)\.gpu_(?P<kind>idx|bucket)", re.ASCII)
 
 
@@ -90,13 +99,23 @@ class IndexFile:
         """Closes the file."""
         self._file.close()
 
-    def gpu_idx(self, position: int) -> npt.NDArray[np.int32]:
+    def gpu_idx(self, position: int) -> Numbers:
         """Returns the mask of `layers[position]`: [n_ff] int32."""
         return self._read(self.header.tensors[2 * position])
 
-    def gpu_bucket(self, position: int, most: int = MAX_NEURONS) -> npt.NDArray[np.int32]:
+    def gpu_bucket(self, position: int, most: int = MAX_NEURONS) -> Numbers:
         """Returns the bucket of `layers[position]`: [k_L] int32, or its first `most` numbers."""
         return self._read(self.header.tensors[2 * position + 1], most)
+
+    def mask_blocks(self, position: int) -> Iterator[tuple[int, Numbers]]:
+        """Yields the mask of `layers[position]` in blocks, each with its position; holes in the file are left out."""
+        for start, block, _ in self._blocks(self.header.tensors[2 * position]):
+            if block is not None:
+                yield start, block
+
+    def bucket_blocks(self, position: int) -> Iterator[tuple[int, Numbers | None, int]]:
+        """Yields the bucket in blocks: position, numbers and length; a hole, which is zeros, has None for numbers."""
+        yield from self._blocks(self.header.tensors[2 * position + 1])
 
     def has_clean_padding(self) -> bool:
         """Returns whether the bytes between header, tensors and the end of the file are all zero."""
@@ -114,13 +133,40 @@ class IndexFile:
     def _start(self, tensor: TensorInfo) -> int:
         return self.header.data_offset + tensor.offset
 
-    def _read(self, tensor: TensorInfo, most: int = MAX_NEURONS) -> npt.NDArray[np.int32]:
-        n_bytes = min(tensor.shape[0], most) * NUMBER_TYPE.itemsize
+    def _read(self, tensor: TensorInfo, most: int = MAX_NEURONS) -> Numbers:
         self._file.seek(self._start(tensor))
+        return self._next_numbers(tensor, min(tensor.shape[0], most))
+
+    def _next_numbers(self, tensor: TensorInfo, length: int) -> Numbers:
+        n_bytes = length * NUMBER_TYPE.itemsize
         data = self._file.read(n_bytes)
         if len(data) != n_bytes:
             raise InputError(f"{self.path}: {tensor.name}: the file ends before its data does; write the index again")
         return np.frombuffer(data, dtype=NUMBER_TYPE)
+
+    @functools.cached_property
+    def _data_runs(self) -> list[tuple[int, int]]:
+        return data_runs(self.path, self.header.file_bytes)
+
+    def _blocks(self, tensor: TensorInfo) -> Iterator[tuple[int, Numbers | None, int]]:
+        """Yields position, numbers (None for a hole, which is zeros) and length of each block of a tensor."""
+        size = NUMBER_TYPE.itemsize
+        begin, length, done = self._start(tensor), tensor.shape[0], 0
+        run = bisect.bisect_right(self._data_runs, begin, key=lambda run: run[1])
+        while done < length:
+            start, end = self._data_runs[run] if run < len(self._data_runs) else (self.header.file_bytes,) * 2
+            # A number of which only a part lies in a hole is read.
+            if hole := min((start - begin) // size, length) - done if start > begin + done * size else 0:
+                yield done, None, hole
+                done += hole
+                continue
+            until = min(-(-(end - begin) // size), length)
+            self._file.seek(begin + done * size)
+            while done < until:
+                n_numbers = min(_BLOCK, until - done)
+                yield done, self._next_numbers(tensor, n_numbers), n_numbers
+                done += n_numbers
+            run += 1
 
 
 def _header_bytes(header: Header) -> int:

@@ -94,7 +94,7 @@ def fill_index(
 ) -> None:
     """Writes an index into the file `path` as it goes; for those who stage it themselves (see `write_index`)."""
     with open(path, "wb") as file:
-        file.writelines(_header(layers, vram_capacity_bytes, marks or {}, magic))
+        file.writelines(header_of(layers, vram_capacity_bytes, marks or {}, magic))
         file.write(bytes(-file.tell() % ALIGNMENT))
         for layer, bucket in zip(layers, buckets, strict=True):
             _check_bucket(layer, bucket)
@@ -102,7 +102,7 @@ def fill_index(
             _write_data(file, bucket.astype(NUMBER_TYPE, copy=False))
 
 
-def _header(
+def header_of(
     layers: Sequence[IndexedLayer], vram_capacity_bytes: int, marks: Mapping[str, str], magic: Magic
 ) -> Iterator[bytes]:
     """Yields everything before the data.

@@ -125,10 +125,10 @@ def _faults(
         )
         statistics = None
     for position, layer in enumerate(index.layers):
-        mask, bucket = index.gpu_idx(position), index.gpu_bucket(position)
-        lines = [*_number_faults(layer, mask, bucket)]
+        lines = [*_number_faults(index, position)]
         # Which neurons are meant is only known where mask and bucket agree.
         if not lines and statistics is not None:
+            bucket = index.gpu_bucket(position)
             lines = [*_selection_faults(layer, bucket, statistics.values[position], statistics.source)]
         yield from lines
 
@@ -193,34 +193,70 @@ def _plan_faults(index: IndexFile, plan: Plan) -> Iterator[str]:
         )
 
 
-def _number_faults(layer: IndexedLayer, mask: npt.NDArray[np.int32], bucket: npt.NDArray[np.int32]) -> Iterator[str]:
+def _number_faults(index: IndexFile, position: int) -> Iterator[str]:
     """Yields where mask and bucket are not what they must be: [n_ff] of 0 and 1, and the numbers of the ones."""
-    strange = np.flatnonzero((mask != 0) & (mask != 1))
-    if len(strange):
-        first = strange[0]
-        yield f"{layer.gpu_idx_name}[{first}]: found {mask[first]}, expected 0 or 1{_others(len(strange))}"
-    selected = np.flatnonzero(mask)
-    if np.array_equal(selected, bucket):
-        return
-    outside = np.flatnonzero((bucket < 0) | (bucket >= layer.n_ff))
-    if len(outside):
-        first = outside[0]
+    layer = index.layers[position]
+    strange, outside, falling = _Found(), _Found(), _Found()
+    is_selected, is_named = np.zeros(layer.n_ff, dtype=bool), np.zeros(layer.n_ff, dtype=bool)
+    for start, block in index.mask_blocks(position):
+        is_selected[start : start + len(block)] = block
+        strange.add(np.flatnonzero(block & ~1), start, block)
+    before: int | None = None
+    for start, numbers, length in index.bucket_blocks(position):
+        if numbers is None:  # zeros: each but the first is no larger than the one before it
+            is_named[0] = True
+            follows = before is not None and before >= 0
+            falling.add_run(start if follows else start + 1, length - 1 + follows, (0, before if follows else 0))
+            before = 0
+            continue
+        is_outside = (numbers < 0) | (numbers >= layer.n_ff)
+        if is_outside.any():
+            outside.add(np.flatnonzero(is_outside), start, numbers)
+            is_named[numbers[~is_outside]] = True
+        else:
+            is_named[numbers] = True
+        if before is not None and numbers[0] <= before:
+            falling.add_run(start, 1, (int(numbers[0]), before))
+        found = np.flatnonzero(numbers[1:] <= numbers[:-1]) + 1
+        if len(found):
+            falling.add_run(start + int(found[0]), len(found), (numbers[found[0]], numbers[found[0] - 1]))
+        before = int(numbers[-1])
+    if strange.count:
+        yield f"{layer.gpu_idx_name}[{strange.first}]: found {strange.value}, expected 0 or 1{_others(strange.count)}"
+    if outside.count:
         yield (
-            f"{layer.gpu_bucket_name}[{first}]: found neuron {bucket[first]}, expected 0 to {layer.n_ff - 1}; "
-            f"the engine would read outside the model{_others(len(outside))}"
+            f"{layer.gpu_bucket_name}[{outside.first}]: found neuron {outside.value}, expected 0 to {layer.n_ff - 1}; "
+            f"the engine would read outside the model{_others(outside.count)}"
         )
-    falling = np.flatnonzero(bucket[1:] <= bucket[:-1]) + 1
-    if len(falling):
-        first = falling[0]
+    if falling.count:
+        number, after = falling.value
         yield (
-            f"{layer.gpu_bucket_name}[{first}]: found neuron {bucket[first]} after {bucket[first - 1]}, "
-            f"expected ascending numbers{_others(len(falling))}"
+            f"{layer.gpu_bucket_name}[{falling.first}]: found neuron {number} after {after}, "
+            f"expected ascending numbers{_others(falling.count)}"
         )
-    only_mask, only_bucket = np.setdiff1d(selected, bucket), np.setdiff1d(bucket, selected)
-    if len(only_mask):
-        yield f"{layer.gpu_bucket_name}: neuron {only_mask[0]} is missing, gpu_idx has it{_others(len(only_mask))}"
-    if len(only_bucket) and not len(outside):
-        yield f"{layer.gpu_bucket_name}: neuron {only_bucket[0]} is not in gpu_idx{_others(len(only_bucket))}"
+    if count := int(np.count_nonzero(only_mask := is_selected & ~is_named)):
+        yield f"{layer.gpu_bucket_name}: neuron {only_mask.argmax()} is missing, gpu_idx has it{_others(count)}"
+    if not outside.count and (count := int(np.count_nonzero(only_bucket := is_named & ~is_selected))):
+        yield f"{layer.gpu_bucket_name}: neuron {only_bucket.argmax()} is not in gpu_idx{_others(count)}"
+
+
+class _Found:
+    """What is wrong with numbers that come in blocks: how many, and the first of them."""
+
+    def __init__(self) -> None:
+        self.count, self.first = 0, 0
+        self.value: Any = None
+
+    def add(self, found: npt.NDArray[np.intp], start: int, block: npt.NDArray[np.int32]) -> None:
+        """Counts the numbers at the positions `found` of a block that begins at `start`."""
+        if len(found):
+            self.add_run(start + int(found[0]), len(found), block[found[0]])
+
+    def add_run(self, first: int, count: int, value: Any) -> None:
+        """Counts `count` numbers of which the first is at `first`."""
+        if count and not self.count:
+            self.first, self.value = first, value
+        self.count += count
 
 
 def _selection_faults(
