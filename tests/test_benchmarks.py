@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import builds, gpu
 from benchmarks.__main__ import main
 from benchmarks.cases import CASES, Bench
 from benchmarks.measure import by_turns, processes_by_turns
@@ -99,3 +100,44 @@ def test_processes_take_turns_and_their_failure_is_told(tmp_path: Path) -> None:
         processes_by_turns(
             {"x": [sys.executable, "-c", "import sys; print('no luck', file=sys.stderr); sys.exit(3)"]}, 1
         )
+
+
+def test_the_gpu_run_writes_every_part_s_figures_and_says_what_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def failing(_run: gpu.Run) -> gpu.Figures:
+        raise RuntimeError("device lost | twice")
+
+    monkeypatch.setitem(gpu.PARTS, "nccl", failing)
+    arguments = ["--output", str(tmp_path), "--dry-run", "--part", "nccl", "--part", "nvml", "--part", "select"]
+    assert gpu.main(arguments) == 1
+    assert capsys.readouterr().out == "nccl: RuntimeError: device lost | twice\nnvml: done\nselect: done\n"
+    figures = json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8"))
+    assert [*figures] == ["nccl", "nvml", "select"]
+    assert figures["select"]["7b"]["neurons"] == 32 * 11008
+    assert all(value > 0 for name, value in figures["select"]["7b"].items() if name.endswith("_s"))
+    assert "| failed | RuntimeError: device lost \\| twice |" in (tmp_path / "gpu.md").read_text(encoding="utf-8")
+
+
+def test_the_gpu_run_needs_a_gpu_or_a_dry_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(gpu, "_why_no_gpu", lambda: "torch finds no CUDA GPU")
+    assert gpu.main(["--output", str(tmp_path / "new")]) == 2
+    assert capsys.readouterr().err == (
+        "no GPU to measure (torch finds no CUDA GPU); --dry-run does everything on the CPU\n"
+    )
+    assert not (tmp_path / "new").exists()
+
+
+def test_two_builds_are_timed_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    here = Path(__file__).resolve().parent.parent
+    kept = tmp_path / "kept.json"
+    arguments = ["--old", str(here), "--case", "7b", "--repeat", "1", "--folder", str(tmp_path / "cases")]
+    assert builds.main([*arguments, "--what", "export", "--what", "engine's call", "--json", str(kept)]) == 0
+    figures = json.loads(kept.read_text(encoding="utf-8"))
+    assert [*figures] == ["7b / export", "7b / engine's call"]
+    assert all(each["cpu"] == each["new_cpu_s"] / each["old_cpu_s"] for each in figures.values())
+    files = [tmp_path / "cases" / "7b" / f"{side}{what}.gpuidx" for side in ("old", "new") for what in ("", "-call")]
+    assert all(path.stat().st_size > 0 for path in files)
+    assert capsys.readouterr().out.startswith("7b / export ")
