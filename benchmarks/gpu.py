@@ -182,7 +182,7 @@ def profile(run: Run) -> Figures:
     layers, hidden, neurons, windows = (2, 128, 256, 2) if run.dry else (12, 640, 1728, 32)
     model, text = make(run.folder, layers=layers, hidden=hidden, neurons=neurons, windows=windows)
     figures: Figures = {"tokens": windows * WINDOW}
-    found = {}
+    found: dict[str, np.ndarray] = {}
     devices: tuple[Literal["cpu", "cuda"], ...] = ("cpu",) if run.dry else ("cpu", "cuda")
     for device in devices:
         output = run.folder / f"counted on {device}"
