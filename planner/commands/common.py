@@ -141,10 +141,20 @@ def print_json(value: Any) -> None:
     answers.write("\n")
 
 
+_PIPE_COLUMNS = 80
+_MAX_COLUMNS = 10_000
+
+
+def _columns_stated() -> int | None:
+    """Returns the width that the environment states; None where it does not or means nothing."""
+    stated = os.environ.get("COLUMNS", "")
+    return min(int(stated), _MAX_COLUMNS) if stated.isascii() and stated.isdigit() and int(stated[:6]) else None
+
+
 def console() -> Console:
     """Returns the console for tables and text for people: no colour with `NO_COLOR` or when it is not a terminal.
 
-    Piped output is wide enough that no table is cut.
+    It is as wide as the terminal, or as `COLUMNS` says; 80 columns in a pipe.
     """
     from rich.console import Console
 
@@ -159,7 +169,7 @@ def console() -> Console:
         highlight=False,
         markup=False,
         emoji=False,
-        width=columns_of(answers) if answers.isatty() else 200,
+        width=_columns_stated() or (columns_of(answers) if answers.isatty() else _PIPE_COLUMNS),
         # On Windows rich asks standard output's handle what the console can do, and that leads nowhere meanwhile.
         legacy_windows=False if os.name == "nt" else None,
         color_system=None if os.name == "nt" else "auto",

@@ -1,16 +1,19 @@
 """The one look of all tables: no frame, a rule under the headings and above totals, numbers aligned on the right.
 
 It reads the same on a terminal and through a pipe, is as narrow as its content, and `awk` can take it apart: columns
-are at least two spaces apart. On a narrow terminal headings and text are folded; no number ever loses a digit.
+are at least two spaces apart. Where a table is wider than the terminal, columns are left out, the least important
+first, and a line names them; only then is text folded. No number ever loses a digit.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from rich.box import Box
 from rich.cells import cell_len
 from rich.table import Column, Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,19 +26,31 @@ _RULES = Box("    \n    \n ── \n    \n ── \n ── \n    \n    \n")
 _NARROWEST_TEXT = 8
 
 
-def number(heading: str) -> Column:
-    """Returns a column of numbers: aligned on the right, never broken."""
-    return Column(heading, justify="right", min_width=_longest_word(heading))
+def number(heading: str, spare: int = 0) -> Column:
+    """Returns a column of numbers: aligned on the right, never broken.
+
+    Args:
+        heading: what stands above it.
+        spare: how easily the table does without it: the column with the highest is left out first, one with 0 never.
+    """
+    return _Column(heading, justify="right", min_width=_longest_word(heading), spare=spare)
 
 
-def name(heading: str) -> Column:
-    """Returns a column of short words: never broken."""
-    return Column(heading, min_width=_longest_word(heading))
+def name(heading: str, spare: int = 0) -> Column:
+    """Returns a column of short words: never broken. `spare` is as for `number`."""
+    return _Column(heading, min_width=_longest_word(heading), spare=spare)
 
 
-def text(heading: str) -> Column:
-    """Returns a column of anything: folded where the terminal is too narrow, never cut."""
-    return Column(heading, overflow="fold", min_width=_longest_word(heading))
+def text(heading: str, spare: int = 0) -> Column:
+    """Returns a column of anything: folded where the terminal is too narrow, never cut. `spare` is as for `number`."""
+    return _Column(heading, overflow="fold", min_width=_longest_word(heading), spare=spare)
+
+
+@dataclasses.dataclass
+class _Column(Column):
+    """A column that knows how easily the table does without it."""
+
+    spare: int = 0
 
 
 def _longest_word(heading: str) -> int:
@@ -54,6 +69,11 @@ class _WholeNumbers(Table):
             column.min_width = max(column.min_width or 0, width)
 
 
+def coloured(words: str, colour: str) -> Text:
+    """Returns a cell in a colour, which a pipe and `NO_COLOR` leave out."""
+    return Text(words, style=colour)
+
+
 def table(*columns: Column, title: str | None = None) -> Table:
     """Returns an empty table of the house's look.
 
@@ -67,5 +87,34 @@ def table(*columns: Column, title: str | None = None) -> Table:
 
 
 def print_table(shown: Table, console: Console) -> None:
-    """Prints a table; where the terminal is narrower than its numbers, lines are longer than the terminal, not cut."""
+    """Prints a table, without the columns for which the terminal has no room, and a line that names these.
+
+    Where numbers alone are wider than the terminal, lines are longer than it, not cut.
+    """
+    left_out = _leave_out(shown, console.width)
     console.print(shown, crop=False)
+    if left_out:
+        console.print(
+            f"left out, the terminal has {console.width} columns: {', '.join(left_out)}", style="dim", soft_wrap=True
+        )
+
+
+def _leave_out(shown: Table, width: int) -> list[str]:
+    """Takes columns out of a table until it fits or none can be spared; returns their headings in the table's order."""
+    headings = {id(column): str(column.header) for column in shown.columns}
+    kept = list(shown.columns)
+    while sum(map(_natural_width, kept)) + 2 * (len(kept) - 1) > width:
+        spare, place = max((getattr(column, "spare", 0), place) for place, column in enumerate(kept))
+        if not spare:
+            break
+        del kept[place]
+    left_out = [headings[id(column)] for column in shown.columns if column not in kept]
+    if left_out:
+        shown.columns[:] = [dataclasses.replace(column, _index=place) for place, column in enumerate(kept)]
+    return left_out
+
+
+def _natural_width(column: Column) -> int:
+    """Returns how wide a column is when none of its cells is folded; headings may be, between words."""
+    cells = (cell_len(line) for cell in column._cells for line in str(cell).split("\n"))
+    return max(_longest_word(str(column.header)), *cells, 0)

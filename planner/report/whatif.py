@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from planner.base.text import printable
 from planner.base.units import GIB, format_amount, format_bytes
-from planner.report.tables import name, number, print_table, table, text
+from planner.report.tables import coloured, name, number, print_table, table, text
 from planner.studies.answer import Answer
 from planner.studies.questions import Reply
 from planner.studies.speed import Bound
@@ -20,12 +20,14 @@ from planner.studies.verdict import verdict_of
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from planner.studies.study import Study
 
 FORMAT = "hotsplit.whatif"
 VERSION = 2
 
+_COLOURS = {"meets": "green", "misses": "red"}
 _BOUND_WORDS = {
     Bound.GPU: "GPU bandwidth",
     Bound.HOST: "host bandwidth",
@@ -54,10 +56,7 @@ def print_study(study: Study, answers: Sequence[Answer], replies: Sequence[Reply
     shown = [(name, of) for name, of in AXES if len({of(answer) for answer in answers}) > 1]
     if same:
         console.print(printable(same), style="dim", soft_wrap=True)
-    rows, left_out = _table(answers, shown, console.width)
-    print_table(rows, console)
-    if left_out:
-        console.print(f"left out on a narrow terminal: {', '.join(left_out)}", style="dim", soft_wrap=True)
+    print_table(_table(answers, shown), console)
     for reply in replies:
         console.print(printable(f"{reply.question}: {reply.about}: {reply.text}"), soft_wrap=True)
     for line in target_counts(answers):
@@ -199,42 +198,38 @@ def csv_value(value: object) -> object:
     return f"'{shown}" if shown[:1] in {"=", "+", "-", "@"} else shown
 
 
-def _table(
-    answers: Sequence[Answer], shown: Sequence[tuple[str, Callable[[Answer], str]]], width: int
-) -> tuple[Table, list[str]]:
-    """Returns the table, and the columns that it does without because the terminal is narrow, least needed first."""
+def _table(answers: Sequence[Answer], shown: Sequence[tuple[str, Callable[[Answer], str]]]) -> Table:
+    """Returns the table; the columns that a narrow terminal does without are what --cell shows, too."""
     columns = [number("#"), *(number(axis) if axis == "context" else text(axis) for axis, _ in shown), name("engine")]
-    columns += [*map(number, ("hot", "hit rate", "tokens/s")), name("bound by"), *map(number, ("VRAM", "+1 GiB"))]
+    columns += [number("hot", spare=6), number("hit rate"), number("tokens/s"), name("bound by", spare=3)]
+    columns += [number("VRAM", spare=2), number("+1 GiB", spare=5)]
+    if any(answer.price is not None for answer in answers):
+        columns.append(number("price", spare=1))
     if any(answer.verdict for answer in answers):
-        columns.append(text("targets"))
-    cells = [_row(position, answer, shown) for position, answer in enumerate(answers, 1)]
-    longest = {
-        str(column.header): max(len(str(column.header)), *(len(row[place]) for row in cells))
-        for place, column in enumerate(columns)
-    }
-    left_out: list[str] = []
-    for heading in ("hot", "VRAM", "+1 GiB", "bound by"):
-        if sum(longest.values()) + 2 * len(longest) > width:
-            left_out.append(heading)
-            del longest[heading]
-    kept = [place for place, column in enumerate(columns) if column.header not in left_out]
-    rows = table(*(columns[place] for place in kept))
-    for answer, row in zip(answers, cells, strict=True):
-        rows.add_row(*(row[place] for place in kept), style="dim" if answer.verdict == "misses" else None)
-    return rows, left_out
+        columns += [name("targets"), text("missed", spare=4)]
+    rows = table(*columns)
+    for position, answer in enumerate(answers, 1):
+        found = {"#": str(position), **{axis: printable(of(answer), limit=40) for axis, of in shown}, **_row(answer)}
+        rows.add_row(*(found[str(column.header)] for column in columns))
+    return rows
 
 
-def _row(position: int, answer: Answer, shown: Sequence[tuple[str, Callable[[Answer], str]]]) -> list[str]:
+def _row(answer: Answer) -> dict[str, str | Text]:
+    """Returns what stands under each heading but those of the axes."""
     speed, extra = answer.speed, answer.next_gib
-    row = [str(position), *(printable(of(answer), limit=40) for _, of in shown), answer.path.words]
-    row.append(f"{answer.hot_neurons / answer.neurons:.1%}" if answer.neurons else "")
-    row.append("" if answer.hit_rate is None else f"{answer.hit_rate:.1%}")
     unknown = "" if answer.hit_rate is None else "unknown"
-    row.append(unknown if speed is None else f"{speed.tokens_per_s:.1f}")
-    row.append("" if speed is None else _BOUND_WORDS[speed.bound])
-    row.append(f"{answer.bytes.vram / GIB:.1f} GiB")
-    row.append(unknown if extra is None else points(extra.hit_rate))
-    return row if not answer.verdict else [*row, verdict_words(answer)]
+    return {
+        "engine": answer.path.words,
+        "hot": f"{answer.hot_neurons / answer.neurons:.1%}" if answer.neurons else "",
+        "hit rate": "" if answer.hit_rate is None else f"{answer.hit_rate:.1%}",
+        "tokens/s": unknown if speed is None else f"{speed.tokens_per_s:.1f}",
+        "bound by": "" if speed is None else _BOUND_WORDS[speed.bound],
+        "VRAM": f"{answer.bytes.vram / GIB:.1f} GiB",
+        "+1 GiB": unknown if extra is None else points(extra.hit_rate),
+        "price": "" if answer.price is None else f"{answer.price:g}",
+        "targets": "" if not answer.verdict else coloured(answer.verdict, _COLOURS[answer.verdict]),
+        "missed": ", ".join(answer.shortfalls) if answer.verdict else "",
+    }
 
 
 def verdict_words(answer: Answer) -> str:
