@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
+from unittest.mock import patch
 
 import pytest
 
@@ -20,9 +22,11 @@ class Done:
 
 
 def hotsplit(capsys: pytest.CaptureFixture[str], *arguments: object) -> Done:
-    """Runs `hotsplit ARGUMENTS…`."""
+    """Runs `hotsplit ARGUMENTS…`; tables show all of their columns unless `COLUMNS` says how wide they may be."""
+    wide = {} if "COLUMNS" in os.environ or "--help" in arguments else {"COLUMNS": "200"}
     try:
-        exit_code = main([str(argument) for argument in arguments])
+        with patch.dict(os.environ, wide):
+            exit_code = main([str(argument) for argument in arguments])
     except SystemExit as leaving:
         exit_code = leaving.code if isinstance(leaving.code, int) else 1
     captured = capsys.readouterr()

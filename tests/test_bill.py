@@ -38,7 +38,7 @@ def _printed(account: Account) -> str:
 def _rows(text: str) -> list[list[str]]:
     """Returns the words of each row of the table, columns being two spaces apart or more."""
     lines = text.splitlines()
-    heading = next(number for number, line in enumerate(lines) if line.split()[:2] == ["item", "bytes"])
+    heading = next(number for number, line in enumerate(lines) if line.split()[:2] == ["item", "size"])
     rows = [line for line in lines[heading + 1 :] if line.strip(" ─")]
     return [re.split(r" {2,}", line.strip()) for line in rows]
 
@@ -47,12 +47,20 @@ def test_every_line_shows_what_it_takes_and_what_it_leaves() -> None:
     card = KnownGpu(total_bytes=16 * GIB, context_bytes=GIB, name="A card")
     account = account_for(_7B, automatic_budget(12 * GIB, card))
     rows = _rows(_printed(account))[: len(account.lines)]
-    assert rows[0] == ["A card, total", "17,179,869,184", "16.00 GiB", "16.00 GiB", "NVML"]
-    assert rows[3] == ["-", "CUDA context", "1,073,741,824", "1.00 GiB", "11.00 GiB", "stated"]
-    assert rows[5][:5] == ["=", "Budget of the engine", f"{12 * GIB - GIB - 256 * MIB:,}", "10.75 GiB", "10.75 GiB"]
+    assert rows[0] == ["A card, total", "16,384.0 MiB", "16.00 GiB", "NVML"]
+    assert rows[3] == ["-", "CUDA context", "1,024.0 MiB", "11.00 GiB", "stated"]
+    assert rows[5][:4] == ["=", "Budget of the engine", "11,008.0 MiB", "10.75 GiB"]
     margin = next(row for row in rows if row[:2] == ["+", "Free outside the budget"])
-    assert margin[2:4] == ["268,435,456", "256.0 MiB"]
-    assert rows[-1][:3] == ["=", "For neurons", f"{account.units_bytes:,}"]
+    assert margin[2] == "256.0 MiB"
+    assert rows[-1][:3] == ["=", "For neurons", f"{account.units_bytes / MIB:,.1f} MiB"]
+
+
+def test_exact_bytes_are_shown_where_they_are_asked_for() -> None:
+    account = account_for(_7B, automatic_budget(12 * GIB, KnownGpu(total_bytes=16 * GIB, name="A card")))
+    out = io.StringIO()
+    print_bill(account, _console(out), exact=True)
+    assert re.search(r"A card, total +17,179,869,184 +17,179,869,184 ", out.getvalue())
+    assert re.search(rf"For neurons +{account.units_bytes:,} ", out.getvalue())
 
 
 def test_what_is_projected_stands_beside_what_is_free() -> None:

@@ -396,4 +396,4 @@ def test_the_page_and_the_catalogue_say_the_same_of_published_statistics(
     assert source.endswith("folder activation), but no figures of them are here")
     page = (Path(__file__).parent.parent / "docs" / "profile.md").read_text(encoding="utf-8")
     assert published.split(" ", maxsplit=1)[0] in page
-    assert "their statistics are published beside their GGUF files, in the folder `activation`" in page
+    assert "take the statistics that are published beside the" in page

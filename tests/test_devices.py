@@ -44,7 +44,7 @@ _TWO = "driver\tversion=580.65.06\n" + _gpu(0) + _gpu(1)
 def _run(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-W", "error", "-c", _MAIN, "devices", *arguments],
-        env=environment,
+        env={"COLUMNS": "200", **environment},
         capture_output=True,
         text=True,
         encoding="utf-8",

@@ -795,7 +795,9 @@ sys.exit(run_command(build_parser("hotsplit", "", [doctor])))
 
 def run(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-W", "error", "-c", _MAIN, "doctor", *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, encoding="utf-8", check=False, timeout=120)
+    return subprocess.run(
+        command, env={"COLUMNS": "200", **environment}, capture_output=True, encoding="utf-8", check=False, timeout=120
+    )
 
 
 @pytest.fixture

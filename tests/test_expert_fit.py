@@ -116,7 +116,7 @@ def test_export_plans_by_itself_and_writes_what_the_plan_would(
     done = hotsplit(capsys, "export", *options, "--output", at_once)
     assert done.exit_code == 0, done.err
     assert at_once.read_bytes() == by_plan.read_bytes()
-    assert done.out.splitlines()[1].startswith(f"python -m sglang.launch_server --model-path {MODEL} ")
+    assert done.out.splitlines()[1].startswith(f"next: python -m sglang.launch_server --model-path {MODEL} ")
     assert hotsplit(capsys, "verify", at_once, "--plan", plan, "--model", MODEL).exit_code == 0
 
 

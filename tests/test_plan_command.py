@@ -152,7 +152,9 @@ def test_the_context_of_cuda_can_be_stated(
 ) -> None:
     _card(monkeypatch, [])
     done = hotsplit(capsys, "plan", "--model", model, "--cuda-context", "107MiB", "--explain")
-    assert re.search(r"-  CUDA context +112,197,632 +107\.0 MiB +10\.90 GiB +stated", done.out)
+    assert re.search(r"-  CUDA context +107\.0 MiB +10\.90 GiB +stated", done.out)
+    assert re.search(r"A card, total +12,288\.0 MiB ", done.out)
+    done = hotsplit(capsys, "plan", "--model", model, "--cuda-context", "107MiB", "--explain", "--bytes")
     assert re.search(r"A card, total +12,884,901,888 ", done.out)
     assert "CUDA's context included, of 11.00 GiB free on A card: " in done.out
 

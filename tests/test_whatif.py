@@ -47,8 +47,8 @@ def test_the_table_says_what_differs_and_the_line_above_it_what_does_not(
     )
     rows = rows_of(done.out)
     assert [row[:3] for row in rows] == [["1", "rtx-4060 4 GiB", "split"], ["2", "rtx-4060 8 GiB", "all on GPU"]]
-    assert rows[1][-1] == "meets"
-    assert rows[0][-1] == "misses hit_rate"
+    assert rows[1][-2:] == ["meets", ""]
+    assert rows[0][-2:] == ["misses", "hit_rate"]
     assert "1 of 2 cells meet the targets: hit_rate at least 0.9" in lines
 
 
@@ -68,8 +68,8 @@ def test_a_narrow_terminal_gets_fewer_columns_and_is_told(study: Path) -> None:
         seen[width] = lines.getvalue()
         assert all(len(line) <= width for line in seen[width].splitlines()[3:7])
     assert "left out" not in seen[200]
-    assert "left out on a narrow terminal: hot, VRAM, +1 GiB\n" in seen[84]
-    assert "left out on a narrow terminal: hot, VRAM, +1 GiB, bound by\n" in seen[60]
+    assert "left out, the terminal has 84 columns: hot, +1 GiB, missed\n" in seen[84]
+    assert "left out, the terminal has 60 columns: hot, bound by, VRAM, +1 GiB, missed\n" in seen[60]
     for kept in ("tokens/s", "hit rate", "rtx-4060 4 GiB"):
         assert kept in seen[84]
 
@@ -286,7 +286,7 @@ def test_what_is_unknown_is_called_so_and_differences_are_points(
     assert gained[1].startswith("+")
     assert gained[1].endswith(" points")
     assert gained[2] == "+0.0 points"
-    assert rows[0][9] == "misses hit_rate, dense part, free VRAM"
+    assert rows[0][9:] == ["misses", "hit_rate, dense part, free VRAM"]
     shown = hotsplit(capsys, "whatif", study, "--cell", "1").out
     assert f"{'one more GiB':<24} not known\n" in shown
     shown = hotsplit(capsys, "whatif", study, "--cell", "3").out

@@ -174,7 +174,9 @@ def _diff_experts(arguments: argparse.Namespace, a: Contents, b: Contents) -> in
     if not different:
         console.print("the same experts")
         return 0
-    shown = table(name("layer"), number("only in A"), number("only in B"), number("in both"), text("A, B"))
+    shown = table(
+        name("layer"), number("only in A"), number("only in B"), number("in both", spare=1), text("A, B", spare=2)
+    )
     for layer in different[:_MAX_ROWS]:
         sides = [listed([str(expert) for expert in side], most=4) or "–" for side in (layer.only_a, layer.only_b)]
         counts = (f"{len(part):,}" for part in (layer.only_a, layer.only_b, layer.both))

@@ -102,7 +102,11 @@ def _print(index: IndexFile) -> None:
         shown = f"{value} ({format_bytes(capacity_bytes)})" if value is capacity_bytes else str(value)
         console.print(f"  {printable(key)} = {printable(shown, limit=200)}", soft_wrap=True)
     shown_layers = table(
-        name("layer"), number("hot neurons"), number("of"), number("share of layer"), text("first hot neurons")
+        name("layer"),
+        number("hot neurons"),
+        number("of"),
+        number("share of layer", spare=1),
+        text("first hot neurons", spare=2),
     )
     for position, layer in enumerate(index.layers[:_MAX_ROWS]):
         preview = [str(number) for number in index.gpu_bucket(position, _PREVIEWED)]
@@ -145,7 +149,7 @@ def _print_experts(path: Path, contents: Contents) -> None:
     console = common.console()
     size = format_bytes(path.stat().st_size)
     console.print(f"{printable(str(path))}: {contents.file_kind} for {contents.engine}, {size}", soft_wrap=True)
-    shown_layers = table(name("layer"), number("experts placed"), number("of"), text("first experts"))
+    shown_layers = table(name("layer"), number("experts placed"), number("of"), text("first experts", spare=1))
     filled = [(layer, experts) for layer, experts in contents.loaded.experts.items() if experts]
     for layer, experts in filled[:_MAX_ROWS]:
         preview = [*map(str, experts[:_PREVIEWED]), *(["…"] if len(experts) > _PREVIEWED else [])]

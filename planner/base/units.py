@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import struct
+from collections.abc import Callable, Iterable
 from decimal import Decimal
 
 from planner.base.errors import InputError
@@ -79,6 +80,28 @@ def format_bytes(size_bytes: int) -> str:
     if magnitude * 100 < MIB * 102_395:
         return f"{size_bytes / MIB:,.1f} MiB"
     return f"{size_bytes / GIB:,.2f} GiB"
+
+
+def format_column(sizes_bytes: Iterable[int], *, up: bool = False) -> Callable[[int], str]:
+    """Returns what writes the sizes of one column, all in one unit: GiB where none is under 0.1 GiB, else MiB.
+
+    What is not 0 is never shown as 0. With `up`, sizes are rounded up: what is shown is enough.
+
+    >>> shown = format_column([95_211_520, 3_779_571_220])
+    >>> shown(95_211_520), shown(3_779_571_220), shown(0), shown(100)
+    ('90.8 MiB', '3,604.5 MiB', '0.0 MiB', '<0.1 MiB')
+    """
+    least = min((abs(size) for size in sizes_bytes if size), default=GIB)
+    unit, name, digits = (GIB, "GiB", 2) if 10 * least >= GIB else (MIB, "MiB", 1)
+
+    def shown(size_bytes: int) -> str:
+        steps = -(-size_bytes * 10**digits // unit) if up else size_bytes * 10**digits / unit
+        text = f"{steps / 10**digits:,.{digits}f}"
+        if size_bytes and not float(text.replace(",", "")):
+            text = ("-" if size_bytes < 0 else "<") + f"{10**-digits:.{digits}f}"
+        return f"{text} {name}"
+
+    return shown
 
 
 def format_amount(amount: float) -> str:

@@ -10,6 +10,7 @@ from planner.commands import common
 if TYPE_CHECKING:
     from planner.catalogue.entries import Catalogue, Entry, Source
 
+_SPARED = ("n_embd", "n_ff", "layers", "PCIe", "for programs", "active", "architecture", "bandwidth")
 SECTIONS = ("models", "gpus", "hosts", "statistics")
 
 _EXAMPLES = """\
@@ -82,7 +83,14 @@ def _print_section(catalogue: Catalogue, section: str) -> None:
     from planner.report.tables import number, print_table, table, text
 
     columns, rows = _rows(catalogue, section)
-    shown = table(*(number(name) if justify == "right" else text(name) for name, justify in columns))
+    # What an entry is called stays; of the rest, what the entry itself shows (--entry) goes first.
+    spares = {"title": 9, **{heading: 8 - place for place, heading in enumerate(_SPARED)}}
+    shown = table(
+        *(
+            (number if justify == "right" else text)(heading, spare=spares.get(heading, 0) if place else 0)
+            for place, (heading, justify) in enumerate(columns)
+        )
+    )
     for row in rows:
         shown.add_row(*(printable(cell, limit=60) for cell in row))
     print_table(shown, common.console())

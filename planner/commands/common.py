@@ -97,6 +97,11 @@ def add_old_name(parser: argparse._ActionsContainer, name: str, option: str, why
     add_other_spelling(parser, name, option, action=OldName, **how)
 
 
+def add_bytes_option(parser: argparse._ActionsContainer) -> None:
+    """Adds `--bytes` for tables of sizes; `--json` has exact bytes always."""
+    parser.add_argument("--bytes", action="store_true", help="show sizes in exact bytes")
+
+
 def add_force_option(parser: argparse._ActionsContainer) -> None:
     """Adds `--force` for commands whose outputs go by `planner.base.outputs`."""
     parser.add_argument(

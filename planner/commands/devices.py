@@ -100,7 +100,7 @@ def _dotted(version: tuple[int, int] | None) -> str | None:
 
 def _print(found: Survey | None, host: HostMemory, notes: tuple[str, ...], trouble: str | None) -> None:
     from planner.base.text import printable
-    from planner.base.units import format_bytes
+    from planner.base.units import format_bytes, format_column
     from planner.report.tables import name, number, print_table, table, text
 
     console = common.console()
@@ -109,20 +109,22 @@ def _print(found: Survey | None, host: HostMemory, notes: tuple[str, ...], troub
         shown = table(
             name("GPU"),
             text("name"),
-            text("UUID"),
+            text("UUID", spare=3),
             number("free"),
             number("total"),
-            text("CUDA"),
-            text("figures from"),
+            text("CUDA", spare=1),
+            text("figures from", spare=2),
             title=f"NVIDIA driver {driver}",
         )
+        free = format_column(gpu.free_bytes for gpu in found.gpus)
+        total = format_column(gpu.total_bytes for gpu in found.gpus)
         for gpu in found.gpus:
             shown.add_row(
                 gpu.label,
                 printable(gpu.name),
                 "unknown" if gpu.uuid is None else printable(gpu.uuid),
-                format_bytes(gpu.free_bytes),
-                format_bytes(gpu.total_bytes),
+                free(gpu.free_bytes),
+                total(gpu.total_bytes),
                 _cuda_state(gpu, known=found.cuda_order_known),
                 gpu.basis.value,
             )

@@ -28,7 +28,7 @@ def run(arguments: argparse.Namespace, engine: ExpertEngine) -> int:
     if arguments.json:
         common.print_json(_as_json(found))
     else:
-        _print(found)
+        _print(found, exact=arguments.bytes)
     return 0
 
 
@@ -74,9 +74,9 @@ def _as_json(found: ExpertFit) -> dict[str, Any]:
     }
 
 
-def _print(found: ExpertFit) -> None:
+def _print(found: ExpertFit, *, exact: bool) -> None:
     from planner.base.text import printable
-    from planner.base.units import format_bytes
+    from planner.base.units import format_bytes, format_column
     from planner.report.bill import print_bill
     from planner.report.tables import number, print_table, table, text
 
@@ -84,11 +84,13 @@ def _print(found: ExpertFit) -> None:
     title = f"{printable(found.model.source)}: least VRAM at context {account.context}, KV cache {account.kv_type}"
     columns = [text("for"), number("experts"), number("VRAM of one GPU")]
     if found.budget_known:
-        columns += [text("here"), number("most context here")]
+        columns += [text("here"), number("most context here", spare=1)]
     console.print(title, soft_wrap=True)
     shown = table(*columns)
-    for _, words, experts_bytes, vram_bytes, context in _aims(found):
-        row = [words, format_bytes(experts_bytes) if experts_bytes else "", format_bytes(vram_bytes)]
+    aims = list(_aims(found))
+    units = format_column(aim[2] for aim in aims)
+    for _, words, experts_bytes, vram_bytes, context in aims:
+        row = [words, units(experts_bytes) if experts_bytes else "", format_bytes(vram_bytes)]
         if found.budget_known:
             short_bytes = vram_bytes - account.budget_bytes
             row.append("yes" if short_bytes <= 0 else f"{format_bytes(short_bytes)} short")
@@ -98,7 +100,7 @@ def _print(found: ExpertFit) -> None:
     if not found.budget_known:
         return
     console.print()
-    print_bill(account, console)
+    print_bill(account, console, exact=exact)
     if account.missing_bytes:
         console.print(f"here: {format_bytes(account.missing_bytes)} short of everything that is no expert")
         return

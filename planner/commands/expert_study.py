@@ -46,8 +46,8 @@ def run(arguments: argparse.Namespace, path: Path, document: Document) -> int:
     written = _write_files(arguments, study, answers, replies)
     _show(arguments, study, answers, replies)
     if not (arguments.json or arguments.csv == _STDOUT):
-        for path in written:
-            common.say(f"written to {path}")
+        for output in written:
+            common.say(f"written to {output}")
     judged = [answer for answer in answers if answer.verdict]
     return NO if judged and not any(answer.meets for answer in judged) else 0
 

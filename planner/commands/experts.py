@@ -216,7 +216,7 @@ def run(arguments: argparse.Namespace, engine: ExpertEngine) -> int:
         if arguments.explain and not arguments.json:
             from planner.report.bill import print_bill
 
-            print_bill(error.account, common.console())
+            print_bill(error.account, common.console(), exact=arguments.bytes)
         raise
     for line in planning.notes:
         common.note(line)
@@ -236,7 +236,7 @@ def run(arguments: argparse.Namespace, engine: ExpertEngine) -> int:
     else:
         from planner.report.experts import print_planning
 
-        print_planning(planning, common.console(), explain=arguments.explain)
+        print_planning(planning, common.console(), explain=arguments.explain, exact=arguments.bytes)
         for path in (arguments.output, arguments.html):
             if path is not None:
                 common.say(f"written to {path}")

@@ -37,6 +37,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     placement.add_model_options(parser, required=True)
     placement.add_engine_option(parser)
     parser.add_argument("--json", action="store_true", help="print JSON, sizes in bytes")
+    common.add_bytes_option(parser)
     placement.add_budget_options(parser)
     group = experts.add_shared_options(parser)
     group.add_argument(
@@ -94,7 +95,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         common.print_json(_as_json(geometry, settings, demands, account, context))
     else:
-        _print(geometry, settings, demands, account, context)
+        _print(geometry, settings, demands, account, context, exact=arguments.bytes)
     placement.check_can_split(ENGINE, geometry)
     return 0
 
@@ -123,7 +124,7 @@ def _demands(statistics: Statistics | None, geometry: Geometry, settings: Settin
     from planner.engines.powerinfer.kernel_limits import engine_granularity
 
     demands = [
-        ("dense", "anything at all: the dense part, KV cache on the host", dense_demand(geometry, settings)),
+        ("dense", "dense part, KV cache on host", dense_demand(geometry, settings)),
         ("dense_and_kv_cache", "dense part and KV cache", cache_demand(geometry, settings)),
     ]
     if statistics is not None:
@@ -194,23 +195,28 @@ def _print(
     demands: list[tuple[str, str, Demand]],
     account: Account | None,
     context: int | None,
+    *,
+    exact: bool,
 ) -> None:
     from planner.base.text import printable
-    from planner.base.units import format_bytes
+    from planner.base.units import format_bytes, format_column
     from planner.report.tables import number, print_table, table, text
 
     console = common.console()
     title = f"{printable(geometry.source)}: least VRAM at context {settings.context}, KV cache {settings.kv_type}"
-    columns = [text("for"), number("of neurons"), number("--vram-budget"), number("free VRAM")]
+    columns = [text("for"), number("of neurons", spare=2), number("--vram-budget"), number("free VRAM", spare=1)]
     if account is not None:
         columns.append(text("here"))
     shown = table(*columns, title=title)
+    units = format_column(demand.ffn_bytes for _, _, demand in demands)
+    budget = format_column((demand.budget_bytes for _, _, demand in demands), up=True)
+    free = format_column((demand.free_bytes for _, _, demand in demands), up=True)
     for _, words, demand in demands:
         row = [
             words,
-            format_bytes(demand.ffn_bytes) if demand.ffn_bytes else "",
-            f"{demand.budget_bytes:,} B ({format_bytes(demand.budget_bytes)})",
-            format_bytes(demand.free_bytes),
+            units(demand.ffn_bytes) if demand.ffn_bytes else "",
+            f"{demand.budget_bytes:,} B" if exact else budget(demand.budget_bytes),
+            f"{demand.free_bytes:,} B" if exact else free(demand.free_bytes),
         ]
         if account is not None:
             there_bytes = account.budget_bytes if account.budget.free_bytes is None else account.budget.free_bytes

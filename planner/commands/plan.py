@@ -5,9 +5,13 @@ from __future__ import annotations
 import argparse
 import shlex
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from planner.base.errors import InputError
 from planner.commands import common, experts, placement
+
+if TYPE_CHECKING:
+    from planner.planning import Planning
 
 _EXAMPLES = """\
 examples:
@@ -40,6 +44,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--explain", action="store_true", help="print the whole account, from the device's total to the last FFN byte"
     )
+    common.add_bytes_option(parser)
     parser.add_argument("--json", action="store_true", help="print the plan with its account and its layers as JSON")
     placement.add_budget_options(parser)
     experts.add_options(parser)
@@ -73,7 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.explain and not arguments.json:
             from planner.report.bill import print_bill
 
-            print_bill(error.account, common.console())
+            print_bill(error.account, common.console(), exact=arguments.bytes)
         raise
     except InputError:
         experts.advise(arguments)
@@ -93,13 +98,22 @@ def run(arguments: argparse.Namespace) -> int:
         common.print_json(planning_as_dict(planning))
         placement.check_can_split(planning.engine, planning.model)
         return 0
+    _show(planning, arguments)
+    placement.check_can_split(planning.engine, planning.model)
+    return 0
+
+
+def _show(planning: Planning, arguments: argparse.Namespace) -> None:
+    """Prints the plan for people, the files that were written, and what to type next."""
     from planner.report.placement import print_placement
 
     console = common.console()
     if arguments.explain:
         from planner.report.bill import print_bill
 
-        print_bill(planning.account, console, condition=planning.engine.condition(planning.model))
+        print_bill(
+            planning.account, console, condition=planning.engine.condition(planning.model), exact=arguments.bytes
+        )
     print_placement(planning, console)
     for path in (arguments.output, arguments.html):
         if path is not None:
@@ -108,5 +122,3 @@ def run(arguments: argparse.Namespace) -> int:
         common.say(f"next: hotsplit export --plan {shlex.quote(str(arguments.output))}")
     else:
         common.say("next: write the plan with --output plan.json, then: hotsplit export --plan plan.json")
-    placement.check_can_split(planning.engine, planning.model)
-    return 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from planner.base.text import printable
-from planner.base.units import format_bytes
+from planner.base.units import format_bytes, format_column
 from planner.engines.account import Account
 
 if TYPE_CHECKING:
@@ -14,25 +14,27 @@ if TYPE_CHECKING:
 _SIGNS = {"start": "", "minus": "-", "equals": "="}
 
 
-def print_bill(account: Account, console: Console, *, condition: str = "") -> None:
+def print_bill(account: Account, console: Console, *, condition: str = "", exact: bool = False) -> None:
     """Prints the bill as a table, then what the engine will do.
 
     Args:
         account: what an engine makes of a budget (`planner.engines.engine.Engine.account`).
         condition: under which the engine will do so (`planner.engines.engine.Engine.condition`).
         console: such as `planner.commands.common.console()`.
+        exact: whether sizes are shown in bytes.
     """
     from planner.report.tables import name, number, print_table, table, text
 
     shown = table(
         name(""),
         text("item"),
-        number("bytes"),
-        number(""),
-        number("left"),
-        text("basis"),
+        number("bytes" if exact else "size"),
+        number("left", spare=1),
+        text("basis", spare=2),
         title="VRAM, as the engine will spend it",
     )
+    taken = format_column(line.n_bytes for line in account.lines)
+    left = format_column(line.left_bytes for line in account.lines)
     for line in account.lines:
         # What comes back into the budget is a negative deduction.
         sign = "+" if line.kind == "minus" and line.n_bytes < 0 else _SIGNS[line.kind]
@@ -40,9 +42,8 @@ def print_bill(account: Account, console: Console, *, condition: str = "") -> No
         shown.add_row(
             sign,
             printable(line.label),
-            f"{size_bytes:,}",
-            format_bytes(size_bytes),
-            format_bytes(line.left_bytes),
+            f"{size_bytes:,}" if exact else taken(size_bytes),
+            f"{line.left_bytes:,}" if exact else left(line.left_bytes),
             printable(line.basis),
             end_section=line.kind == "equals",
         )

@@ -10,18 +10,21 @@ from typing import TYPE_CHECKING, Any
 from planner.base.text import printable
 from planner.base.units import GIB, format_bytes
 from planner.report.bill import print_bill
-from planner.report.tables import name, number, print_table, table, text
-from planner.report.whatif import FORMAT, VERSION, csv_value
+from planner.report.tables import coloured, name, number, print_table, table, text
+from planner.report.whatif import COLOURS, FORMAT, VERSION, csv_value
 from planner.studies.experts_answer import ExpertAnswer, ExpertState
 from planner.studies.experts_questions import ExpertReply
 from planner.studies.study import BASE
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.text import Text
 
     from planner.studies.experts_study import ExpertStudy
 
 UNKNOWN = "unknown"
+# What a narrow terminal does without first; the number of a cell and --cell show all of it.
+_SPARE_AXES = {"quantisation": 5, "scenario": 3, "engine": 2}
 # With more workloads than this, the table has their mean and the worst instead of each.
 _MOST_WORKLOADS = 4
 
@@ -86,22 +89,28 @@ def print_expert_study(
         console.print(printable(same.strip()), style="dim", soft_wrap=True)
     axes = [(axis, of) for axis, of in AXES if len({of(answer) for answer in answers}) > 1]
     shares = columns_of(answers)
-    columns = [number("#"), *(number(axis) if axis in {"context", "GPUs"} else text(axis) for axis, _ in axes)]
-    columns += [name("on the GPU"), number("experts"), number("of")]
-    columns += [*(number(printable(heading, limit=20)) for heading, _ in shares), number("VRAM")]
+    columns = [
+        number("#"),
+        *(number(axis) if axis in {"context", "GPUs"} else text(axis, _SPARE_AXES.get(axis, 0)) for axis, _ in axes),
+    ]
+    columns += [name("on the GPU", spare=4), number("experts"), number("of", spare=8)]
+    columns += [
+        *(number(printable(heading, limit=20), spare=7 if place else 1) for place, (heading, _) in enumerate(shares)),
+        number("VRAM", spare=6),
+    ]
     if any(answer.verdict for answer in answers):
-        columns.append(text("targets"))
+        columns += [name("targets"), text("missed", spare=9)]
     rows = table(*columns)
     for place, answer in enumerate(answers, 1):
-        row = [str(place), *(printable(of(answer), limit=40) for _, of in axes), answer.state.words]
+        row: list[str | Text] = [str(place), *(printable(of(answer), limit=40) for _, of in axes), answer.state.words]
         taken = answer.state is not ExpertState.UNSUITABLE
         fits = taken and answer.state is not ExpertState.DOES_NOT_FIT
         row += [f"{answer.experts:,}", f"{answer.all_experts:,}"] if taken else ["", ""]
         row += [share_words(of(answer)) if fits else "" for _, of in shares]
         row.append("" if answer.vram_bytes is None else f"{answer.vram_bytes / GIB:.1f} GiB")
         if answer.verdict:
-            row.append(verdict_words(answer))
-        rows.add_row(*row, style="dim" if answer.verdict == "misses" else None)
+            row += [coloured(answer.verdict, COLOURS[answer.verdict]), ", ".join(answer.shortfalls)]
+        rows.add_row(*row)
     print_table(rows, console)
     for reply in replies:
         console.print(printable(f"{reply.question}: {reply.about}: {reply.text}"), soft_wrap=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from planner.base.record import as_builtins
 from planner.base.text import printable
-from planner.base.units import format_bytes
+from planner.base.units import format_bytes, format_column
 from planner.plans.file import plan_as_dict
 from planner.report.bill import print_bill
 from planner.report.tables import name, number, print_table, table
@@ -19,10 +19,17 @@ if TYPE_CHECKING:
     from planner.expert_planning import ExpertPlanning
 
 
-def print_planning(planning: ExpertPlanning, console: Console, *, explain: bool) -> None:
-    """Prints the layers, the bill, the verdict and the least VRAM; with `explain` every layer by itself."""
+def print_planning(planning: ExpertPlanning, console: Console, *, explain: bool, exact: bool = False) -> None:
+    """Prints the layers, the bill, the verdict and the least VRAM.
+
+    Args:
+        planning: what was planned.
+        console: where to.
+        explain: whether every layer has a line of its own.
+        exact: whether the bill is in exact bytes.
+    """
     print_table(_layers(planning, every=explain), console)
-    print_bill(planning.account, console)
+    print_bill(planning.account, console, exact=exact)
     console.print()
     print_table(_verdict(planning), console)
     for key, text in _summary(planning):
@@ -64,6 +71,7 @@ def _layers(planning: ExpertPlanning, *, every: bool) -> Table:
         name("layers"), number("experts on the GPU"), number("of"), number("VRAM"), title="experts of each layer"
     )
     groups = planning.plan.groups
+    rows: list[tuple[str, int, int | None, int]] = []
     start = 0
     for place in range(1, len(groups) + 1):
         here = groups[start]
@@ -74,8 +82,11 @@ def _layers(planning: ExpertPlanning, *, every: bool) -> Table:
             layers = here.label if place - start == 1 else f"{here.label} to {groups[place - 1].label}"
             chosen = planning.choice.chosen & (planning.candidates.layer >= start) & (planning.candidates.layer < place)
             n_bytes = int(planning.candidates.sizes[chosen].sum())
-            shown.add_row(printable(layers), f"{here.placed:,}", f"{here.units:,}", format_bytes(n_bytes))
+            rows.append((printable(layers), here.placed, here.units, n_bytes))
             start = place
+    size = format_column(row[-1] for row in rows)
+    for layers, placed, units, n_bytes in rows:
+        shown.add_row(layers, f"{placed:,}", "unknown" if units is None else f"{units:,}", size(n_bytes))
     return shown
 
 
@@ -86,9 +97,9 @@ def _verdict(planning: ExpertPlanning) -> Table:
         name("text"),
         number("covered"),
         number("random"),
-        number("engine's default"),
-        number("later part"),
-        number("chosen from the others"),
+        number("engine's default", spare=2),
+        number("later part", spare=1),
+        number("chosen from the others", spare=3),
         title="share of choices on the GPU; later part and others: such a choice on text that it did not know",
     )
     for each, share in {**verdict.chosen_from, **verdict.tried_on}.items():
@@ -143,7 +154,9 @@ def _least(planning: ExpertPlanning) -> Table:
         number("most context here"),
         title="the least VRAM of one GPU for a share of choices",
     )
+    for_experts = format_column(each.experts_bytes for each in planning.least)
+    in_all = format_column(each.vram_bytes for each in planning.least)
     for each in planning.least:
         context = "unknown" if each.most_context is None else f"{each.most_context:,}" if each.most_context else "none"
-        shown.add_row(f"{each.share:.0%}", format_bytes(each.experts_bytes), format_bytes(each.vram_bytes), context)
+        shown.add_row(f"{each.share:.0%}", for_experts(each.experts_bytes), in_all(each.vram_bytes), context)
     return shown

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from planner.base.record import as_builtins
 from planner.base.text import printable
-from planner.base.units import format_amount, format_bytes
+from planner.base.units import format_amount, format_bytes, format_column
 from planner.placement.problem import SolverStatus
 from planner.plans.file import plan_as_dict
 from planner.report.tables import number, print_table, table
@@ -69,9 +69,16 @@ def layers_as_dicts(planning: Planning) -> list[dict[str, Any]]:
 
 
 def _layer_table(planning: Planning) -> Table:
-    headings = ("layer", f"hot {planning.engine.units}", "of", "share of layer", "activations covered", "VRAM")
-    shown = table(*map(number, headings))
+    shown = table(
+        number("layer"),
+        number(f"hot {planning.engine.units}"),
+        number("of", spare=3),
+        number("share of layer", spare=2),
+        number("activations covered"),
+        number("VRAM", spare=1),
+    )
     rows = layers_as_dicts(planning)
+    size = format_column([*(row["vram_bytes"] for row in rows), planning.plan.vram_required_bytes])
     hidden = len(rows) - 2 * _ROWS_AT_EACH_END if len(rows) > _MAX_ROWS else 0
     for position, row in enumerate(rows):
         if hidden and position == _ROWS_AT_EACH_END:
@@ -84,7 +91,7 @@ def _layer_table(planning: Planning) -> Table:
             f"{row['n_ff']:,}",
             f"{row['hot_share']:.1%}",
             f"{row['hit_rate']:.1%}",
-            format_bytes(row["vram_bytes"]),
+            size(row["vram_bytes"]),
         )
     plan = planning.plan
     neurons, hot_neurons = sum(planning.hotness.n_ff), sum(plan.solved_list)
@@ -95,7 +102,7 @@ def _layer_table(planning: Planning) -> Table:
         f"{neurons:,}",
         f"{hot_neurons / neurons:.1%}",
         f"{plan.hit_rate or 0:.1%}",
-        format_bytes(plan.vram_required_bytes),
+        size(plan.vram_required_bytes),
         style="bold",
     )
     return shown

@@ -31,9 +31,9 @@ def print_statistics(
 
 def _print_worth(workload: Workload, worth: Worth, console: Console) -> None:
     experts = worth.unit == "expert"
-    columns = [number("hottest"), number(f"{worth.unit}s"), number("covered"), number("random")]
+    columns = [number("hottest"), number(f"{worth.unit}s", spare=2), number("covered"), number("random")]
     if experts:
-        columns.append(number("engine's default"))
+        columns.append(number("engine's default", spare=1))
     files = ", ".join(workload.sources)
     shown = table(*columns, title=printable(f"{worth.name} ({files})"))
     for row in worth.covered:

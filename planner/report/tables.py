@@ -24,6 +24,8 @@ _RULES = Box("    \n    \n ── \n    \n ── \n ── \n    \n    \n")
 
 # Text is folded no narrower than this, or a column would be a letter wide.
 _NARROWEST_TEXT = 8
+# On a terminal this wide, a column of sentences is folded to as little as that before it is left out.
+_WIDE, _FOLDED_TEXT = 100, 40
 
 
 def number(heading: str, spare: int = 0) -> Column:
@@ -91,6 +93,10 @@ def print_table(shown: Table, console: Console) -> None:
 
     Where numbers alone are wider than the terminal, lines are longer than it, not cut.
     """
+    if shown.title is not None:
+        # A table would fold its title to its own width.
+        console.print(shown.title, style="italic", soft_wrap=True)
+        shown.title = None
     left_out = _leave_out(shown, console.width)
     console.print(shown, crop=False)
     if left_out:
@@ -103,18 +109,33 @@ def _leave_out(shown: Table, width: int) -> list[str]:
     """Takes columns out of a table until it fits or none can be spared; returns their headings in the table's order."""
     headings = {id(column): str(column.header) for column in shown.columns}
     kept = list(shown.columns)
-    while sum(map(_natural_width, kept)) + 2 * (len(kept) - 1) > width:
+    most = _FOLDED_TEXT if width >= _WIDE else width
+    while _width_of(kept, folded=True, most=most) > width:
         spare, place = max((getattr(column, "spare", 0), place) for place, column in enumerate(kept))
         if not spare:
             break
         del kept[place]
     left_out = [headings[id(column)] for column in shown.columns if column not in kept]
-    if left_out:
-        shown.columns[:] = [dataclasses.replace(column, _index=place) for place, column in enumerate(kept)]
+    shown.columns[:] = [dataclasses.replace(column, _index=place) for place, column in enumerate(kept)]
+    if width >= _width_of(kept, folded=True, most=width):
+        # The library would fold cells although folding headings is enough.
+        folded = _width_of(kept, folded=False, most=width) > width
+        for column in shown.columns:
+            column.width = _natural_width(column, folded=folded, most=width)
     return left_out
 
 
-def _natural_width(column: Column) -> int:
-    """Returns how wide a column is when none of its cells is folded; headings may be, between words."""
-    cells = (cell_len(line) for cell in column._cells for line in str(cell).split("\n"))
-    return max(_longest_word(str(column.header)), *cells, 0)
+def _width_of(columns: list[Column], *, folded: bool, most: int) -> int:
+    return sum(_natural_width(column, folded=folded, most=most) for column in columns) + 2 * (len(columns) - 1)
+
+
+def _natural_width(column: Column, *, folded: bool, most: int) -> int:
+    """Returns how wide a column is when cells of numbers stay whole and those of text are `most` wide at most.
+
+    Headings are `folded` between words or not.
+    """
+    heading = str(column.header)
+    longest = max((cell_len(line) for cell in column._cells for line in str(cell).split("\n")), default=0)
+    if column.overflow == "fold":
+        longest = min(longest, most)
+    return max(_longest_word(heading) if folded else cell_len(heading), longest)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 FORMAT = "hotsplit.whatif"
 VERSION = 2
 
-_COLOURS = {"meets": "green", "misses": "red"}
+COLOURS = {"meets": "green", "misses": "red"}
 _BOUND_WORDS = {
     Bound.GPU: "GPU bandwidth",
     Bound.HOST: "host bandwidth",
@@ -200,7 +200,11 @@ def csv_value(value: object) -> object:
 
 def _table(answers: Sequence[Answer], shown: Sequence[tuple[str, Callable[[Answer], str]]]) -> Table:
     """Returns the table; the columns that a narrow terminal does without are what --cell shows, too."""
-    columns = [number("#"), *(number(axis) if axis == "context" else text(axis) for axis, _ in shown), name("engine")]
+    columns = [
+        number("#"),
+        *(number(axis) if axis == "context" else text(axis) for axis, _ in shown),
+        name("engine", spare=1),
+    ]
     columns += [number("hot", spare=6), number("hit rate"), number("tokens/s"), name("bound by", spare=3)]
     columns += [number("VRAM", spare=2), number("+1 GiB", spare=5)]
     if any(answer.price is not None for answer in answers):
@@ -227,7 +231,7 @@ def _row(answer: Answer) -> dict[str, str | Text]:
         "VRAM": f"{answer.bytes.vram / GIB:.1f} GiB",
         "+1 GiB": unknown if extra is None else points(extra.hit_rate),
         "price": "" if answer.price is None else f"{answer.price:g}",
-        "targets": "" if not answer.verdict else coloured(answer.verdict, _COLOURS[answer.verdict]),
+        "targets": "" if not answer.verdict else coloured(answer.verdict, COLOURS[answer.verdict]),
         "missed": ", ".join(answer.shortfalls) if answer.verdict else "",
     }
 
