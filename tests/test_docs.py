@@ -210,7 +210,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def session(page: str, demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Session:
     """A page's folder; the demo's files are linked into it, not copied."""
     # The driver of the machine at hand would change what is shown.
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("COLUMNS", "80")
     made = "\n".join(block.body for block in blocks_of(page) if block.language == "console" and block.why_not is None)
     shutil.copytree(_ROOT / "configs", tmp_path / "configs")
     if "hotsplit demo try" not in made:
