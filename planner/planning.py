@@ -286,7 +286,7 @@ def _plan(
     return Plan(
         units=Units(kind=engine.units, groups=groups),
         vram_required_bytes=solution.used_bytes,
-        engine=PlannedEngine(name=engine.name, settings={"context": str(account.context), "kv_type": account.kv_type}),
+        engine=PlannedEngine(name=engine.name, settings=_settings(engine, request, account)),
         model=PlannedModel(path=str(request.model), architecture=model.architecture, fingerprint=model.fingerprint),
         statistics=(PlannedStatistics(path=str(request.activations_folder), fingerprint=statistics.fingerprint),),
         budget=PlannedBudget(
@@ -354,3 +354,35 @@ def _what_to_do(problem: Problem, engine: Engine) -> str:
 def about_model(engine: Engine, model: EngineModel) -> list[str]:
     """Returns why the engine would not run this model, or not split it, each line with the model's name."""
     return [f"{model.source}: {line}" for line in engine.model_notes(model)]
+
+
+def _settings(engine: Engine, request: PlanRequest, account: Account) -> dict[str, str]:
+    """Returns what the engine must be started with; a batch only where it is not the engine's own."""
+    settings = {"context": str(account.context), "kv_type": account.kv_type}
+    if request.batch not in {None, engine.defaults.batch}:
+        settings["batch"] = str(request.batch)
+    return settings
+
+
+def engine_command(plan: Plan) -> str | None:
+    """Returns the command that starts the plan's engine as planned; None where that is not known.
+
+    Args:
+        plan: made here or read from a file, whose settings may say anything.
+
+    Raises:
+        InputError: it names an engine that is not known.
+    """
+    if plan.engine is None or plan.model is None:
+        return None
+    said = plan.engine.settings
+    settings = Settings(
+        context=_number(said.get("context")), kv_type=said.get("kv_type"), batch=_number(said.get("batch"))
+    )
+    stated = plan.budget is not None and plan.budget.source == "option"
+    budget_bytes = plan.budget.budget_bytes if plan.budget is not None and stated else None
+    return engine_named(plan.engine.name).command_line(plan.model.path, settings, budget_bytes)
+
+
+def _number(text: str | None) -> int | None:
+    return int(text) if text is not None and text.isascii() and text.isdigit() and len(text) <= 10 else None

@@ -96,6 +96,9 @@ class CabinetEngine:
     def stated_budget(self, budget_bytes: int, *, context_bytes: int | None = None, **about: Any) -> Budget:
         return Budget("option", budget_bytes, context_bytes or 0, "stated", **about)
 
+    def command_line(self, model: str, settings: Settings, budget_bytes: int | None) -> str | None:
+        return f"fill-cabinet {model}"
+
     def account(self, model: EngineModel, budget: Budget, settings: Settings) -> Account:
         assert isinstance(model, Cabinet)
         context = settings.context or 1

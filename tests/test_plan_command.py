@@ -108,7 +108,8 @@ def test_explain_prints_the_bill_also_when_the_dense_part_does_not_fit(
     assert "Budget of the engine" in done.out
     assert "until all of it fits, the engine puts nothing else on the GPU." in done.out
     assert done.err.startswith(f"hotsplit: error: {model}: the dense part needs ")
-    assert hotsplit(capsys, "plan", "--model", model, "--vram-budget", "1KiB", "--explain", "--json").out == ""
+    done = hotsplit(capsys, "plan", "--model", model, "--vram-budget", "1KiB", "--explain", "--json")
+    assert json.loads(done.out)["errors"] == [done.err.removeprefix("hotsplit: error: ").rstrip("\n")]
 
 
 def _reserve_of(capsys: pytest.CaptureFixture[str], model: Path, *options: str) -> dict[str, tuple[int, str]]:

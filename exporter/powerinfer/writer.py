@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 from planner.base.errors import InputError
 from planner.engines.powerinfer.defaults import INDEX_SUFFIX
 from planner.engines.powerinfer.geometry import Geometry
+from planner.planning import engine_command
 
 if TYPE_CHECKING:
     from planner.activations.folder import Statistics
@@ -79,8 +81,13 @@ class IndexWriter:
         return [] if tied is None else [tied]
 
     def next_steps(self, plan: Plan, output: Path) -> Sequence[str]:
-        """Returns the engine's command line, where the plan names its model."""
-        return ()
+        """Returns the engine's command line, where the plan names its model, and first where its index must lie."""
+        command = engine_command(plan)
+        if command is None or plan.model is None:
+            return ()
+        place = self.output_beside(Path(plan.model.path))
+        copied = [] if place.absolute() == output.absolute() else [shlex.join(["cp", str(output), str(place)])]
+        return (*copied, command)
 
 
 def _geometry(model: EngineModel | None) -> Geometry | None:

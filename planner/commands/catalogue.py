@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
         return _print_entry(catalogue, arguments.entry, arguments.json)
     sections = SECTIONS if arguments.section is None else (arguments.section,)
     if arguments.json:
-        common.print_json({section: _section_as_dict(catalogue, section) for section in sections})
+        common.print_json("hotsplit.catalogue", {section: _section_as_dict(catalogue, section) for section in sections})
         return 0
     for number, section in enumerate(sections):
         if number:
@@ -68,12 +68,11 @@ def _print_published(as_json: bool) -> int:
     if not as_json:
         common.console().print(as_markdown(comparisons), soft_wrap=True)
         return 0
-    common.print_json(
-        [
-            {**as_mapping(comparison.published), "predicted": comparison.predicted, "error": comparison.error}
-            for comparison in comparisons
-        ]
-    )
+    figures = [
+        {**as_mapping(comparison.published), "predicted": comparison.predicted, "error": comparison.error}
+        for comparison in comparisons
+    ]
+    common.print_json("hotsplit.published", {"figures": figures})
     return 0
 
 
@@ -201,9 +200,10 @@ def _print_entry(catalogue: Catalogue, name: str, as_json: bool) -> int:
     if not found:
         names = [*catalogue.models, *catalogue.gpus, *catalogue.hosts]
         raise InputError(f"found no entry {name[:80]!r} in the catalogue{closest(name, names)}")
+    entries: list[dict[str, Any]] = []
     for section, entry in found:
         if as_json:
-            common.print_json(as_mapping(entry))
+            entries.append({"section": section, "origin": str(catalogue.origins[section, name]), **as_mapping(entry)})
             continue
         common.say(f"{name} ({section}; {catalogue.origins[section, name]})")
         figures = entry.figures()
@@ -211,4 +211,6 @@ def _print_entry(catalogue: Catalogue, name: str, as_json: bool) -> int:
             if figure in figures:
                 common.say(f"  {figure}: {_figure_words(figure, value)}")
                 common.say(f"      {_source_words(entry.rated_source_of(figure))}")
+    if as_json:
+        common.print_json("hotsplit.entry", {"entries": entries})
     return 0

@@ -217,13 +217,16 @@ def run(arguments: argparse.Namespace, engine: ExpertEngine) -> int:
     if arguments.json:
         from planner.report.experts import planning_as_dict
 
-        common.print_json(planning_as_dict(planning))
+        steps = placement.export_steps(arguments, takes_options=False)
+        common.print_json("hotsplit.plan", {**planning_as_dict(planning), "next": steps})
     else:
         from planner.report.experts import print_planning
 
         print_planning(planning, common.console(), explain=arguments.explain)
         if arguments.output is not None:
             common.say(f"written to {arguments.output}")
+        for step in placement.export_steps(arguments, takes_options=False):
+            common.say(f"next: {step}")
     if least is not None:
         check_share(planning, least)
     return 0

@@ -79,7 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
         account = settings.account(geometry, budget)
         context = largest_context(geometry, settings, budget)
     if arguments.json:
-        common.print_json(_as_json(geometry, settings, demands, account, context))
+        common.print_json("hotsplit.fit", _as_json(geometry, settings, demands, account, context))
     else:
         _print(geometry, settings, demands, account, context)
     placement.check_can_split(ENGINE, geometry)

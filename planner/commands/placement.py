@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from planner.placement.objectives import DEFAULT, OBJECTIVES
 if TYPE_CHECKING:
     from planner.engines.engine import Engine, EngineModel, ReserveOptions
     from planner.planning import Planning, PlanRequest
+    from planner.plans.plan import Plan
 
 # Everything that says what to plan, by its name among the arguments, as it is when nobody gives it.
 _UNSAID: dict[str, object] = {
@@ -24,6 +26,9 @@ _UNSAID: dict[str, object] = {
     "solver": "highs",
     "objective": DEFAULT,
 }
+
+# What `plan` shows how, and `export` does not know.
+_OF_PLAN_ALONE = frozenset({"--explain", "--json", "--force"})
 
 
 def add_model_options(parser: argparse._ActionsContainer, *, required: bool) -> None:
@@ -322,3 +327,27 @@ def check_can_split(engine: Engine, model: EngineModel) -> None:
     """
     if (why := engine.why_not_split(model)) is not None:
         raise NoAnswerError(why)
+
+
+def export_steps(arguments: argparse.Namespace, *, takes_options: bool = True) -> list[str]:
+    """Returns the commands that export what `plan` has planned, quoted for a shell.
+
+    Args:
+        arguments: of `plan`; `given` holds them as they were typed.
+        takes_options: whether `export` can plan by itself with the same options; else the plan must be a file.
+    """
+    if arguments.output is not None:
+        return [shlex.join(["hotsplit", "export", "--plan", str(arguments.output)])]
+    given = [word for word in arguments.given[1:] if word not in _OF_PLAN_ALONE]
+    if takes_options:
+        return [shlex.join(["hotsplit", "export", *given])]
+    plan = ["--output", "plan.json"]
+    return [shlex.join(["hotsplit", "plan", *given, *plan]), shlex.join(["hotsplit", "export", "--plan", plan[1]])]
+
+
+def on_chosen_gpu(command: str, arguments: argparse.Namespace, plan: Plan) -> str:
+    """Returns an engine's command for the GPU that `--gpu` names: by itself the engine takes the first one."""
+    uuid = None if plan.budget is None else plan.budget.gpu_uuid
+    if arguments.gpu is None or uuid is None:
+        return command
+    return f"CUDA_VISIBLE_DEVICES={shlex.quote(uuid)} {command}"

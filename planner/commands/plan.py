@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from planner.base.errors import InputError
 from planner.commands import common, experts, placement
+
+if TYPE_CHECKING:
+    from planner.planning import Planning
 
 _EXAMPLES = """\
 examples:
@@ -84,7 +88,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         from planner.report.placement import planning_as_dict
 
-        common.print_json(planning_as_dict(planning))
+        common.print_json("hotsplit.plan", {**planning_as_dict(planning), "next": _next_steps(arguments, planning)})
         placement.check_can_split(planning.engine, planning.model)
         return 0
     from planner.report.placement import print_placement
@@ -97,5 +101,18 @@ def run(arguments: argparse.Namespace) -> int:
     print_placement(planning, console)
     if arguments.output is not None:
         common.say(f"written to {arguments.output}")
+    for step in _next_steps(arguments, planning):
+        common.say(f"next: {step}")
     placement.check_can_split(planning.engine, planning.model)
     return 0
+
+
+def _next_steps(arguments: argparse.Namespace, planning: Planning) -> list[str]:
+    """Returns the commands that bring the plan to the engine; none where the engine does not split the model."""
+    from planner.planning import engine_command
+
+    if planning.engine.why_not_split(planning.model) is not None:
+        return []
+    command = engine_command(planning.plan)
+    start = [] if command is None else [placement.on_chosen_gpu(command, arguments, planning.plan)]
+    return [*placement.export_steps(arguments), *start]

@@ -79,9 +79,10 @@ def run(arguments: argparse.Namespace) -> int:
     from planner.base.errors import InputError
 
     if arguments.schema:
+        from planner.base.json_answer import write_json
         from planner.studies.study_file import json_schema
 
-        common.print_json(json_schema())
+        write_json(json_schema(), answer_stream())
         return 0
     if arguments.study is None:
         raise InputError("found no study, expected a YAML file: hotsplit whatif FILE (examples are in configs/)")
@@ -100,7 +101,7 @@ def run(arguments: argparse.Namespace) -> int:
     replies = ask(study, answers, arguments.ask)
     written = _write_files(arguments, study, answers, replies)
     if arguments.json:
-        common.print_json(study_as_dict(study, answers, replies))
+        common.print_json("hotsplit.whatif", study_as_dict(study, answers, replies))
     elif arguments.csv == _STDOUT:
         answer_stream().write(study_as_csv(answers, replies))
     elif arguments.cell is not None:

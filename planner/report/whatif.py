@@ -21,9 +21,6 @@ if TYPE_CHECKING:
 
     from planner.studies.study import Study
 
-FORMAT = "hotsplit.whatif"
-VERSION = 1
-
 _BOUND_WORDS = {
     Bound.GPU: "GPU bandwidth",
     Bound.HOST: "host bandwidth",
@@ -108,8 +105,6 @@ def print_cell(answer: Answer, console: Console) -> None:
 def study_as_dict(study: Study, answers: Sequence[Answer], replies: Sequence[Reply]) -> dict[str, Any]:
     """Returns the study's answers as JSON values."""
     return {
-        "format": FORMAT,
-        "version": VERSION,
         "title": study.title,
         "description": study.description,
         "cells": [answer.to_dict() for answer in answers],
