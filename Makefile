@@ -19,7 +19,7 @@ MODEL = $(DEMO)/$(DEMO_SHAPE)/$(DEMO_SHAPE).powerinfer.gguf
 
 .DEFAULT_GOAL := help
 # What the tests need and the oldest versions do not name.
-TESTING := 'hypothesis>=6.168' 'pytest>=9.2' 'pytest-timeout>=2.4' 'selenium>=4.40,<5'
+TESTING := 'hypothesis>=6.168' 'jsonschema>=4.26,<5' 'pytest>=9.2' 'pytest-timeout>=2.4' 'selenium>=4.40,<5'
 
 .PHONY: help demo test test-oldest test-newest fuzz lint clean
 

@@ -43,13 +43,13 @@ def _run(arguments: Sequence[str] | None) -> int:
         verify,
     )
     from planner.cli.run import build_parser, run_command
-    from planner.commands import catalogue, devices, fit, plan, statistics, whatif
+    from planner.commands import catalogue, devices, fit, plan, schema, statistics, whatif
     from planner.commands import help as help_command
 
     # In the order in which a newcomer needs them.
     commands = (
         *(demo, devices, statistics, fit, plan, export, inspect, verify, doctor),
-        *(whatif, catalogue, profile, diff, convert, engine, completion, help_command),
+        *(whatif, catalogue, profile, diff, convert, engine, schema, completion, help_command),
     )
     return run_command(build_parser("hotsplit", DESCRIPTION, commands, epilog=EPILOG), arguments)
 

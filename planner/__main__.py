@@ -18,10 +18,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(arguments: Sequence[str] | None) -> int:
     # Imported here so that Ctrl-C is answered while they load, too.
     from planner.cli.run import build_parser, run_command
-    from planner.commands import catalogue, devices, fit, plan, statistics, whatif
+    from planner.commands import catalogue, devices, fit, plan, schema, statistics, whatif
     from planner.commands import help as help_command
 
-    commands = (devices, statistics, fit, plan, whatif, catalogue, help_command)
+    commands = (devices, statistics, fit, plan, whatif, catalogue, schema, help_command)
     return run_command(build_parser("python -m planner", DESCRIPTION, commands), arguments)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import pytest
 
 from exporter.__main__ import main
+from tests.json_schemas import checked
 
 
 @dataclass(frozen=True)
@@ -20,12 +21,14 @@ class Done:
 
 
 def hotsplit(capsys: pytest.CaptureFixture[str], *arguments: object) -> Done:
-    """Runs `hotsplit ARGUMENTS…`."""
+    """Runs `hotsplit ARGUMENTS…`; what it prints with `--json` must be of its format."""
     try:
         exit_code = main([str(argument) for argument in arguments])
     except SystemExit as leaving:
         exit_code = leaving.code if isinstance(leaving.code, int) else 1
     captured = capsys.readouterr()
+    if "--json" in arguments and captured.out:
+        checked(captured.out)
     return Done(exit_code, captured.out, captured.err)
 
 
