@@ -16,6 +16,7 @@ from planner.activations.expert_counts.workload import Workload
 from planner.activations.expert_counts.workload_set import alike, read_workloads
 from planner.activations.expert_counts.worth import warnings_of, worth_of
 from planner.base.errors import InputError, NoAnswerError
+from planner.base.loudness import doing
 from planner.base.record import Record, field
 from planner.base.units import format_bytes
 from planner.engines.account import Account, Budget, EngineState
@@ -148,7 +149,9 @@ def make_expert_plan(request: ExpertRequest) -> ExpertPlanning:
     if engine is None:
         raise InputError(f"engine {request.engine!r} places no experts")
     _check_request(request, engine)
+    doing(f"reading {len(request.statistics)} workloads of counts")
     workloads = read_workloads(request.statistics)
+    doing(f"reading the headers of {request.model}")
     try:
         whole = engine.read_model(request.model)
     except UnsuitableError as error:
@@ -168,6 +171,7 @@ def make_expert_plan(request: ExpertRequest) -> ExpertPlanning:
         one_number=engine.one_number,
         spare_experts=engine.spare_experts,
     )
+    doing(f"choosing among {len(candidates.sizes)} experts for {account.units_bytes} bytes")
     choice = choose(candidates, room, request.robust)
     mean_covered = most_covered(candidates, room).covered if request.robust else ()
     zero_bytes, zero_layers = _zero_experts(candidates, choice, 0)

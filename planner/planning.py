@@ -8,6 +8,7 @@ from typing import Any
 from planner.activations.folder import Statistics, remarks
 from planner.activations.hotness import Hotness
 from planner.base.errors import NoAnswerError
+from planner.base.loudness import doing
 from planner.base.record import Record, field, replace, set_fields
 from planner.base.request_values import as_bytes, as_count, as_gpu, as_path
 from planner.base.units import format_bytes
@@ -162,12 +163,14 @@ def make_plan(request: PlanRequest) -> Planning:
         OSError: a file cannot be read.
     """
     engine = engine_named(request.engine)
+    doing(f"reading the header of {request.model}")
     model = engine.read_model(request.model)
     budget, notes = request.budget, tuple[str, ...]()
     if budget is None:
         budget, notes = find_budget(engine, request.gpu, request.vram_budget_bytes, request.cuda_context_bytes)
     account = engine.account(model, budget, request.settings)
     check_dense_part_fits(account, engine, source=str(request.model))
+    doing(f"reading the statistics in {request.activations_folder}")
     statistics = engine.read_statistics(request.activations_folder, model)
     divided = engine.with_groups(model, statistics.labels, statistics.n_ff)
     if divided is not model:
@@ -185,6 +188,7 @@ def make_plan(request: PlanRequest) -> Planning:
         unit=objective.unit,
         placed=(engine.unit, engine.units),
     )
+    doing(f"placing {engine.units} of {len(hotness.n_ff)} groups in {account.units_bytes} bytes")
     solution = solve(problem, request.solver)
     _check_answered(solution)
     planning = Planning(

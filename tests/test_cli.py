@@ -131,8 +131,8 @@ def test_options_are_parsed() -> None:
     assert (seen[0].size, seen[0].count, seen[0].rate) == (1024, 3, 2.5)
 
 
-@pytest.mark.parametrize("module", ["planner", "exporter"])
-def test_both_packages_run_as_modules(module: str) -> None:
+@pytest.mark.parametrize("module", ["hotsplit", "planner", "exporter"])
+def test_every_package_runs_as_a_module(module: str) -> None:
     done = subprocess.run([sys.executable, "-m", module, "--version"], capture_output=True, text=True, check=True)
     assert done.stdout == f"hotsplit {__version__}\n"
 

@@ -121,11 +121,15 @@ def test_every_command_prints_one_document_of_its_format(here: Path, capsys: Cap
 
 
 def test_every_command_with_json_is_among_those() -> None:
-    parser = _parser()
-    with_json = {name for name, command in _commands(parser) if "--json" in command._option_string_actions}
+    with_json = {name for name, command in every_command() if "--json" in command._option_string_actions}
     tried = {" ".join(map(str, command[:2])) for _, command in COMMANDS}
     missing = {name for name in with_json if not any(each == name or each.startswith(f"{name} ") for each in tried)}
     assert missing == {"profile", "profile merge"}
+
+
+def every_command() -> Iterator[tuple[str, argparse.ArgumentParser]]:
+    """Yields the name of each command and action, and its parser."""
+    yield from _commands(_parser())
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -10,6 +10,7 @@ import contextlib
 import io
 import itertools
 import os
+import platform
 import sys
 from collections.abc import Iterator, Sequence
 from types import ModuleType
@@ -19,6 +20,7 @@ from planner import __version__
 from planner.base.errors import HotsplitError
 from planner.base.interrupt import INTERRUPTED, WHY_INTERRUPTED, complain_of_interruption, interruptible
 from planner.base.json_answer import error_document, watching, write_json
+from planner.base.loudness import Loudness, doing, speaking
 from planner.base.quiet import answer_stream, columns_of, drop, only_the_answer
 from planner.base.text import MAX_LINE_CHARACTERS, closest, printable
 from planner.cli.garbage import collecting_rarely
@@ -124,9 +126,22 @@ def build_parser(
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
     for command in commands:
         command.add_parser(subparsers)
+    _add_loudness(subparsers)
     # For the command that describes all the others to a shell.
     parser.set_defaults(parser=parser)
     return parser
+
+
+def _add_loudness(commands: argparse._SubParsersAction[Any]) -> None:
+    """Adds `--quiet` and `--verbose` to every command and to the actions of those that have some."""
+    for parser in {id(parser): parser for parser in commands.choices.values()}.values():
+        for action in parser._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                _add_loudness(action)
+        group = parser.add_argument_group("what is said beside the answer").add_mutually_exclusive_group()
+        # Read before anything is parsed, because parsing may have something to say.
+        for loudness, words in ((Loudness.QUIET, "no notes"), (Loudness.VERBOSE, "also what is being done")):
+            group.add_argument(loudness.value, action="store_true", default=argparse.SUPPRESS, help=words)
 
 
 def run_command(parser: argparse.ArgumentParser, arguments: Sequence[str] | None = None) -> int:
@@ -148,12 +163,13 @@ def _run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> in
 
 def _answer(parser: argparse.ArgumentParser, arguments: Sequence[str] | None, answers: TextIO) -> int:
     given = sys.argv[1:] if arguments is None else arguments
-    with watching() as begun:
+    with watching() as begun, speaking(_loudness_of(given)):
         lines: Sequence[str] = ()
         exit_code: int = 0
         try:
             chosen = parser.parse_args(arguments)
             chosen.given = tuple(given)
+            doing(f"hotsplit {__version__}, Python {platform.python_version()}: {chosen.command}")
             exit_code = chosen.run(chosen)
             answers.flush()
         except UsageError as error:
@@ -181,6 +197,16 @@ def _answer(parser: argparse.ArgumentParser, arguments: Sequence[str] | None, an
         return exit_code
 
 
+def _options_in(given: Sequence[str]) -> list[str]:
+    """Returns the arguments among which options may be: what stands behind `--` is none."""
+    return list(itertools.takewhile(lambda argument: argument != "--", given))
+
+
+def _loudness_of(given: Sequence[str]) -> Loudness:
+    options = _options_in(given)
+    return next((each for each in (Loudness.QUIET, Loudness.VERBOSE) if each.value in options), Loudness.NORMAL)
+
+
 def _lines_of(error: HotsplitError | OSError | ImportError | MemoryError) -> tuple[str, ...]:
     """Returns what to tell of a failure, one entry for each fault."""
     if isinstance(error, HotsplitError):
@@ -198,8 +224,7 @@ def _print_error(
     given: Sequence[str], begun: Sequence[bool], answers: TextIO, exit_code: int, lines: Sequence[str]
 ) -> None:
     """Prints the error object where `--json` asked for JSON and no answer has begun; it may find no reader."""
-    asked = list(itertools.takewhile(lambda argument: argument != "--", given))
-    if begun or "--json" not in asked:
+    if begun or "--json" not in _options_in(given):
         return
     with contextlib.suppress(OSError):
         write_json(error_document(exit_code, lines), answers)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import math
 import os
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from planner.base import loudness
 from planner.base.errors import InputError
 from planner.base.json_answer import document, write_json
 from planner.base.quiet import answer_stream, columns_of
@@ -107,8 +107,8 @@ def add_force_option(parser: argparse._ActionsContainer) -> None:
 
 
 def note(text: str) -> None:
-    """Prints one line that a user should know and a script should not read (standard error)."""
-    print(f"hotsplit: note: {printable(text, limit=MAX_LINE_CHARACTERS)}", file=sys.stderr)
+    """Prints one line that a user should know and a script should not read (standard error; not with `--quiet`)."""
+    loudness.note(text)
 
 
 def say(text: str) -> None:
