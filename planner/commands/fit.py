@@ -27,9 +27,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "fit",
         help="the minimum VRAM that a model needs, and the largest context",
         description=(
-            "Says how much VRAM the model needs at least: for anything at all, for the dense part with its KV cache, "
-            "for 50 to 99 % of all activations (needs the statistics) and for everything; and, when there is a GPU or "
-            "a --vram-budget, what that gives and the largest context it can hold."
+            "Says how much VRAM a model of PowerInfer needs at least: for anything at all, for the dense part with its "
+            "KV cache, for 50 to 99 % of all activations (needs the statistics) and for everything; and, when there is "
+            "a GPU or a --vram-budget, what that gives and the largest context it can hold."
         ),
         epilog=_EXAMPLES,
     )

@@ -26,10 +26,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     """Adds the command's options."""
     parser = subparsers.add_parser(
         "plan",
-        help="decide how many neurons of each layer live on the GPU",
+        help="decide which neurons or experts of a model live on the GPU",
         description=(
-            "Reads free VRAM, the model's header and its activation statistics, solves the placement program and "
-            "shows the solved list, what it covers and its proof. With --output it is written as a plan file."
+            "Reads free VRAM, the model's header and its statistics, solves the placement program and shows what goes "
+            "on the GPU, what it covers and the proof. With --output it is written as a plan file. Without --engine "
+            "the engine is PowerInfer; defaults that differ between engines are given for each."
         ),
         epilog=_EXAMPLES,
     )
