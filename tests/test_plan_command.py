@@ -129,7 +129,7 @@ def test_items_of_the_reserve_can_be_stated(capsys: pytest.CaptureFixture[str], 
 
 def test_help_names_every_item_of_the_reserve(capsys: pytest.CaptureFixture[str]) -> None:
     shown = " ".join(hotsplit(capsys, "plan", "--help").out.split())
-    assert "items are " + ", ".join(ITEMS[:-1]) + f" and {ITEMS[-1]} " in shown
+    assert "items are, for PowerInfer, " + ", ".join(ITEMS[:-1]) + f" and {ITEMS[-1]}, for engines" in shown
 
 
 def test_a_smaller_batch_takes_a_smaller_scratch(capsys: pytest.CaptureFixture[str], model: Path) -> None:
