@@ -17,14 +17,17 @@ RUNTIME := $(VENV)/.runtime
 DEVELOPMENT := $(VENV)/.development
 MODEL = $(DEMO)/$(DEMO_SHAPE)/$(DEMO_SHAPE).powerinfer.gguf
 
+PLAN = $(DEMO)/$(DEMO_SHAPE)/plan.json
+
 .DEFAULT_GOAL := help
 # What the tests need and the oldest versions do not name.
-TESTING := 'axe-core-python>=0.1,<0.2' 'hypothesis>=6.168' 'pytest>=9.2' 'pytest-timeout>=2.4' 'selenium>=4.40,<5'
+TESTING := 'axe-core-python>=0.1,<0.2' 'hypothesis>=6.168' 'jsonschema>=4.26,<5' 'pytest>=9.2' 'pytest-timeout>=2.4' \
+	'selenium>=4.40,<5'
 
 .PHONY: help demo test test-oldest test-newest fuzz lint clean
 
 help:
-	@echo 'make demo   write a model folder, plan it, export its GPU index, verify and show it'
+	@echo 'make demo   write a model folder, plan it, export its GPU index, verify it, and write a page'
 	@echo 'make test   lint, type-check and run the test suite'
 	@echo 'make test-oldest  run the test suite with the oldest versions that pyproject.toml allows'
 	@echo 'make test-newest  the same with the newest versions, but torch, which is pinned'
@@ -45,11 +48,13 @@ $(DEVELOPMENT): $(RUNTIME)
 
 demo: $(RUNTIME)
 	$(BIN)/hotsplit demo $(DEMO)/$(DEMO_SHAPE) --shape $(DEMO_SHAPE) --force
-	$(BIN)/hotsplit export --model $(MODEL) --vram-budget $(DEMO_BUDGET) --force
-	$(BIN)/hotsplit verify $(MODEL).generated.gpuidx --model $(MODEL) --activations $(DEMO)/$(DEMO_SHAPE)/activation
-	$(BIN)/hotsplit plan --model $(MODEL) --vram-budget $(DEMO_BUDGET)
+	$(BIN)/hotsplit plan --model $(MODEL) --vram-budget $(DEMO_BUDGET) --output $(PLAN) --force
+	$(BIN)/hotsplit export --plan $(PLAN) --force
+	$(BIN)/hotsplit verify $(MODEL).generated.gpuidx --model $(MODEL) --plan $(PLAN) \
+		--activations $(DEMO)/$(DEMO_SHAPE)/activation
+	$(BIN)/hotsplit whatif configs/pick-a-gpu-for-70b.yaml --html $(DEMO)/report.html --force
 	@echo
-	@echo 'That was the plan, and its index lies beside the model. Type next:'
+	@echo 'That was the plan, and its index lies beside the model. The page is $(DEMO)/report.html. Type next:'
 	@echo '  . $(BIN)/activate'
 	@echo '  hotsplit plan --model $(MODEL) --vram-budget 8GiB'
 	@echo '  hotsplit whatif configs/pick-a-gpu-for-70b.yaml'

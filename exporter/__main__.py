@@ -46,6 +46,7 @@ COMMANDS = {
     "diff": "exporter.commands.diff",
     "convert": "exporter.commands.convert",
     "engine": "exporter.commands.engine",
+    "schema": "planner.commands.schema",
     "completion": "exporter.commands.completion",
     "help": "planner.commands.help",
 }

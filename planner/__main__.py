@@ -16,7 +16,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 COMMANDS = {
-    name: f"planner.commands.{name}" for name in ("devices", "statistics", "fit", "plan", "whatif", "catalogue", "help")
+    name: f"planner.commands.{name}"
+    for name in ("devices", "statistics", "fit", "plan", "whatif", "catalogue", "schema", "help")
 }
 
 

@@ -16,6 +16,7 @@ from planner.activations.expert_counts.workload import Workload
 from planner.activations.expert_counts.workload_set import alike, read_workloads
 from planner.activations.expert_counts.worth import warnings_of, worth_of
 from planner.base.errors import InputError, NoAnswerError
+from planner.base.loudness import doing
 from planner.base.record import Record, field
 from planner.base.units import format_bytes
 from planner.engines.account import Account, Budget, EngineState
@@ -150,7 +151,9 @@ def make_expert_plan(request: ExpertRequest) -> ExpertPlanning:
     if engine is None:
         raise InputError(f"engine {request.engine!r} places no experts")
     _check_request(request, engine)
+    doing(f"reading {len(request.statistics)} workloads of counts")
     workloads = read_workloads(request.statistics)
+    doing(f"reading the headers of {request.model}")
     try:
         whole = engine.read_model(request.model)
     except UnsuitableError as error:
@@ -163,6 +166,7 @@ def make_expert_plan(request: ExpertRequest) -> ExpertPlanning:
     account = account_that_fits(engine, model, budget, settings, kv_cache_bytes=request.kv_cache_bytes)
     candidates = candidates_of(workloads, [layer.expert_bytes.tolist() for layer in model.moe.layers])
     room = room_of(engine, account, request.lanes)
+    doing(f"choosing among {len(candidates.sizes)} experts for {account.units_bytes} bytes")
     choice = choose(candidates, room, request.robust)
     account = billed(account, candidates, choice)
     mean_covered = most_covered(candidates, room).covered if request.robust else ()

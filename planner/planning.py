@@ -8,6 +8,7 @@ from pathlib import Path
 from planner.activations.folder import Statistics, remarks
 from planner.activations.hotness import Hotness
 from planner.base.errors import NoAnswerError
+from planner.base.loudness import doing
 from planner.base.record import Record, field, replace, set_fields
 from planner.base.request_values import as_bytes, as_count, as_gpu, as_path
 from planner.base.units import format_bytes
@@ -166,12 +167,14 @@ def make_plan(request: PlanRequest, *, progress: Callable[[float], None] | None 
         OSError: a file cannot be read.
     """
     engine = engine_named(request.engine)
+    doing(f"reading the header of {request.model}")
     model = engine.read_model(request.model)
     budget, notes = request.budget, tuple[str, ...]()
     if budget is None:
         budget, notes = find_budget(engine, request.gpu, request.vram_budget_bytes, request.cuda_context_bytes)
     account = engine.account(model, budget, request.settings)
     check_dense_part_fits(account, engine, source=str(request.model))
+    doing(f"reading the statistics in {request.activations_folder}")
     statistics = engine.read_statistics(request.activations_folder, model)
     divided = engine.with_groups(model, statistics.labels, statistics.n_ff)
     if divided is not model:
@@ -189,6 +192,7 @@ def make_plan(request: PlanRequest, *, progress: Callable[[float], None] | None 
         unit=objective.unit,
         placed=(engine.unit, engine.units),
     )
+    doing(f"placing {engine.units} of {len(hotness.n_ff)} groups in {account.units_bytes} bytes")
     solution = solve(problem, request.solver, progress=progress)
     _check_answered(solution)
     planning = Planning(
@@ -290,7 +294,7 @@ def _plan(
     return Plan(
         units=Units(kind=engine.units, groups=groups),
         vram_required_bytes=solution.used_bytes,
-        engine=PlannedEngine(name=engine.name, settings={"context": str(account.context), "kv_type": account.kv_type}),
+        engine=PlannedEngine(name=engine.name, settings=_settings(engine, request, account)),
         model=PlannedModel(path=str(request.model), architecture=model.architecture, fingerprint=model.fingerprint),
         statistics=(PlannedStatistics(path=str(request.activations_folder), fingerprint=statistics.fingerprint),),
         budget=PlannedBudget(
@@ -358,3 +362,35 @@ def _what_to_do(problem: Problem, engine: Engine) -> str:
 def about_model(engine: Engine, model: EngineModel) -> list[str]:
     """Returns why the engine would not run this model, or not split it, each line with the model's name."""
     return [f"{model.source}: {line}" for line in engine.model_notes(model)]
+
+
+def _settings(engine: Engine, request: PlanRequest, account: Account) -> dict[str, str]:
+    """Returns what the engine must be started with; a batch only where it is not the engine's own."""
+    settings = {"context": str(account.context), "kv_type": account.kv_type}
+    if request.batch not in {None, engine.defaults.batch}:
+        settings["batch"] = str(request.batch)
+    return settings
+
+
+def engine_command(plan: Plan) -> str | None:
+    """Returns the command that starts the plan's engine as planned; None where that is not known.
+
+    Args:
+        plan: made here or read from a file, whose settings may say anything.
+
+    Raises:
+        InputError: it names an engine that is not known.
+    """
+    if plan.engine is None or plan.model is None:
+        return None
+    said = plan.engine.settings
+    settings = Settings(
+        context=_number(said.get("context")), kv_type=said.get("kv_type"), batch=_number(said.get("batch"))
+    )
+    stated = plan.budget is not None and plan.budget.source == "option"
+    budget_bytes = plan.budget.budget_bytes if plan.budget is not None and stated else None
+    return engine_named(plan.engine.name).command_line(plan.model.path, settings, budget_bytes)
+
+
+def _number(text: str | None) -> int | None:
+    return int(text) if text is not None and text.isascii() and text.isdigit() and len(text) <= 10 else None

@@ -10,6 +10,7 @@ from unittest.mock import patch
 import pytest
 
 from exporter.__main__ import main
+from tests.json_schemas import checked
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Done:
 
 
 def hotsplit(capsys: pytest.CaptureFixture[str], *arguments: object) -> Done:
-    """Runs `hotsplit ARGUMENTS…`; tables show all of their columns unless `COLUMNS` says how wide they may be."""
+    """Runs `hotsplit ARGUMENTS…`; what it prints with `--json` must be of its format."""
     wide = {} if "COLUMNS" in os.environ or "--help" in arguments else {"COLUMNS": "200"}
     try:
         with patch.dict(os.environ, wide):
@@ -30,6 +31,8 @@ def hotsplit(capsys: pytest.CaptureFixture[str], *arguments: object) -> Done:
     except SystemExit as leaving:
         exit_code = leaving.code if isinstance(leaving.code, int) else 1
     captured = capsys.readouterr()
+    if "--json" in arguments and captured.out:
+        checked(captured.out)
     return Done(exit_code, captured.out, captured.err)
 
 

@@ -101,6 +101,9 @@ class CabinetEngine:
     ) -> Budget:
         return Budget("option", budget_bytes, gpu.context_bytes or 0, "stated", gpu.total_bytes, free_bytes)
 
+    def command_line(self, model: str, settings: Settings, budget_bytes: int | None) -> str | None:
+        return f"fill-cabinet {model}"
+
     def account(self, model: EngineModel, budget: Budget, settings: Settings) -> Account:
         assert isinstance(model, Cabinet)
         context = settings.context or 1

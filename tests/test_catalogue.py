@@ -339,9 +339,9 @@ def test_faults_of_an_entry_come_together_with_their_lines(tmp_path: Path) -> No
         f"{file}: models.mine.architecture: found 'mamba', expected an architecture: {', '.join(ARCHITECTURES)} "
         "(line 3)",
         f"{file}: models.mine.n_ff: found nothing, expected neurons of a layer, or a list for all layers (line 3)",
-        f"{file}: models.mine.n_f: found the key 'n_f', expected one of title, sources, architecture, n_layer, n_embd, "
-        "n_ff, n_head, n_head_kv, n_vocab, context_train, n_expert, attn_norm_2, predictor_rank, predictor_rank_sum, "
-        "parameters_b, active_share, statistics, tensor_types; did you mean 'n_ff'? (line 6)",
+        f"{file}: models.mine.n_f: found the key 'n_f', expected one of title, sources, origin, architecture, n_layer, "
+        "n_embd, n_ff, n_head, n_head_kv, n_vocab, context_train, n_expert, attn_norm_2, predictor_rank, "
+        "predictor_rank_sum, parameters_b, active_share, statistics, tensor_types; did you mean 'n_ff'? (line 6)",
     )
 
 

@@ -131,8 +131,8 @@ def test_options_are_parsed() -> None:
     assert (seen[0].size, seen[0].count, seen[0].rate) == (1024, 3, 2.5)
 
 
-@pytest.mark.parametrize("module", ["planner", "exporter"])
-def test_both_packages_run_as_modules(module: str) -> None:
+@pytest.mark.parametrize("module", ["hotsplit", "planner", "exporter"])
+def test_every_package_runs_as_a_module(module: str) -> None:
     done = subprocess.run([sys.executable, "-m", module, "--version"], capture_output=True, text=True, check=True)
     assert done.stdout == f"hotsplit {__version__}\n"
 
@@ -254,7 +254,7 @@ def run(arguments):
     common.console().print(table)
     common.say("modèle …")
     common.note("modèle …")
-    common.print_json({"modèle": "\\udcff\\x9b\\x7f"})
+    common.print_json("hotsplit.fit", {"modèle": "\\udcff\\x9b\\x7f"})
     return 0
 
 act = ModuleType("act")
@@ -266,7 +266,11 @@ sys.exit(run_command(build_parser("hotsplit", "", [act]), ["act"]))
     assert done.returncode == 0, done.stderr
     assert b"mod\\xe8le \\u2026" in done.stdout
     assert done.stderr == b"hotsplit: note: mod\\xe8le \\u2026\n"
-    assert json.loads(done.stdout[done.stdout.index(b"{") :]) == {"modèle": "\udcff\x9b\x7f"}
+    assert json.loads(done.stdout[done.stdout.index(b"{") :]) == {
+        "format": "hotsplit.fit",
+        "version": 1,
+        "modèle": "\udcff\x9b\x7f",
+    }
     assert b"\x7f" not in done.stdout
 
 

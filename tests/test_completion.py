@@ -48,8 +48,11 @@ printf '%s\\n' "${COMPREPLY[@]}"
         (["export", "--device", "c"], ["cpu", "cuda"]),
         (["engine", "un"], ["uninstall"]),
         (["completion", "po"], ["powershell"]),
-        (["demo", "--shape", "bam"], ["bamboo-7b"]),
-        (["catalogue", "--entry", "l4"], ["l4", "l40s"]),
+        (["demo", "x", "--shape", "relu-llama-1"], ["relu-llama-13b"]),
+        (["catalogue", "--entry", "rtx-4090-"], ["rtx-4090-laptop"]),
+        (["catalogue", "--entry", "qwen3-30b"], ["qwen3-30b-a3b"]),
+        (["convert", "a", "b", "--to", "hot"], ["hot-cache"]),
+        (["schema", "hotsplit.pl"], ["hotsplit.plan"]),
         (["whatif", "--gpu", "rtx-6"], ["rtx-6000-ada"]),
         (["whatif", "--model", "opt-1"], ["opt-13b", "opt-175b"]),
     ],
@@ -77,12 +80,20 @@ def test_fish(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert [line.partition("\t")[0] for line in offered] == ["cpu", "cuda"]
     offered = asked("fish", "--no-config", "-c", f'source {path}; complete -C "hotsplit ver"')
     assert [line.partition("\t")[0] for line in offered] == ["verify"]
+    offered = asked("fish", "--no-config", "-c", f'source {path}; complete -C "hotsplit demo x --shape relu-llama-1"')
+    assert [line.partition("\t")[0] for line in offered] == ["relu-llama-13b"]
 
 
 def test_zsh(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     path = script(capsys, tmp_path, "zsh")
     assert path.read_text(encoding="utf-8").startswith("#compdef hotsplit\n")
     assert asked("zsh", "-n", str(path)) == []
+
+
+def test_zsh_knows_the_names_of_the_catalogue(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    text = script(capsys, tmp_path, "zsh").read_text(encoding="utf-8")
+    (line,) = [line for line in text.splitlines() if '"--shape[' in line]
+    assert " relu-llama-13b " in line
 
 
 @pytest.mark.parametrize("shell", ["bash", "fish", "powershell", "tcsh", "zsh"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.commands import rows_of
+from tests.json_schemas import checked
 
 if TYPE_CHECKING:
     from tests.conftest import NvmlStandIn
@@ -56,7 +56,7 @@ def _run(environment: dict[str, str], *arguments: str) -> subprocess.CompletedPr
 def _json(environment: dict[str, str]) -> dict[str, Any]:
     done = _run(environment, "--json")
     assert (done.returncode, done.stderr) == (0, "")
-    told: dict[str, Any] = json.loads(done.stdout)
+    told: dict[str, Any] = checked(done.stdout)
     return told
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -31,6 +30,7 @@ from planner.hardware import vram
 from planner.hardware.vram import Gpu, MemoryBasis, NoGpuError
 from planner.model_files.header import read_header
 from tests import model_files
+from tests.json_schemas import checked
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -814,7 +814,7 @@ def environment(nvml: NvmlStandIn, tmp_path: Path) -> dict[str, str]:
 def test_exit_code_1_and_the_remedy(folder: Path, environment: dict[str, str]) -> None:
     done = run(environment, "--model", str(folder / _MODEL), "--vram-budget", f"{split_budget(folder)}B", "--json")
     assert (done.returncode, done.stderr) == (1, "")
-    told = json.loads(done.stdout)
+    told = checked(done.stdout)
     assert (told["model"], told["problems"], told["warnings"]) == (str(folder / _MODEL), 1, 0)
     (problem,) = [finding for finding in told["findings"] if finding["status"] == "problem"]
     assert problem["check"] == "helper"

@@ -73,7 +73,7 @@ def test_a_plan_that_names_its_experts_needs_no_statistics(house: Path, capsys: 
     assert done.err == (
         "hotsplit: note: counts.pt: is not one file that is here, so the plan is not checked against its statistics\n"
     )
-    assert json.loads(done.out)["next_steps"] == [
+    assert json.loads(done.out)["next"] == [
         "llama-server -m 'models/tiny moe' -c 4096 -ncmoe 99 --moe-cache-profile x.csv --moe-cache-slots 2"
     ]
 

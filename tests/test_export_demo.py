@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +22,7 @@ from planner.cli.run import build_parser, run_command
 from planner.engines.powerinfer.dimensions import Dimensions
 from planner.engines.powerinfer.geometry import geometry_from_dimensions, geometry_from_header
 from planner.model_files.header import read_header
+from tests.json_schemas import checked
 
 
 def run(*arguments: str) -> int:
@@ -203,7 +203,7 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(str(folder)) == 2
     assert "is not empty" in capsys.readouterr().err
     assert run(str(folder), "--force", "--json") == 0
-    answer = json.loads(capsys.readouterr().out)
+    answer = checked(capsys.readouterr().out)
     assert answer["n_layer"] == 32
     assert answer["statistics"] == "relullama-7b"
     assert Path(answer["model"]).stat().st_size == answer["model_bytes"]

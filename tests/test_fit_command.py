@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +13,7 @@ import torch
 from planner.cli.run import build_parser, run_command
 from planner.commands import fit
 from planner.hardware import vram
+from tests.json_schemas import checked
 from tests.model_files import Q8_0, llama
 
 _RUN: Callable[[list[str]], int] = lambda arguments: run_command(build_parser("hotsplit", "test", (fit,)), arguments)  # noqa: E731
@@ -49,7 +49,7 @@ def model(tmp_path: Path) -> Path:
 
 def _json(model: Path, capsys: pytest.CaptureFixture[str], *options: str) -> dict[str, Any]:
     assert _RUN(["fit", "--model", str(model), "--json", *options]) == 0
-    told: dict[str, Any] = json.loads(capsys.readouterr().out)
+    told: dict[str, Any] = checked(capsys.readouterr().out)
     return told
 
 
@@ -111,7 +111,7 @@ def test_without_statistics_the_rest_is_answered(model: Path, capsys: pytest.Cap
     folder.rename(model.parent / "elsewhere")
     assert _RUN(["fit", "--model", str(model), "--json"]) == 0
     captured = capsys.readouterr()
-    assert list(json.loads(captured.out)["least_vram"]) == ["dense", "dense_and_kv_cache", "everything"]
+    assert list(checked(captured.out)["least_vram"]) == ["dense", "dense_and_kv_cache", "everything"]
     assert f"hotsplit: note: no statistics at {folder}: no answers about shares of activations; " in captured.err
     told = _json(model, capsys, "--activations", str(model.parent / "elsewhere"))
     assert list(told["least_vram"]) == _EVERY_AIM
@@ -155,7 +155,7 @@ def test_a_gpu_is_asked_when_there_is_one(
     monkeypatch.setattr(vram, "choose_gpu", lambda _=None: card)
     assert _RUN(["fit", "--model", str(model), "--json"]) == 0
     captured = capsys.readouterr()
-    account = json.loads(captured.out)["present"]["account"]
+    account = checked(captured.out)["present"]["account"]
     assert account["budget"]["gpu_uuid"] == "GPU-1"
     assert account["budget_bytes"] == (11 << 30) - (612 << 20) - (256 << 20)
     assert "hotsplit: note: a note" in captured.err
@@ -184,7 +184,7 @@ def test_a_file_that_the_engine_does_not_split_is_answered_as_the_converted_one_
         "or OPT come with them); models with SiLU or GELU are not sparse: run those with llama.cpp\n"
     )
     assert _RUN(["fit", "--model", str(model), "--json"]) == 1
-    assert json.loads(capsys.readouterr().out)["model"]["can_split"] is False
+    assert checked(capsys.readouterr().out)["model"]["can_split"] is False
 
 
 def test_weights_that_the_engine_cannot_compute_sparse_are_a_note(

@@ -65,10 +65,12 @@ def test_inspect_json(run: Run, tmp_path: Path) -> None:
     exit_code, out, _ = run("inspect", path, "--json")
     assert exit_code == 0
     assert json.loads(out) == {
+        "format": "hotsplit.inspect",
+        "version": 1,
         "file": str(path),
         "file_bytes": path.stat().st_size,
         "magic": "PWRI",
-        "version": 3,
+        "index_version": 3,
         "metadata": {
             "general.architecture": "generic.gpu_index",
             "generic.gpu_index.block_count": 2,
@@ -118,6 +120,8 @@ def test_verify_sound(run: Run, tmp_path: Path) -> None:
     arguments = ("--activations", folder, "--plan", tmp_path / "plan.json")
     assert run("verify", path, *arguments) == (0, f"{path}: valid; agrees with activations, plan\n", "")
     assert json.loads(run("verify", path, *arguments, "--json")[1]) == {
+        "format": "hotsplit.verify",
+        "version": 1,
         "file": str(path),
         "checked_against": ["activations", "plan"],
         "sound": True,

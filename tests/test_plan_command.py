@@ -108,7 +108,8 @@ def test_explain_prints_the_bill_also_when_the_dense_part_does_not_fit(
     assert "Budget of the engine" in done.out
     assert "until all of it fits, the engine puts nothing else on the GPU." in done.out
     assert done.err.startswith(f"hotsplit: error: {model}: the dense part needs ")
-    assert hotsplit(capsys, "plan", "--model", model, "--vram-budget", "1KiB", "--explain", "--json").out == ""
+    done = hotsplit(capsys, "plan", "--model", model, "--vram-budget", "1KiB", "--explain", "--json")
+    assert json.loads(done.out)["errors"] == [done.err.removeprefix("hotsplit: error: ").rstrip("\n")]
 
 
 def _reserve_of(capsys: pytest.CaptureFixture[str], model: Path, *options: str) -> dict[str, tuple[int, str]]:
@@ -128,7 +129,7 @@ def test_items_of_the_reserve_can_be_stated(capsys: pytest.CaptureFixture[str], 
 
 def test_help_names_every_item_of_the_reserve(capsys: pytest.CaptureFixture[str]) -> None:
     shown = " ".join(hotsplit(capsys, "plan", "--help").out.split())
-    assert "items are " + ", ".join(ITEMS[:-1]) + f" and {ITEMS[-1]} " in shown
+    assert "items are, for PowerInfer, " + ", ".join(ITEMS[:-1]) + f" and {ITEMS[-1]}, for engines" in shown
 
 
 def test_a_smaller_batch_takes_a_smaller_scratch(capsys: pytest.CaptureFixture[str], model: Path) -> None:

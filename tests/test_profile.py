@@ -27,6 +27,7 @@ from exporter.profile.run import Pace, ProfileOptions, Progress, profile
 from planner.activations.folder import read_statistics
 from planner.base.errors import InputError
 from planner.cli.run import build_parser, run_command
+from tests.json_schemas import checked
 from tests.processes import started
 
 _WHY = "the optional extra is not installed: pip install '.[profile]'"
@@ -378,7 +379,7 @@ def test_an_interruption_keeps_what_was_counted(
     arguments += ["--windows-per-batch", "1", "--output"]
     parser = build_parser("hotsplit", "", [command])
     assert run_command(parser, [*arguments, str(tmp_path / "whole"), "--json"]) == 0
-    whole = json.loads(capsys.readouterr().out)
+    whole = checked(capsys.readouterr().out)
 
     called = 0
 
@@ -393,7 +394,7 @@ def test_an_interruption_keeps_what_was_counted(
     assert called == 1
     assert "interrupted; what was counted is kept, go on with --resume" in capsys.readouterr().err
     assert run_command(parser, [*arguments, str(tmp_path / "out"), "--resume", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == whole
+    assert checked(capsys.readouterr().out) == whole
     assert whole["counted"]["model"] == fingerprint_model(folder)
 
 

@@ -19,6 +19,7 @@ from exporter.profile.run import ProfileOptions, profile
 from planner.activations.folder import read_statistics
 from planner.base.errors import InputError
 from planner.cli.run import build_parser, run_command
+from tests.json_schemas import checked
 
 _WHY = "the optional extra is not installed: pip install 'hotsplit[profile]'"
 transformers: Any = pytest.importorskip("transformers", reason=_WHY)
@@ -43,7 +44,7 @@ def test_the_sum_is_the_count_over_both_texts(tmp_path: Path, capsys: pytest.Cap
     parser = build_parser("hotsplit", "", [command])
     arguments = ["profile", "merge", str(tmp_path / "a"), str(tmp_path / "b"), "--output", str(tmp_path / "sum")]
     assert run_command(parser, [*arguments, "--json"]) == 0
-    report = json.loads(capsys.readouterr().out)
+    report = checked(capsys.readouterr().out)
     whole = json.loads((tmp_path / "all" / "profile.json").read_text())
     for summed, counted in zip(
         read_statistics(tmp_path / "sum").values, read_statistics(tmp_path / "all").values, strict=True

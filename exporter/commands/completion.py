@@ -37,8 +37,10 @@ def run(arguments: argparse.Namespace) -> int:
     import shtab
 
     parser: argparse.ArgumentParser = arguments.parser
-    _offer_names(parser)
-    for action in _actions(parser):
+    names = _names()
+    for command, action in _actions(parser):
+        if (known := names.get((command, action.dest))) is not None:
+            action.choices = known
         if action.type is Path:
             is_folder = action.metavar is not None and "DIR" in action.metavar
             action.complete = shtab.DIRECTORY if is_folder else shtab.FILE  # type: ignore[attr-defined]
@@ -46,30 +48,34 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _offer_names(parser: argparse.ArgumentParser) -> None:
-    """Gives the options that take names of the shipped catalogue these names; for the script only, after parsing."""
+def _names() -> dict[tuple[str, str], list[str]]:
+    """Returns the names that the catalogue, or this version, has for an option: by command and option."""
+    from exporter.demo.folder import demo_shapes
+    from exporter.experts.convert import NAMES
+    from planner.base.json_answer import VERSIONS
     from planner.catalogue.entries import load_catalogue
+    from planner.catalogue.moe_models import load_moe_models
     from planner.studies.examples import example_names
 
-    shipped = load_catalogue()
-    models, gpus, hosts = list(shipped.models), list(shipped.gpus), list(shipped.hosts)
-    names = {
-        ("demo", "--shape"): models,
-        ("catalogue", "--entry"): [*models, *gpus, *hosts],
-        ("whatif", "--model"): models,
-        ("whatif", "--gpu"): gpus,
-        ("whatif", "--host"): hosts,
-        ("whatif", "--example"): ["list", *example_names()],
+    catalogue = load_catalogue()
+    models, gpus, hosts = list(catalogue.models), list(catalogue.gpus), list(catalogue.hosts)
+    return {
+        ("demo", "shape"): list(demo_shapes(catalogue)),
+        ("catalogue", "entry"): [*models, *load_moe_models(), *gpus, *hosts],
+        ("catalog", "entry"): [*models, *load_moe_models(), *gpus, *hosts],
+        ("whatif", "model"): [*models, *load_moe_models()],
+        ("whatif", "example"): ["list", *example_names()],
+        ("whatif", "gpu"): gpus,
+        ("whatif", "host"): hosts,
+        ("convert", "to"): list(NAMES),
+        ("schema", "name"): list(VERSIONS),
     }
-    commands = next(action.choices for action in parser._actions if isinstance(action, argparse._SubParsersAction))
-    for (command, option), offered in names.items():
-        commands[command]._option_string_actions[option].choices = offered
 
 
-def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
-    """Yields the options and arguments of a parser and of its commands."""
+def _actions(parser: argparse.ArgumentParser, command: str = "") -> Iterator[tuple[str, argparse.Action]]:
+    """Yields the options and arguments of a parser and of its commands, each with the command that it belongs to."""
     for action in parser._actions:
-        yield action
+        yield command, action
         if isinstance(action, argparse._SubParsersAction):
-            for command in action.choices.values():
-                yield from _actions(command)
+            for name, inner in action.choices.items():
+                yield from _actions(inner, name)

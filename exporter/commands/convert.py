@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from planner.base.errors import InputError
+from planner.base.text import closest
 from planner.commands import common
 
 _EXAMPLE = """\
@@ -83,7 +84,8 @@ def _convert_counts(arguments: argparse.Namespace) -> None:
     from planner.activations.expert_counts.recorded import MAX_LAYERS
 
     if arguments.to is not None and arguments.to not in NAMES:
-        raise InputError(f"--to {arguments.to[:80]!r}: is not known; known are {', '.join(FORMS)}")
+        near = closest(arguments.to, tuple(NAMES))
+        raise InputError(f"--to {arguments.to[:80]!r}: is not known; known are {', '.join(FORMS)}{near}")
     modules = None
     if arguments.module is not None:
         if arguments.module.count("{}") != 1:

@@ -83,6 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
     _note_disk(written)
     if arguments.json:
         common.print_json(
+            "hotsplit.demo",
             {
                 "model": str(written.model),
                 "activations": str(written.activations),
@@ -90,7 +91,7 @@ def run(arguments: argparse.Namespace) -> int:
                 "disk_bytes": written.disk_bytes,
                 "n_layer": written.n_layer,
                 "statistics": written.statistics_source,
-            }
+            },
         )
         return 0
     _show(written)

@@ -63,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
         layers = compare(a, b)
         is_equal = a.vram_capacity_bytes == b.vram_capacity_bytes and all(layer.is_equal for layer in layers)
         if arguments.json:
-            common.print_json(_as_json(a, b, layers, is_equal=is_equal))
+            common.print_json("hotsplit.diff", _as_json(a, b, layers, is_equal=is_equal))
         else:
             _print(a, b, layers, is_equal=is_equal)
     return 0 if is_equal else 1
@@ -153,6 +153,7 @@ def _diff_experts(arguments: argparse.Namespace, a: Contents, b: Contents) -> in
     totals = {key: sum(len(getattr(layer, key)) for layer in layers) for key in ("only_a", "only_b", "both")}
     if arguments.json:
         common.print_json(
+            "hotsplit.diff.experts",
             {
                 "a": str(arguments.a),
                 "b": str(arguments.b),
@@ -163,7 +164,7 @@ def _diff_experts(arguments: argparse.Namespace, a: Contents, b: Contents) -> in
                 "layers": [
                     {key: getattr(layer, key) for key in ("layer", "only_a", "only_b", "both")} for layer in layers
                 ],
-            }
+            },
         )
         return 1 if different else 0
     console = common.console()

@@ -69,12 +69,13 @@ def run(arguments: argparse.Namespace) -> int:
     warnings = sum(finding.status is Status.WARNING for finding in findings)
     if arguments.json:
         common.print_json(
+            "hotsplit.doctor",
             {
                 "model": str(arguments.model),
                 "problems": problems,
                 "warnings": warnings,
                 "findings": [_as_json(finding) for finding in findings],
-            }
+            },
         )
     else:
         _print(findings, problems, warnings)

@@ -87,6 +87,7 @@ def run_status(arguments: argparse.Namespace) -> int:
     called, obstacle = _obstacle(here)
     if arguments.json:
         common.print_json(
+            "hotsplit.engine",
             {
                 "package": str(here.package),
                 "installed": here.installed,
@@ -96,7 +97,7 @@ def run_status(arguments: argparse.Namespace) -> int:
                 "engine_python": _text(called.python),
                 "engine_finds": _text(called.location),
                 "obstacle": obstacle,
-            }
+            },
         )
         return 0 if obstacle is None else 1
     if here.foreign is not None:

@@ -85,7 +85,8 @@ def run(arguments: argparse.Namespace) -> int:
         note=common.note,
         where=str(arguments.plan or "plan"),
     )
-    _report(writer, plan, output, as_json=arguments.json)
+    steps = _next_steps(arguments, source, output)
+    _report(plan, output, steps, as_json=arguments.json)
     return 0
 
 
@@ -218,20 +219,31 @@ def _beside(writer: Writer, model: Path | None) -> Path:
     return writer.output_beside(model)
 
 
-def _report(writer: Writer, plan: Plan, output: Path, *, as_json: bool) -> None:
+def _next_steps(arguments: argparse.Namespace, source: _Source, output: Path) -> list[str]:
+    """Returns the commands that start the engine with the file; the last one names the model where it lies here."""
+    from planner.base.record import replace
+
+    plan = source.plan
+    if plan.model is not None and source.path is not None:
+        plan = replace(plan, model=replace(plan.model, path=str(source.path)))
+    steps = list(source.writer.next_steps(plan, output))
+    return [*steps[:-1], *(placement.on_chosen_gpu(step, arguments, plan) for step in steps[-1:])]
+
+
+def _report(plan: Plan, output: Path, steps: list[str], *, as_json: bool) -> None:
     """Says what was written."""
     size_bytes = output.stat().st_size
     if as_json:
         from planner.plans.file import plan_as_dict
 
-        steps = list(writer.next_steps(plan, output))
         common.print_json(
+            "hotsplit.export",
             {
                 "output": str(output),
                 "size_bytes": size_bytes,
-                **({"next_steps": steps} if steps else {}),
+                "next": steps,
                 "plan": plan_as_dict(plan),
-            }
+            },
         )
         return
     what = "choices" if plan.units.kind == "experts" else "activations"
@@ -240,5 +252,5 @@ def _report(writer: Writer, plan: Plan, output: Path, *, as_json: bool) -> None:
         f"{output}: {sum(plan.solved_list):,} hot {plan.units.kind} in {len(plan.solved_list)} layers{covered}, "
         f"{format_bytes(plan.vram_required_bytes)} of VRAM ({format_bytes(size_bytes)} on disk)"
     )
-    for step in writer.next_steps(plan, output):
+    for step in steps:
         common.say(f"next: {step}")

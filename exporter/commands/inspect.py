@@ -54,14 +54,14 @@ def run(arguments: argparse.Namespace) -> int:
         contents = contents_of(arguments.file)
         assert contents is not None, "recognised by its writer"
         if arguments.json:
-            common.print_json(_experts_as_json(arguments.file, contents))
+            common.print_json("hotsplit.inspect.experts", _experts_as_json(arguments.file, contents))
         else:
             _print_experts(arguments.file, contents)
         return 0
 
     with IndexFile(arguments.file) as index:
         if arguments.json:
-            common.print_json(_as_json(index))
+            common.print_json("hotsplit.inspect", _as_json(index))
         else:
             _print(index)
     return 0
@@ -72,7 +72,7 @@ def _as_json(index: IndexFile) -> dict[str, Any]:
         "file": str(index.path),
         "file_bytes": index.header.file_bytes,
         "magic": index.header.magic,
-        "version": index.header.version,
+        "index_version": index.header.version,
         "metadata": dict(index.header.metadata),
         "vram_capacity_bytes": index.vram_capacity_bytes,
         "neurons": sum(layer.n_ff for layer in index.layers),

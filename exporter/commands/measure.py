@@ -82,7 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
         with replacing(arguments.output, MEASURED, force=arguments.force) as path:
             path.write_bytes(content.encode())
     if arguments.json:
-        common.print_json(_as_json(host, gpu, logs))
+        common.print_json("hotsplit.measure", _as_json(host, gpu, logs))
         return 0
     _print(host, gpu, logs)
     if arguments.output is not None:

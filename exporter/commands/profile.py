@@ -124,7 +124,7 @@ def run_merge(arguments: argparse.Namespace) -> int:
 
     report = merge(arguments.folders, arguments.output, force=arguments.force)
     if arguments.json:
-        print_json(report.values)
+        print_json("hotsplit.profile", report.values)
     else:
         _print_report(report, arguments.output)
     return 0
@@ -170,7 +170,7 @@ def run(arguments: argparse.Namespace) -> int:
     if not leads():
         return 0
     if arguments.json:
-        print_json(report.values)
+        print_json("hotsplit.profile", report.values)
         return 0
     _print_report(report, arguments.output)
     return 0

@@ -68,13 +68,14 @@ def run(arguments: argparse.Namespace) -> int:
     notes = [] if faults else writer.notes(arguments.file, statistics)
     if arguments.json:
         common.print_json(
+            "hotsplit.verify",
             {
                 "file": str(arguments.file),
                 "checked_against": given,
                 "sound": not faults,
                 "faults": faults,
                 "notes": notes,
-            }
+            },
         )
         return 1 if faults else 0
     for line in notes:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from planner.base.errors import InputError
-from planner.engines.powerinfer.command_line import command_line
 from planner.engines.powerinfer.defaults import INDEX_SUFFIX
 from planner.engines.powerinfer.geometry import Geometry
+from planner.planning import engine_command
 
 if TYPE_CHECKING:
     from planner.activations.folder import Statistics
@@ -83,22 +83,13 @@ class IndexWriter:
         return [] if tied is None else [tied]
 
     def next_steps(self, plan: Plan, output: Path) -> Sequence[str]:
-        """Returns the engine's command line, where the plan names its model.
-
-        The engine looks for the index beside the model only (`llama.cpp` 3090), so one that lies elsewhere comes first.
-        """
-        if plan.model is None:
+        """Returns the engine's command line, where the plan names its model, and first where its index must lie."""
+        command = engine_command(plan)
+        if command is None or plan.model is None:
             return ()
-        beside = self.output_beside(Path(plan.model.path))
-        steps = [] if beside == output else [f"cp {shlex.quote(str(output))} {shlex.quote(str(beside))}"]
-        settings = {} if plan.engine is None else plan.engine.settings
-        line = command_line(
-            plan.model.path,
-            context=settings.get("context"),
-            kv_type=settings.get("kv_type"),
-            budget_bytes=None if plan.budget is None else plan.budget.budget_bytes,
-        )
-        return [*steps, line]
+        place = self.output_beside(Path(plan.model.path))
+        copied = [] if place.absolute() == output.absolute() else [shlex.join(["cp", str(output), str(place)])]
+        return (*copied, command)
 
 
 def _geometry(model: EngineModel | None) -> Geometry | None:

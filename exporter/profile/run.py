@@ -38,6 +38,7 @@ from exporter.profile.room import find_room
 from exporter.profile.split_half import HOTTEST_SHARES, Agreement
 from exporter.profile.text import Position, TextFile, Window, survey, windows
 from planner.base.errors import InputError
+from planner.base.json_answer import VERSIONS
 from planner.base.outputs import PROFILE_CHECKPOINT, PROFILE_REPORT, check_output
 from planner.base.record import Record, replace, set_fields
 from planner.base.request_values import as_path
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
 
 REPORT_FORMAT = "hotsplit.profile"
 # 2: what was counted is named as the options are (`window`, `windows_per_batch`, `active_above`).
-REPORT_VERSION = 2
+REPORT_VERSION = VERSIONS[REPORT_FORMAT]
 
 
 class ProfileOptions(Record):

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from planner.base.errors import InputError
+from planner.base.loudness import doing
 
 try:
     import fcntl
@@ -62,6 +63,7 @@ def _named(path: Path, target: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def _staged(target: Path) -> Iterator[Path]:
     """As `staged`, for a file that may be replaced and is no link."""
+    doing(f"writing {target}")
     _remove_leftovers(target)
     staged_path, descriptor = _create_locked(target)
     _staged_paths.add(staged_path)

@@ -18,7 +18,7 @@ from types import FrameType
 INTERRUPTED = 130
 # Long enough for any Python code to notice, short enough for someone who waits.
 _MAX_WAIT_S = 1.0
-_COMPLAINT = "hotsplit: error: interrupted; no file is left half-written\n"
+WHY_INTERRUPTED = "interrupted; no file is left half-written"
 
 
 def interruptible(run: Callable[[], int], *, ends_process: bool = False) -> int:
@@ -53,7 +53,7 @@ def interruptible(run: Callable[[], int], *, ends_process: bool = False) -> int:
 def complain_of_interruption() -> None:
     """Says on standard error what happened, and what need not be feared."""
     if sys.stderr is not None:
-        sys.stderr.write(_COMPLAINT)
+        sys.stderr.write(f"hotsplit: error: {WHY_INTERRUPTED}\n")
 
 
 @contextlib.contextmanager
@@ -115,7 +115,7 @@ class _Watch:
                 remove_staged()
                 # Past Python's own stream, which the main thread may hold, or be closing as it ends.
                 with contextlib.suppress(OSError, ValueError, AttributeError):
-                    os.write(sys.stderr.fileno(), _COMPLAINT.encode())
+                    os.write(sys.stderr.fileno(), f"hotsplit: error: {WHY_INTERRUPTED}\n".encode())
                 os._exit(INTERRUPTED)
             self._noticed.clear()
 

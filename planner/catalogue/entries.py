@@ -174,6 +174,9 @@ class TensorType(Table):
 class ModelEntry(Entry, kw_only=True):
     """A model by its dimensions; the names are the engine's."""
 
+    origin: Annotated[
+        Annotated[str, Limits(min_length=1, max_length=200)] | None, about("owner and name on Hugging Face")
+    ] = None
     architecture: Annotated[_Architecture, about("an architecture that the engine knows")]
     n_layer: Annotated[int, Limits(ge=1, le=4096), about("the number of layers")]
     n_embd: Annotated[Count, about("the width of the model")]

@@ -9,7 +9,9 @@ import argparse
 import contextlib
 import importlib
 import io
+import itertools
 import os
+import platform
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from types import ModuleType
@@ -17,7 +19,9 @@ from typing import Any, NoReturn, TextIO
 
 from planner import __version__
 from planner.base.errors import HotsplitError
-from planner.base.interrupt import INTERRUPTED, complain_of_interruption, interruptible
+from planner.base.interrupt import INTERRUPTED, WHY_INTERRUPTED, complain_of_interruption, interruptible
+from planner.base.json_answer import error_document, watching, write_json
+from planner.base.loudness import Loudness, doing, speaking
 from planner.base.quiet import answer_stream, columns_of, drop, only_the_answer
 from planner.base.text import MAX_LINE_CHARACTERS, closest, printable
 from planner.cli.garbage import collecting_rarely
@@ -41,6 +45,18 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
         if "\n" in text.strip():
             return super()._fill_text(text, width, indent)
         return argparse.HelpFormatter._fill_text(self, text, width, indent)
+
+
+class UsageError(SystemExit):
+    """The end of a command line that cannot be understood; standard error says so already.
+
+    Attributes:
+        line: what is wrong, safe to print.
+    """
+
+    def __init__(self, line: str) -> None:
+        super().__init__(BAD_INPUT)
+        self.line = line
 
 
 class AnsweringParser(argparse.ArgumentParser):
@@ -83,8 +99,16 @@ class Parser(AnsweringParser):
             raise argparse.ArgumentError(action, f"{error.message}{near}") from None
 
     def error(self, message: str) -> NoReturn:
-        """Ends with exit code 2 and one line."""
-        super().error(printable(message, limit=MAX_LINE_CHARACTERS))
+        """Ends with exit code 2 and one line.
+
+        Raises:
+            UsageError: always.
+        """
+        line = printable(message, limit=MAX_LINE_CHARACTERS)
+        try:
+            super().error(line)
+        except SystemExit:
+            raise UsageError(line) from None
 
 
 def commands_for(arguments: Sequence[str] | None, commands: Mapping[str, str]) -> list[ModuleType]:
@@ -116,9 +140,22 @@ def build_parser(
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
     for command in commands:
         command.add_parser(subparsers)
+    _add_loudness(subparsers)
     # For the command that describes all the others to a shell.
     parser.set_defaults(parser=parser)
     return parser
+
+
+def _add_loudness(commands: argparse._SubParsersAction[Any]) -> None:
+    """Adds `--quiet` and `--verbose` to every command and to the actions of those that have some."""
+    for parser in {id(parser): parser for parser in commands.choices.values()}.values():
+        for action in parser._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                _add_loudness(action)
+        group = parser.add_argument_group("what is said beside the answer").add_mutually_exclusive_group()
+        # Read before anything is parsed, because parsing may have something to say.
+        for loudness, words in ((Loudness.QUIET, "no notes"), (Loudness.VERBOSE, "also what is being done")):
+            group.add_argument(loudness.value, action="store_true", default=argparse.SUPPRESS, help=words)
 
 
 def run_command(parser: argparse.ArgumentParser, arguments: Sequence[str] | None = None) -> int:
@@ -139,38 +176,74 @@ def _run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> in
 
 
 def _answer(parser: argparse.ArgumentParser, arguments: Sequence[str] | None, answers: TextIO) -> int:
-    exit_code: int = 0
-    try:
-        chosen = parser.parse_args(arguments)
-        # For pages, which say what they were made with.
-        chosen.words = tuple(sys.argv[1:] if arguments is None else arguments)
-        exit_code = chosen.run(chosen)
-        answers.flush()
-    except HotsplitError as error:
-        # Each fault is one line, whatever line breaks the names in it hold.
-        for line in error.lines:
-            _complain(line)
-        return error.exit_code
-    except BrokenPipeError:
-        # The reader (`head`, a pager) has what it wanted.
-        drop(answers)
+    given = sys.argv[1:] if arguments is None else arguments
+    with watching() as begun, speaking(_loudness_of(given)):
+        lines: Sequence[str] = ()
+        exit_code: int = 0
+        try:
+            chosen = parser.parse_args(arguments)
+            # For pages, which say what they were made with.
+            chosen.words = chosen.given = tuple(given)
+            doing(f"hotsplit {__version__}, Python {platform.python_version()}: {chosen.command}")
+            exit_code = chosen.run(chosen)
+            answers.flush()
+        except UsageError as error:
+            _print_error(given, begun, answers, BAD_INPUT, [error.line])
+            raise
+        except BrokenPipeError:
+            # The reader (`head`, a pager) has what it wanted.
+            drop(answers)
+            return exit_code
+        except KeyboardInterrupt:
+            complain_of_interruption()
+            exit_code = INTERRUPTED
+        except (HotsplitError, OSError, ImportError, MemoryError) as error:
+            # Each fault is one line, whatever line breaks the names in it hold.
+            lines = [printable(line, limit=MAX_LINE_CHARACTERS) for line in _lines_of(error)]
+            exit_code = error.exit_code if isinstance(error, HotsplitError) else BAD_INPUT
+            for line in lines:
+                _complain(line)
+            if isinstance(error, OSError):
+                drop(answers)
+        if exit_code == INTERRUPTED:
+            lines = [WHY_INTERRUPTED]
+        if lines:
+            _print_error(given, begun, answers, exit_code, lines)
         return exit_code
-    except OSError as error:
-        _complain(f"{error.filename}: {error.strerror}" if error.filename else str(error))
-        drop(answers)
-        return BAD_INPUT
-    except ImportError as error:
+
+
+def _options_in(given: Sequence[str]) -> list[str]:
+    """Returns the arguments among which options may be: what stands behind `--` is none."""
+    return list(itertools.takewhile(lambda argument: argument != "--", given))
+
+
+def _loudness_of(given: Sequence[str]) -> Loudness:
+    options = _options_in(given)
+    return next((each for each in (Loudness.QUIET, Loudness.VERBOSE) if each.value in options), Loudness.NORMAL)
+
+
+def _lines_of(error: HotsplitError | OSError | ImportError | MemoryError) -> tuple[str, ...]:
+    """Returns what to tell of a failure, one entry for each fault."""
+    if isinstance(error, HotsplitError):
+        return error.lines
+    if isinstance(error, OSError):
+        return (f"{error.filename}: {error.strerror}" if error.filename else str(error),)
+    if isinstance(error, ImportError):
         # torch's libraries that find no room, or a package that is only half installed.
         reason = (str(error).splitlines() or ["ImportError"])[0]
-        _complain(f"a library cannot be loaded: {reason}; free memory, or install hotsplit again")
-        return BAD_INPUT
-    except MemoryError:
-        _complain("out of memory; close other programs or use a machine with more")
-        return BAD_INPUT
-    except KeyboardInterrupt:
-        complain_of_interruption()
-        return INTERRUPTED
-    return exit_code
+        return (f"a library cannot be loaded: {reason}; free memory, or install hotsplit again",)
+    return ("out of memory; close other programs or use a machine with more",)
+
+
+def _print_error(
+    given: Sequence[str], begun: Sequence[bool], answers: TextIO, exit_code: int, lines: Sequence[str]
+) -> None:
+    """Prints the error object where `--json` asked for JSON and no answer has begun; it may find no reader."""
+    if begun or "--json" not in _options_in(given):
+        return
+    with contextlib.suppress(OSError):
+        write_json(error_document(exit_code, lines), answers)
+    drop(answers)
 
 
 @contextlib.contextmanager
@@ -203,5 +276,5 @@ def _streams_for_any_text(*, for_good: bool) -> Iterator[None]:
 def _complain(line: str) -> None:
     # Where standard error cannot be written, the exit code is all that is left to say.
     with contextlib.suppress(OSError):
-        print(f"hotsplit: error: {printable(line, limit=MAX_LINE_CHARACTERS)}", file=sys.stderr)
+        print(f"hotsplit: error: {line}", file=sys.stderr)
     drop(sys.stderr)

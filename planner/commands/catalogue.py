@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from planner.commands import common
 
 if TYPE_CHECKING:
     from planner.catalogue.entries import Catalogue, Entry, Source
+    from planner.catalogue.moe_models import MoeModelEntry
 
 _SPARED = ("n_embd", "n_ff", "layers", "PCIe", "for programs", "active", "architecture", "bandwidth")
-SECTIONS = ("models", "gpus", "hosts", "statistics")
+SECTIONS = ("models", "moe-models", "gpus", "hosts", "statistics")
 
 _EXAMPLES = """\
 examples:
@@ -27,8 +29,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser(
         "catalogue",
         aliases=["catalog"],
-        help="list the models, GPUs and hosts that a study can name",
-        description="Lists what a what-if study can name, each figure with its source (docs/whatif.md).",
+        help="list known models (will it work with mine?), GPUs and hosts",
+        description=(
+            "Lists known models, with the engine that splits them and how good their figures are, and the GPUs and "
+            "hosts that a what-if study can name; each figure with its source (docs/whatif.md)."
+        ),
         epilog=_EXAMPLES,
     )
     parser.add_argument("section", nargs="?", choices=SECTIONS, help="only this section")
@@ -46,18 +51,24 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.published:
         return _print_published(arguments.json)
     from planner.catalogue.entries import load_catalogue
+    from planner.catalogue.moe_models import load_moe_models
 
-    catalogue = load_catalogue(arguments.catalogue)
+    catalogue, experts = load_catalogue(arguments.catalogue), load_moe_models(arguments.catalogue)
     if arguments.entry is not None:
-        return _print_entry(catalogue, arguments.entry, arguments.json)
+        return _print_entry(catalogue, experts, arguments.entry, arguments.json)
     sections = SECTIONS if arguments.section is None else (arguments.section,)
     if arguments.json:
-        common.print_json({section: _section_as_dict(catalogue, section) for section in sections})
+        common.print_json(
+            "hotsplit.catalogue",
+            {section.replace("-", "_"): _section_as_dict(catalogue, experts, section) for section in sections},
+        )
         return 0
     for number, section in enumerate(sections):
         if number:
             common.say("")
-        _print_section(catalogue, section)
+        _print_section(catalogue, experts, section)
+        if section == "moe-models" or section == arguments.section == "models":
+            _print_what_works()
     return 0
 
 
@@ -69,20 +80,19 @@ def _print_published(as_json: bool) -> int:
     if not as_json:
         common.console().print(as_markdown(comparisons), soft_wrap=True)
         return 0
-    common.print_json(
-        [
-            {**as_mapping(comparison.published), "predicted": comparison.predicted, "error": comparison.error}
-            for comparison in comparisons
-        ]
-    )
+    figures = [
+        {**as_mapping(comparison.published), "predicted": comparison.predicted, "error": comparison.error}
+        for comparison in comparisons
+    ]
+    common.print_json("hotsplit.published", {"figures": figures})
     return 0
 
 
-def _print_section(catalogue: Catalogue, section: str) -> None:
+def _print_section(catalogue: Catalogue, experts: Mapping[str, MoeModelEntry], section: str) -> None:
     from planner.base.text import printable
     from planner.report.tables import number, print_table, table, text
 
-    columns, rows = _rows(catalogue, section)
+    columns, rows = _rows(catalogue, experts, section)
     # What an entry is called stays; of the rest, what the entry itself shows (--entry) goes first.
     spares = {"title": 9, **{heading: 8 - place for place, heading in enumerate(_SPARED)}}
     shown = table(
@@ -96,25 +106,24 @@ def _print_section(catalogue: Catalogue, section: str) -> None:
     print_table(shown, common.console())
 
 
-def _rows(catalogue: Catalogue, section: str) -> tuple[list[tuple[str, Any]], list[list[str]]]:
+def _rows(
+    catalogue: Catalogue, experts: Mapping[str, MoeModelEntry], section: str
+) -> tuple[list[tuple[str, Any]], list[list[str]]]:
+    from planner.base.record import as_builtins
     from planner.base.units import format_bytes
 
     if section == "models":
-        columns = [("model", "left"), ("title", "left"), ("architecture", "left"), ("layers", "right")]
-        columns += [("n_embd", "right"), ("n_ff", "right"), ("active", "right"), ("statistics", "left")]
-        return columns, [
-            [
-                name,
-                entry.title,
-                entry.architecture,
-                str(entry.n_layer),
-                str(entry.n_embd),
-                (f"{entry.n_expert} x " if entry.n_expert > 1 else "") + str(entry.n_ff[0]),
-                "" if entry.active_share is None else f"{entry.active_share:.1%}",
-                _statistics_words(entry.statistics),
-            ]
-            for name, entry in catalogue.models.items()
-        ]
+        from planner.catalogue.suitable import suitable
+
+        columns = [("model", "left"), ("from", "left"), ("size", "right"), ("statistics", "left")]
+        columns += [("predictors", "left"), ("engine", "left")]
+        return columns, [list(as_builtins(each).values()) for each in suitable(catalogue.models)]
+    if section == "moe-models":
+        from planner.catalogue.suitable import suitable_experts
+
+        columns = [("mixture of experts", "left"), ("architecture", "left"), ("size", "right")]
+        columns += [("experts", "right"), ("used", "right"), ("engines", "left")]
+        return columns, [list(map(str, as_builtins(each).values())) for each in suitable_experts(experts)]
     if section == "gpus":
         columns = [("GPU", "left"), ("title", "left"), ("memory", "right"), ("for programs", "right")]
         columns += [("bandwidth", "right"), ("PCIe", "left")]
@@ -152,15 +161,6 @@ def _rows(catalogue: Catalogue, section: str) -> tuple[list[tuple[str, Any]], li
     return columns, rows
 
 
-def _statistics_words(choice: Any) -> str:
-    if choice is None:
-        return ""
-    if choice.hotness is not None:
-        share, activations = choice.hotness.pairs()[0]
-        return f"curve: {share:.0%} make {activations:.0%}"
-    return str(choice.catalogue or choice.folder)
-
-
 def _figure_words(figure: str, value: Any) -> str:
     """Returns a figure as people write it; `--json` has it as it is."""
     from planner.base.units import format_bytes
@@ -187,16 +187,23 @@ def _source_words(source: Source | None) -> str:
     return f"{source.source} ({'; '.join(sure)})" if sure else source.source
 
 
-def _section_as_dict(catalogue: Catalogue, section: str) -> dict[str, Any]:
+def _print_what_works() -> None:
+    from planner.catalogue.suitable import WHAT_DOES_NOT_WORK, WHAT_WORDS_MEAN
+
+    for line in (WHAT_WORDS_MEAN, WHAT_DOES_NOT_WORK):
+        common.console().print(f"\n{line}")
+
+
+def _section_as_dict(catalogue: Catalogue, experts: Mapping[str, MoeModelEntry], section: str) -> dict[str, Any]:
     from planner.config.schema import as_mapping
 
     if section == "statistics":
         return {name: str(path) for name, path in catalogue.statistics.items()}
-    entries: dict[str, Entry] = getattr(catalogue, section)
+    entries: Mapping[str, Entry] = experts if section == "moe-models" else getattr(catalogue, section)
     return {name: as_mapping(entry) for name, entry in entries.items()}
 
 
-def _print_entry(catalogue: Catalogue, name: str, as_json: bool) -> int:
+def _print_entry(catalogue: Catalogue, experts: Mapping[str, MoeModelEntry], name: str, as_json: bool) -> int:
     from planner.base.errors import InputError
     from planner.base.text import closest
     from planner.config.schema import as_mapping
@@ -206,17 +213,23 @@ def _print_entry(catalogue: Catalogue, name: str, as_json: bool) -> int:
         for section in ("models", "gpus", "hosts")
         if name in getattr(catalogue, section)
     ]
+    if name in experts:
+        found.append(("moe-models", experts[name]))
     if not found:
-        names = [*catalogue.models, *catalogue.gpus, *catalogue.hosts]
+        names = [*catalogue.models, *experts, *catalogue.gpus, *catalogue.hosts]
         raise InputError(f"found no entry {name[:80]!r} in the catalogue{closest(name, names)}")
+    entries: list[dict[str, Any]] = []
     for section, entry in found:
         if as_json:
-            common.print_json(as_mapping(entry))
+            entries.append({"section": section, **as_mapping(entry)})
             continue
-        common.say(f"{name} ({section}; {catalogue.origins[section, name]})")
+        file = catalogue.origins.get((section, name))
+        common.say(f"{name} ({section})" if file is None else f"{name} ({section}; {file})")
         figures = entry.figures()
         for figure, value in as_mapping(entry).items():
             if figure in figures:
                 common.say(f"  {figure}: {_figure_words(figure, value)}")
                 common.say(f"      {_source_words(entry.rated_source_of(figure))}")
+    if as_json:
+        common.print_json("hotsplit.entry", {"entries": entries})
     return 0

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from planner.base import loudness
 from planner.base.errors import InputError
+from planner.base.json_answer import document, write_json
 from planner.base.quiet import answer_stream, columns_of
 from planner.base.text import MAX_LINE_CHARACTERS, printable
 from planner.base.units import parse_size
@@ -125,8 +125,8 @@ def add_page_option(parser: argparse._ActionsContainer) -> None:
 
 
 def note(text: str) -> None:
-    """Prints one line that a user should know and a script should not read (standard error)."""
-    print(f"hotsplit: note: {printable(text, limit=MAX_LINE_CHARACTERS)}", file=sys.stderr)
+    """Prints one line that a user should know and a script should not read (standard error; not with `--quiet`)."""
+    loudness.note(text)
 
 
 def say(text: str) -> None:
@@ -134,16 +134,14 @@ def say(text: str) -> None:
     print(printable(text, limit=MAX_LINE_CHARACTERS), file=answer_stream())
 
 
-def print_json(value: Any) -> None:
-    """Prints `value` as indented JSON on standard output; key order is kept, so equal answers give equal bytes.
+def print_json(name: str, values: Mapping[str, Any]) -> None:
+    """Prints the document of a format on standard output (`planner.base.json_answer`).
 
-    It is ASCII, so that no terminal, locale or file name that is no valid text can stand in its way.
+    Args:
+        name: the format, such as `hotsplit.fit`.
+        values: its keys; `format` and `version` are added.
     """
-    answers = answer_stream()
-    for piece in json.JSONEncoder(indent=2).iterencode(value):
-        # Of what steers terminals, JSON in ASCII lets through DEL alone.
-        answers.write(piece.replace("\x7f", r"\u007f"))
-    answers.write("\n")
+    write_json(document(name, values), answer_stream())
 
 
 _PIPE_COLUMNS = 80

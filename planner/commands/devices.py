@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
     except NoGpuError as error:
         trouble = str(error)
     if arguments.json:
-        common.print_json(_as_json(found, host, notes, trouble))
+        common.print_json("hotsplit.devices", _as_json(found, host, notes, trouble))
     else:
         _print(found, host, notes, trouble)
     return 0

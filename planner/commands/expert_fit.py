@@ -26,7 +26,7 @@ def run(arguments: argparse.Namespace, engine: ExpertEngine) -> int:
     for line in found.notes:
         common.note(line)
     if arguments.json:
-        common.print_json(_as_json(found))
+        common.print_json("hotsplit.fit.experts", _as_json(found))
     else:
         _print(found, exact=arguments.bytes)
     return 0

@@ -66,7 +66,7 @@ def _show(
     )
 
     if arguments.json:
-        common.print_json(expert_study_as_dict(study, answers, replies))
+        common.print_json("hotsplit.whatif.experts", expert_study_as_dict(study, answers, replies))
     elif arguments.csv == _STDOUT:
         answer_stream().write(expert_study_as_csv(answers, replies))
     elif arguments.cell is not None:

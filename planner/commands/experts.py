@@ -232,7 +232,8 @@ def run(arguments: argparse.Namespace, engine: ExpertEngine) -> int:
     if arguments.json:
         from planner.report.experts import planning_as_dict
 
-        common.print_json(planning_as_dict(planning))
+        steps = placement.export_steps(arguments, takes_options=False)
+        common.print_json("hotsplit.plan", {**planning_as_dict(planning), "next": steps})
     else:
         from planner.report.experts import print_planning
 
@@ -240,6 +241,8 @@ def run(arguments: argparse.Namespace, engine: ExpertEngine) -> int:
         for path in (arguments.output, arguments.html):
             if path is not None:
                 common.say(f"written to {path}")
+        for step in placement.export_steps(arguments, takes_options=False):
+            common.say(f"next: {step}")
     if least is not None:
         check_share(planning, least)
     return 0

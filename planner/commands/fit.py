@@ -28,9 +28,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "fit",
         help="the minimum VRAM that a model needs, and the largest context",
         description=(
-            "Says how much VRAM the model needs at least: for anything at all, for the dense part with its KV cache, "
-            "for 50 to 99 % of all activations (needs the statistics) and for everything; and, when there is a GPU or "
-            "a --vram-budget, what that gives and the largest context it can hold."
+            "Says how much VRAM a model of PowerInfer needs at least: for anything at all, for the dense part with its "
+            "KV cache, for 50 to 99 % of all activations (needs the statistics) and for everything; and, when there is "
+            "a GPU or a --vram-budget, what that gives and the largest context it can hold."
         ),
         epilog=_EXAMPLES,
     )
@@ -93,7 +93,7 @@ def run(arguments: argparse.Namespace) -> int:
         account = settings.account(geometry, budget)
         context = largest_context(geometry, settings, budget)
     if arguments.json:
-        common.print_json(_as_json(geometry, settings, demands, account, context))
+        common.print_json("hotsplit.fit", _as_json(geometry, settings, demands, account, context))
     else:
         _print(geometry, settings, demands, account, context, exact=arguments.bytes)
     placement.check_can_split(ENGINE, geometry)

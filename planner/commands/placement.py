@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import math
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from planner.base.errors import InputError, NoAnswerError
+from planner.base.text import closest
 from planner.commands import common
 from planner.engines.registry import DEFAULT_ENGINE, ENGINES
 from planner.placement.objectives import DEFAULT, OBJECTIVES
@@ -16,6 +18,7 @@ from planner.placement.objectives import DEFAULT, OBJECTIVES
 if TYPE_CHECKING:
     from planner.engines.engine import Engine, EngineModel, ReserveOptions
     from planner.planning import Planning, PlanRequest
+    from planner.plans.plan import Plan
 
 # Everything that says what to plan, by its name among the arguments, as it is when nobody gives it.
 _UNSAID: dict[str, object] = {
@@ -27,6 +30,9 @@ _UNSAID: dict[str, object] = {
     "objective": DEFAULT,
 }
 
+# What `plan` shows how, and `export` does not know.
+_OF_PLAN_ALONE = frozenset({"--explain", "--json", "--force"})
+
 
 def add_model_options(parser: argparse._ActionsContainer, *, required: bool) -> None:
     """Adds the options that name the model and its statistics."""
@@ -36,13 +42,13 @@ def add_model_options(parser: argparse._ActionsContainer, *, required: bool) -> 
         type=Path,
         required=required,
         metavar="FILE",
-        help="the model, usually NAME.powerinfer.gguf, or a folder with one model",
+        help="the model: for PowerInfer NAME.powerinfer.gguf or a folder with one, for engines of experts theirs",
     )
     parser.add_argument(
         "--activations",
         type=Path,
         metavar="DIR",
-        help="activation statistics, activation_<L>.pt (default: activation/ next to the model, as for the engine)",
+        help="statistics, activation_<L>.pt (default: activation/ next to the model, where PowerInfer looks)",
     )
 
 
@@ -96,34 +102,37 @@ def add_budget_options(parser: argparse.ArgumentParser) -> None:
         "--vram-budget",
         type=common.size_option,
         metavar="SIZE",
-        help="the engine's own --vram-budget instead of free memory: 8GiB, 8192MiB, 8589934592B; a bare number is GiB",
+        help="VRAM that the engine may take, instead of free memory (PowerInfer's own --vram-budget): 8GiB, 8192MiB, "
+        "8589934592B; a bare number is GiB",
     )
     group.add_argument(
         "--cuda-context",
         type=common.size_option,
         metavar="SIZE",
-        help="what CUDA's context and cuBLAS take of free memory before the engine looks "
-        "(default: 612MiB, the most seen on any GPU)",
+        help="PowerInfer: what CUDA's context and cuBLAS take of free memory before it looks (default: 612MiB, the "
+        "most seen on any GPU); for engines of experts --reserve cuda_context=SIZE",
     )
     group.add_argument(
         "--context",
         "-c",
         type=common.natural_option,
         metavar="N",
-        help="tokens of context whose KV cache is reserved, the engine's -c (default: 512)",
+        help="tokens of context whose KV cache is reserved (default: 512 for PowerInfer, its -c; 4096 for engines of "
+        "experts)",
     )
     common.add_other_spelling(group, "--ctx-size", "--context", type=common.natural_option, metavar="N")
     group.add_argument(
         "--kv-type",
         metavar="TYPE",
-        help="type of the KV cache: f16 or f32 (default: f16)",
+        help="type of the KV cache (default: f16; bf16 for ktransformers): f16 or f32 for PowerInfer, other engines "
+        "have their own, which a mistake here lists",
     )
     group.add_argument(
         "--batch-size",
         "-b",
         type=common.natural_option,
         metavar="N",
-        help="most prompt tokens in one batch, the engine's -b; scratch memory grows with it (default: 512)",
+        help="PowerInfer: most prompt tokens in one batch, its -b; scratch memory grows with it (default: 512)",
     )
     group.add_argument(
         "--reserve",
@@ -131,14 +140,15 @@ def add_budget_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         metavar="[ITEM=]SIZE",
         help="VRAM to keep free for what the engine takes without charging it, as a whole or, with ITEM=, one item of "
-        "it, as often as needed; items are buckets, row_padding, spare_rows, scratch, work_buffers, granularity and "
-        "uncharged_kv (default: each is estimated; `hotsplit plan --explain` shows them)",
+        "it, as often as needed; items are, for PowerInfer, buckets, row_padding, spare_rows, scratch, work_buffers, "
+        "granularity and uncharged_kv, for engines of experts cuda_context and activations, for some also "
+        "prefill_layer (default: each is estimated; `hotsplit plan --explain` shows them)",
     )
 
 
 def add_solver_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options of the placement program and of its solver."""
-    group = parser.add_argument_group("the placement")
+    group = parser.add_argument_group("the placement", "for engines that place neurons (PowerInfer)")
     group.add_argument(
         "--objective",
         choices=tuple(OBJECTIVES),
@@ -176,7 +186,7 @@ def add_solver_options(parser: argparse.ArgumentParser) -> None:
         type=common.natural_option,
         metavar="N",
         help="place neurons in groups of N of similar impact; 1 for single neurons "
-        "(default: the smallest groups that the engine computes correctly, 32, or 256 for Q4_0)",
+        "(default: the smallest groups that PowerInfer computes correctly, 32, or 256 for Q4_0)",
     )
     group.add_argument(
         "--solver",
@@ -237,7 +247,8 @@ def kv_type_from(arguments: argparse.Namespace, engine: Engine) -> str | None:
     """
     kv_type: str | None = arguments.kv_type
     if kv_type is not None and kv_type not in engine.kv_types:
-        raise InputError(f"--kv-type: found {kv_type[:80]!r}, expected one of {', '.join(engine.kv_types)}")
+        near = closest(kv_type, tuple(engine.kv_types))
+        raise InputError(f"--kv-type: found {kv_type[:80]!r}, expected one of {', '.join(engine.kv_types)}{near}")
     return kv_type
 
 
@@ -353,3 +364,27 @@ def check_can_split(engine: Engine, model: EngineModel) -> None:
     """
     if (why := engine.why_not_split(model)) is not None:
         raise NoAnswerError(why)
+
+
+def export_steps(arguments: argparse.Namespace, *, takes_options: bool = True) -> list[str]:
+    """Returns the commands that export what `plan` has planned, quoted for a shell.
+
+    Args:
+        arguments: of `plan`; `given` holds them as they were typed.
+        takes_options: whether `export` can plan by itself with the same options; else the plan must be a file.
+    """
+    if arguments.output is not None:
+        return [shlex.join(["hotsplit", "export", "--plan", str(arguments.output)])]
+    given = [word for word in arguments.given[1:] if word not in _OF_PLAN_ALONE]
+    if takes_options:
+        return [shlex.join(["hotsplit", "export", *given])]
+    plan = ["--output", "plan.json"]
+    return [shlex.join(["hotsplit", "plan", *given, *plan]), shlex.join(["hotsplit", "export", "--plan", plan[1]])]
+
+
+def on_chosen_gpu(command: str, arguments: argparse.Namespace, plan: Plan) -> str:
+    """Returns an engine's command for the GPU that `--gpu` names: by itself the engine takes the first one."""
+    uuid = None if plan.budget is None else plan.budget.gpu_uuid
+    if arguments.gpu is None or uuid is None:
+        return command
+    return f"CUDA_VISIBLE_DEVICES={shlex.quote(uuid)} {command}"

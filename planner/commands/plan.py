@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,10 +27,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     """Adds the command's options."""
     parser = subparsers.add_parser(
         "plan",
-        help="decide how many neurons of each layer live on the GPU",
+        help="decide which neurons or experts of a model live on the GPU",
         description=(
-            "Reads free VRAM, the model's header and its activation statistics, solves the placement program and "
-            "shows the solved list, what it covers and its proof. With --output it is written as a plan file."
+            "Reads free VRAM, the model's header and its statistics, solves the placement program and shows what goes "
+            "on the GPU, what it covers and the proof. With --output it is written as a plan file. Without --engine "
+            "the engine is PowerInfer; defaults that differ between engines are given for each."
         ),
         epilog=_EXAMPLES,
     )
@@ -95,7 +95,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         from planner.report.placement import planning_as_dict
 
-        common.print_json(planning_as_dict(planning))
+        common.print_json("hotsplit.plan", {**planning_as_dict(planning), "next": _next_steps(arguments, planning)})
         placement.check_can_split(planning.engine, planning.model)
         return 0
     _show(planning, arguments)
@@ -118,7 +118,16 @@ def _show(planning: Planning, arguments: argparse.Namespace) -> None:
     for path in (arguments.output, arguments.html):
         if path is not None:
             common.say(f"written to {path}")
-    if arguments.output is not None:
-        common.say(f"next: hotsplit export --plan {shlex.quote(str(arguments.output))}")
-    else:
-        common.say("next: write the plan with --output plan.json, then: hotsplit export --plan plan.json")
+    for step in _next_steps(arguments, planning):
+        common.say(f"next: {step}")
+
+
+def _next_steps(arguments: argparse.Namespace, planning: Planning) -> list[str]:
+    """Returns the commands that bring the plan to the engine; none where the engine does not split the model."""
+    from planner.planning import engine_command
+
+    if planning.engine.why_not_split(planning.model) is not None:
+        return []
+    command = engine_command(planning.plan)
+    start = [] if command is None else [placement.on_chosen_gpu(command, arguments, planning.plan)]
+    return [*placement.export_steps(arguments), *start]

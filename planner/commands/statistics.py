@@ -70,7 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         from planner.report.statistics import statistics_as_dict
 
-        common.print_json(statistics_as_dict(workloads, worths, matrix))
+        common.print_json("hotsplit.statistics", statistics_as_dict(workloads, worths, matrix))
         return 0
     from planner.report.statistics import print_statistics
 

@@ -217,12 +217,13 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.schema == "experts":
         from planner.studies.experts_file import expert_json_schema
 
-        common.print_json(expert_json_schema())
+        write_json(expert_json_schema(), answer_stream())
         return 0
     if arguments.schema:
+        from planner.base.json_answer import write_json
         from planner.studies.study_file import json_schema
 
-        common.print_json(json_schema())
+        write_json(json_schema(), answer_stream())
         return 0
     if arguments.example == "list":
         return _print_examples()
@@ -249,7 +250,7 @@ def run(arguments: argparse.Namespace) -> int:
     replies = ask(study, answers, arguments.ask)
     written = _write_files(arguments, study, answers, replies)
     if arguments.json:
-        common.print_json(study_as_dict(study, answers, replies))
+        common.print_json("hotsplit.whatif", study_as_dict(study, answers, replies))
     elif arguments.csv == _STDOUT:
         answer_stream().write(study_as_csv(answers, replies))
     elif arguments.cell is not None:

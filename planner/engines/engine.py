@@ -230,6 +230,16 @@ class Engine(Protocol):
         """Returns what a user should know about an account, one line each."""
         ...
 
+    def command_line(self, model: str, settings: Settings, budget_bytes: int | None) -> str | None:
+        """Returns the command that starts the engine, to copy; None where only its writer knows (`exporter.engines`).
+
+        Args:
+            model: the path of the model.
+            settings: what was planned; None in it is the engine's default.
+            budget_bytes: a stated budget; None for the one that the engine finds itself.
+        """
+        ...
+
     def check_reserve(self, options: ReserveOptions) -> None:
         """Refuses items that are not in `reserve_items`.
 

@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 from planner.base.errors import InputError
+from planner.base.text import closest
 
 if TYPE_CHECKING:
     from planner.engines.engine import Engine
@@ -40,6 +41,7 @@ def engine_named(name: str) -> Engine:
         InputError: there is none of that name; the message lists those there are.
     """
     if name not in ENGINES:
-        raise InputError(f"engine {name[:80]!r} is not known; known are {', '.join(ENGINES)}")
+        near = closest(name, tuple(ENGINES))
+        raise InputError(f"engine {name[:80]!r} is not known; known are {', '.join(ENGINES)}{near}")
     engine: Engine = importlib.import_module(ENGINES[name]).ENGINE
     return engine

@@ -10,6 +10,7 @@ from typing import Any
 
 from planner.base.errors import FaultsError, InputError
 from planner.base.files import write_whole
+from planner.base.json_answer import VERSIONS
 from planner.config.document import Document
 from planner.config.faults import shown
 from planner.config.json_file import read_json
@@ -18,7 +19,7 @@ from planner.plans.plan import Plan, UnitGroup
 from planner.plans.version_1 import from_version_1
 
 FORMAT = "hotsplit.plan"
-VERSION = 2
+VERSION = VERSIONS[FORMAT]
 
 # The plan of 128 layers of 512 experts, each with neurons of its own, has 6 MB.
 _MAX_FILE_BYTES = 16 << 20

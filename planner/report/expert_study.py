@@ -11,7 +11,7 @@ from planner.base.text import printable
 from planner.base.units import GIB, format_bytes
 from planner.report.bill import print_bill
 from planner.report.tables import coloured, name, number, print_table, table, text
-from planner.report.whatif import COLOURS, FORMAT, VERSION, csv_value
+from planner.report.whatif import COLOURS, csv_value
 from planner.studies.experts_answer import ExpertAnswer, ExpertState
 from planner.studies.experts_questions import ExpertReply
 from planner.studies.study import BASE
@@ -194,8 +194,6 @@ def expert_study_as_dict(
 ) -> dict[str, Any]:
     """Returns the study's answers as JSON values."""
     return {
-        "format": FORMAT,
-        "version": VERSION,
         "units": "experts",
         "title": study.title,
         "description": study.description,

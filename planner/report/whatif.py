@@ -24,9 +24,6 @@ if TYPE_CHECKING:
 
     from planner.studies.study import Study
 
-FORMAT = "hotsplit.whatif"
-VERSION = 2
-
 COLOURS = {"meets": "green", "misses": "red"}
 _BOUND_WORDS = {
     Bound.GPU: "GPU bandwidth",
@@ -126,8 +123,6 @@ def print_cell(answer: Answer, console: Console) -> None:
 def study_as_dict(study: Study, answers: Sequence[Answer], replies: Sequence[Reply]) -> dict[str, Any]:
     """Returns the study's answers as JSON values."""
     return {
-        "format": FORMAT,
-        "version": VERSION,
         "title": study.title,
         "description": study.description,
         "verdict": verdict_of(answers).to_dict(),

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from planner.base.errors import InputError
+from planner.base.loudness import doing
 from planner.base.parallel import cores
 from planner.catalogue.entries import Catalogue
 from planner.hardware.host import host_memory
@@ -69,6 +70,7 @@ def sweep(
         InputError: a file is not what it must be, or this machine's GPU cannot be read.
         OSError: a file cannot be read.
     """
+    doing(f"answering {len(cells)} cells")
     device = ask_device(cells)
     if processes > 1:
         from planner.studies.process_pool import in_processes

@@ -263,6 +263,10 @@ class ExpertEngine:
         del account
         return []
 
+    def command_line(self, model: str, settings: Settings, budget_bytes: int | None) -> str | None:
+        """Returns None: the command needs the engine's file, so `hotsplit export` shows it."""
+        return None
+
     def check_reserve(self, options: ReserveOptions) -> None:
         """Refuses items that the engine does not have.
 

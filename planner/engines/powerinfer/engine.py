@@ -80,6 +80,12 @@ class PowerInfer:
             reserve_options=settings.reserve,
         )
 
+    def command_line(self, model: str, settings: Settings, budget_bytes: int | None) -> str:
+        """Returns the call of `main` (`planner.engines.powerinfer.command_line`)."""
+        from planner.engines.powerinfer.command_line import command_line
+
+        return command_line(model, settings, budget_bytes)
+
     def check_reserve(self, options: ReserveOptions) -> None:
         """Refuses reserve items that this engine does not have."""
         check_reserve(options)
