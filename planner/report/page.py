@@ -7,14 +7,14 @@ from collections.abc import Iterator, Sequence
 from planner.report.cell_table import cell_table
 from planner.report.charts import HeatRow, escaped, heat_map, legend, line_chart
 from planner.report.frame import framed
-from planner.report.page_verdict import verdict_sentences
 from planner.report.series import marks_of, series_of
 from planner.report.study_columns import study_columns
 from planner.report.thinning import MAX_DOTS, MAX_MODELS, evenly, lines_for
-from planner.report.whatif import AXES, same_for_all
+from planner.report.whatif import AXES, same_for_all, target_counts
 from planner.studies.answer import Answer
 from planner.studies.questions import Reply
 from planner.studies.study import BASE, Study
+from planner.studies.verdict import verdict_of
 
 _MAX_HEAT_ROWS = 120
 _MAX_HEAT_ROWS_OF_A_MODEL = 30
@@ -30,11 +30,13 @@ def page(study: Study, answers: Sequence[Answer], replies: Sequence[Reply], *, c
         replies: to the questions that were asked.
         command: the command line that made the page, for its footer; empty for none.
     """
-    verdict = verdict_sentences(answers)
+    verdict = verdict_of(answers).sentences
+    counts = " ".join(f"{line}." for line in target_counts(answers))
     same = same_for_all(answers)
     header = [f"<p>{escaped(line, limit=2000)}</p>" for line in study.description.splitlines() if line.strip()]
-    if verdict:
-        header += ['<div class="verdict">', *(f"<p>{escaped(line, limit=1000)}.</p>" for line in verdict), "</div>"]
+    header += ['<div class="verdict">', *(f"<p>{escaped(line, limit=1000)}</p>" for line in verdict), "</div>"]
+    if counts:
+        header.append(f"<p>{escaped(counts, limit=1000)}</p>")
     header.append(
         f'<p class="quiet">{len(answers):,} cells. {escaped(same, limit=1000)}Tokens per second are estimates: bytes '
         "read for a token over bandwidth.</p>"
