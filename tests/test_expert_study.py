@@ -434,12 +434,14 @@ def test_a_study_of_experts_is_no_plan(capsys: pytest.CaptureFixture[str], study
 def test_the_table_has_a_column_for_each_workload(capsys: pytest.CaptureFixture[str], study: Path) -> None:
     done = hotsplit(capsys, "whatif", study)
     lines = done.out.splitlines()
-    assert lines[:2] == [
+    assert lines[:3] == [
         "Two layers of eight",
+        f"No GPU here holds every expert. Most: card 0.00 GiB. It holds 12 of 16 experts, which cover {worst}; as many at "
+        f"random would cover {12 / 16:.1%}.",
         "For all: engine ktransformers, model small, quantisation as in file, context 16.",
     ]
     for heading in ("on the GPU", "experts", "code", "prose", "other text", "VRAM"):
-        assert heading in lines[2]
+        assert heading in lines[3]
     best = best_mean(5)
     row = rows_of(done.out)[1]
     assert row[2:7] == ["split", "5", "16", f"{share(CODE, best):.1%}", f"{share(PROSE, best):.1%}"]

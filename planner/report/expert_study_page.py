@@ -17,6 +17,7 @@ from planner.report.thinning import MAX_DOTS, MAX_MODELS, evenly, lines_for
 from planner.studies.experts_answer import ExpertAnswer, ExpertState
 from planner.studies.experts_questions import ExpertReply
 from planner.studies.experts_study import ExpertStudy
+from planner.studies.experts_verdict import expert_verdict_of
 
 _AXIS_MEANINGS = {
     "scenario": "the base of the study, or one of its overrides",
@@ -42,6 +43,8 @@ def expert_page(
         command: the command line that made the page, for its footer; empty for none.
     """
     header = [f"<p>{escaped(line, limit=2000)}</p>" for line in study.description.splitlines() if line.strip()]
+    verdict = expert_verdict_of(answers).sentences
+    header += ['<div class="verdict">', *(f"<p>{escaped(line, limit=1000)}</p>" for line in verdict), "</div>"]
     lines = [f"{len(answers):,} cells. {same_for_all(answers)}".strip()]
     lines += [f"{line}." for line in (*target_counts(answers), *remarks(answers))]
     header += [f'<p class="quiet">{escaped(line, limit=1000)}</p>' for line in lines]
