@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from html.parser import HTMLParser
 
@@ -232,3 +233,15 @@ def test_a_bar_is_divided_by_size() -> None:
         ("p2", "750.00", "250.00"),
     ]
     assert "<title>&lt;one&gt;</title>" in bar
+
+
+def test_long_numbers_of_an_axis_keep_apart() -> None:
+    series = [Series("a", (Point(0.0, 0.0, "zero"), Point(0.000117, 1.0, "top")))]
+    narrow = line_chart("t", series, x_name="x", y_name="y").split("</svg>")[1]
+    ticks = re.findall(r'<text class="tick" x="([\d.]+)" y="274" text-anchor="(\w+)">([^<]+)<', narrow)
+    spans = []
+    for x, anchor, text in ticks:
+        wide = 6.2 * len(text)  # of 12 pixels
+        spans.append((float(x) - wide * {"middle": 0.5, "end": 1.0}[anchor], wide))
+    assert len(spans) > 1
+    assert all(left + wide < following for (left, wide), (following, _) in itertools.pairwise(spans))
