@@ -13,7 +13,8 @@ import pytest
 
 from planner.config.yaml_file import read_yaml
 from planner.engines.registry import engines_of_experts
-from planner.report.expert_study_page import covered_series, expert_page, fitting_series
+from planner.report.expert_series import covered_series, fitting_series
+from planner.report.expert_study_page import expert_page
 from planner.studies.experts_evaluator import ExpertEvaluator
 from planner.studies.experts_questions import ask_experts
 from planner.studies.experts_study import expert_study
@@ -433,12 +434,16 @@ def test_a_study_of_experts_is_no_plan(capsys: pytest.CaptureFixture[str], study
 def test_the_table_has_a_column_for_each_workload(capsys: pytest.CaptureFixture[str], study: Path) -> None:
     done = hotsplit(capsys, "whatif", study)
     lines = done.out.splitlines()
-    assert lines[:2] == [
+    most = best_mean(12)
+    name, worst = min((("code", share(CODE, most)), ("prose", share(PROSE, most))), key=lambda each: each[1])
+    assert lines[:3] == [
         "Two layers of eight",
+        "No GPU here holds every expert. Most: card budget 114.6 KiB. It holds 12 of 16 experts, which cover "
+        f"{worst:.1%} of the choices of {name}; as many at random would cover {12 / 16:.1%}.",
         "For all: engine ktransformers, model small, quantisation as in file, context 16.",
     ]
     for heading in ("on the GPU", "experts", "code", "prose", "other text", "VRAM"):
-        assert heading in lines[2]
+        assert heading in lines[3]
     best = best_mean(5)
     row = rows_of(done.out)[1]
     assert row[2:7] == ["split", "5", "16", f"{share(CODE, best):.1%}", f"{share(PROSE, best):.1%}"]
@@ -473,19 +478,19 @@ def test_the_page_shows_covered_over_vram_for_each_workload(study: Path) -> None
     code, prose = covered_series(answers)
     assert (code.name, prose.name) == ("code", "prose")
     budgets = [REST + CACHE + number * EXPERT for number in (1, 5, 12)]
-    assert [x for x, _, _ in code.points] == [n_bytes / (1 << 30) for n_bytes in budgets]
-    assert [y for _, y, _ in prose.points] == [
+    assert [point.x for point in code.points] == [n_bytes / (1 << 30) for n_bytes in budgets]
+    assert [point.y for point in prose.points] == [
         pytest.approx(100 * share(PROSE, best_mean(number))) for number in (1, 5, 12)
     ]
     (fit,) = fitting_series(answers)
-    assert [y for _, y, _ in fit.points] == [100 * number / 16 for number in (1, 5, 12)]
+    assert [point.y for point in fit.points] == [100 * number / 16 for number in (1, 5, 12)]
     html = expert_page(loaded, answers, ask_experts(loaded, answers, ["least-vram"], evaluator))
     found = elements(html)
     assert [tag for tag, _ in found].count("script") == 1
     assert not [tag for tag, _ in found if tag in {"img", "iframe", "object", "embed", "link", "form", "base"}]
     assert not [key for _, attributes in found for key in attributes if key.startswith("on") or key == "style"]
     assert not [value for _, attributes in found for key, value in attributes.items() if key in {"src", "href"}]
-    assert html.count("<polyline") == 3
+    assert html.count("<polyline") == 2 * 3  # for small and for large screens
     assert "Covered share of choices over VRAM" in html
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from html.parser import HTMLParser
 
@@ -10,13 +11,13 @@ import pytest
 from planner import __version__
 from planner.base.record import replace
 from planner.catalogue.entries import Catalogue
-from planner.report.charts import HeatRow, Mark, Point, Series, heat_map, legend, line_chart, stacked_bar
+from planner.report.charts import HeatRow, Mark, Point, Series, escaped, heat_map, legend, line_chart, stacked_bar
 from planner.report.page import page
-from planner.report.page_verdict import verdict_sentences
 from planner.studies.answer import Answer
 from planner.studies.questions import ask
 from planner.studies.study import Study, study_of
 from planner.studies.sweep import sweep
+from planner.studies.verdict import verdict_of
 
 HOSTILE = "</script><script>window.bad=1</script><img src=x onerror='window.bad=2'>\"'&\x1b\u202e"
 
@@ -146,26 +147,14 @@ def many(study: Study) -> list[Answer]:
     ]
 
 
-def test_the_verdict_names_the_cheapest_that_meets_the_targets(study: Study) -> None:
-    answers = [
-        replace(answer, model="m", gpu=answer.gpu_name, price=100.0 + number, bytes=replace(answer.bytes, free=None))
-        for number, answer in enumerate(sweep(study.cells, study.catalogue, processes=1))
-    ]
-    meeting = [answer for answer in answers if answer.meets]
-    assert 0 < len(meeting) < len(answers)
-    best = min(meeting, key=lambda answer: answer.price or 0.0)
-    first, *_, last = verdict_sentences(answers)
-    assert first == (
-        f"Cheapest that meets the targets: {best.gpu} at Q4_0 with about {best.tokens_per_s:.1f} tokens/s, "
-        f"at {best.price:g}"
-    )
-    assert last == f"{len(meeting)} of {len(answers)} cells meet the targets: tokens_per_second at least 40"
-    first, *_ = verdict_sentences([replace(answer, price=None) for answer in answers])
-    assert first.startswith("Smallest GPU that meets the targets: ")
-    assert first.endswith(" tokens/s (give every GPU a price in the study to compare by price)")
-    first, *_ = verdict_sentences([answer for answer in answers if not answer.meets])
-    assert first.startswith("Nothing here meets the targets; nearest is ")
-    assert ", which misses tokens_per_second" in first
+def test_the_page_begins_with_the_verdict_and_how_many_cells_meet_the_targets(study: Study) -> None:
+    answers = [replace(answer, model="m") for answer in sweep(study.cells, study.catalogue, processes=1)]
+    meeting = sum(answer.meets for answer in answers)
+    said = "".join(f"<p>{escaped(sentence, limit=1000)}</p>\n" for sentence in verdict_of(answers).sentences)
+    assert (
+        f'<div class="verdict">\n{said}</div>\n'
+        f"<p>{meeting} of {len(answers)} cells meet the targets: tokens_per_second at least 40.</p>"
+    ) in page(study, answers, ())
 
 
 def test_models_of_one_name_and_different_shapes_share_a_heat_map(catalogue: Catalogue) -> None:
@@ -244,3 +233,15 @@ def test_a_bar_is_divided_by_size() -> None:
         ("p2", "750.00", "250.00"),
     ]
     assert "<title>&lt;one&gt;</title>" in bar
+
+
+def test_long_numbers_of_an_axis_keep_apart() -> None:
+    series = [Series("a", (Point(0.0, 0.0, "zero"), Point(0.000117, 1.0, "top")))]
+    narrow = line_chart("t", series, x_name="x", y_name="y").split("</svg>")[1]
+    ticks = re.findall(r'<text class="tick" x="([\d.]+)" y="274" text-anchor="(\w+)">([^<]+)<', narrow)
+    spans = []
+    for x, anchor, text in ticks:
+        wide = 6.2 * len(text)  # of 12 pixels
+        spans.append((float(x) - wide * {"middle": 0.5, "end": 1.0}[anchor], wide))
+    assert len(spans) > 1
+    assert all(left + wide < following for (left, wide), (following, _) in itertools.pairwise(spans))

@@ -5,6 +5,9 @@ One browser serves all tests, which skip themselves where there is none.
 
 from __future__ import annotations
 
+import contextlib
+import io
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,17 +16,26 @@ from typing import Any
 import pytest
 import torch
 
+from exporter.__main__ import main
 from planner.base.record import replace
 from planner.catalogue.entries import Catalogue
+from planner.config.yaml_file import read_yaml
 from planner.planning import PlanRequest, make_plan
+from planner.report.expert_study_page import expert_page
 from planner.report.page import page
 from planner.report.plan_page import plan_page
+from planner.studies.experts_evaluator import ExpertEvaluator
+from planner.studies.experts_questions import ask_experts
+from planner.studies.experts_study import expert_study
 from planner.studies.questions import ask
 from planner.studies.study import study_of
 from planner.studies.sweep import sweep
 from tests import model_files
+from tests.test_expert_planning import CODE, MOE, PROSE, counts_file
+from tests.test_expert_study import CACHE, EXPERT, REST
 
 HOSTILE = "</script><script>window.bad=1</script><img src=x onerror='window.bad=2'>\"'&\x1b\u202e"
+PAGES = ("plain", "hostile", "plan", "expert names", "expert study", "expert plan")
 WIDTHS = (360, 390, 768, 1280, 1920, 2560)
 PAPER_WIDTH = 1000  # a sheet of A4 or letter on its side, in CSS pixels, less its margins
 NO_BROWSER = "no Chromium with chromedriver and selenium on this machine"
@@ -31,7 +43,7 @@ NO_BROWSER = "no Chromium with chromedriver and selenium on this machine"
 
 @pytest.fixture(scope="module")
 def pages(catalogue: Catalogue, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Returns the files of four pages: a plain study, one of hostile names, one of thousands of cells, a plan."""
+    """Returns the files of the pages: studies plain, of hostile names, of thousands of cells; plans of each kind."""
     folder = tmp_path_factory.mktemp("pages")
     gpus = ["rtx-4060", "rtx-3060-12gb", "rtx-4060-ti-16gb", "rtx-5080", "rtx-3090", "rtx-4090", "rtx-a6000", "l40s"]
     plain = study_of(
@@ -80,6 +92,7 @@ def pages(catalogue: Catalogue, tmp_path_factory: pytest.TempPathFactory) -> dic
     model = model_files.llama(n_layer=3, n_ff=96).write(folder / "m.powerinfer.gguf")
     whole = make_plan(PlanRequest(model=model, vram_budget_bytes=1 << 30))
     text = {
+        **expert_pages(folder),
         "plain": page(plain, answers_plain, ask(plain, answers_plain, ["cheapest"]), command="hotsplit whatif a.yaml"),
         "hostile": page(hostile, answers_hostile, ask(hostile, answers_hostile, ["cheapest"]), command=HOSTILE),
         "many": page(plain, many, ()),
@@ -88,6 +101,58 @@ def pages(catalogue: Catalogue, tmp_path_factory: pytest.TempPathFactory) -> dic
     for name, html in text.items():
         (folder / f"{name}.html").write_text(html, "utf-8")
     return {name: folder / f"{name}.html" for name in text}
+
+
+def expert_pages(folder: Path) -> dict[str, str]:
+    """Returns the pages of a study of experts with names from anywhere, of a shipped one, and of a plan of experts."""
+    counts_file(folder / "code.csv", CODE)
+    counts_file(folder / "prose.csv", PROSE)
+    of_files = folder / "experts.yaml"
+    budgets = [name_bytes(number) for number in (1, 5, 12)]
+    of_files.write_text(
+        json.dumps(
+            {
+                "title": f"T {HOSTILE}",
+                "engine": ["ktransformers", "hot-cache"],
+                "models": {
+                    "file": str(MOE / "hf/qwen3_moe"),
+                    "name": HOSTILE[:80],
+                    "statistics": [
+                        {"name": HOSTILE[:40], "files": "code.csv"},
+                        {"name": "}</style>*{display:none}", "files": "prose.csv"},
+                    ],
+                },
+                "gpus": [
+                    {"name": "card " + "x" * 50, "budget": budgets, "price": 1234.5},
+                    {"name": "other", "budget": budgets[1:]},
+                ],
+                "contexts": [16, 32],
+                "reserve": {"total": "0B"},
+                "targets": {"covered": 0.5},
+            }
+        )
+    )
+    shipped = Path(__file__).parent.parent / "configs/which-gpu-for-experts.yaml"
+    found = {}
+    for name, file in {"expert names": of_files, "expert study": shipped}.items():
+        loaded = expert_study(file, read_yaml(file))
+        evaluator = ExpertEvaluator()
+        answers = [evaluator.answer(cell) for cell in loaded.cells]
+        replies = ask_experts(loaded, answers, ["least-vram"], evaluator)
+        found[name] = expert_page(loaded, answers, replies, command=f"hotsplit whatif {file.name} --html page.html")
+    made = folder / "made.html"
+    options = ["--engine", "ktransformers", "--model", MOE / "hf/qwen3_moe", "--context", 16, "--reserve", "0B"]
+    options += ["--statistics", folder / "code.csv", "--tried-on", folder / "prose.csv"]
+    options += ["--vram-budget", name_bytes(5), "--html", made]
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        assert main(["plan", *map(str, options)]) == 0
+    found["expert plan"] = made.read_text("utf-8")
+    return found
+
+
+def name_bytes(number: int) -> str:
+    """Returns the budget for so many experts of the model of `tests.test_expert_study`."""
+    return f"{REST + CACHE + number * EXPERT}B"
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +228,7 @@ return faults;
 """
 
 
-@pytest.mark.parametrize("name", ["plain", "hostile", "plan"])
+@pytest.mark.parametrize("name", PAGES)
 @pytest.mark.parametrize("width", WIDTHS)
 def test_nothing_is_cut_off_and_nothing_overlaps_on_any_screen(
     browser: Any, pages: dict[str, Path], name: str, width: int
@@ -171,7 +236,7 @@ def test_nothing_is_cut_off_and_nothing_overlaps_on_any_screen(
     assert shown(browser, pages[name], width=width).execute_script(FAULTS) == []
 
 
-@pytest.mark.parametrize("name", ["plain", "hostile", "plan"])
+@pytest.mark.parametrize("name", PAGES)
 def test_nothing_is_cut_off_on_paper(browser: Any, pages: dict[str, Path], name: str) -> None:
     sheet = shown(browser, pages[name], width=PAPER_WIDTH, dark=True, paper=True)
     assert sheet.execute_script(FAULTS) == []
@@ -204,7 +269,7 @@ def test_the_last_column_is_seen(browser: Any, pages: dict[str, Path], width: in
 
 
 @pytest.mark.parametrize("dark", [False, True])
-@pytest.mark.parametrize("name", ["plain", "plan"])
+@pytest.mark.parametrize("name", ["plain", "plan", "expert study", "expert plan"])
 @pytest.mark.parametrize("width", [360, 1280])
 def test_axe_finds_no_violation(browser: Any, pages: dict[str, Path], name: str, width: int, dark: bool) -> None:
     axe = pytest.importorskip("axe_core_python.selenium", reason="axe-core-python is not installed")

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from planner.api import whatif
+from planner.base.record import replace
 from planner.studies.verdict import Verdict, verdict_of
 
 STUDY: dict[str, Any] = {
@@ -42,7 +43,7 @@ def test_without_prices_the_smallest_gpu_that_meets_is_named_and_prices_are_aske
     smallest = next(answer.gpu for answer in answers if answer.meets)
     assert smallest != "rtx-4060"
     assert found.sentences[0] == (
-        f"Smallest GPU that meets the targets (give every GPU a `price` to compare by price): {smallest}."
+        f"Smallest GPU that meets the targets: {smallest} (give every GPU a `price` to compare by price)."
     )
     assert found.state == "meets"
 
@@ -64,7 +65,7 @@ def test_models_that_meet_nowhere_are_named() -> None:
     found = verdict(
         models=["relu-llama-13b", "opt-175b"], quantisations="Q4_0", targets={"tokens_per_second": 10, "hit_rate": 0.5}
     )
-    assert found.sentences[1] == "No cell meets them for opt-175b."
+    assert found.sentences[1].endswith("; opt-175b: nothing meets them.")
 
 
 def test_a_host_that_is_too_small_is_said() -> None:
@@ -79,3 +80,39 @@ def test_json_has_the_same_sentences(targets: dict[str, Any]) -> None:
     found = verdict(targets=targets)
     assert found.to_dict() == {"sentences": list(found.sentences), "state": found.state, "cell": found.cell}
     assert 1 <= len(found.sentences) <= 2
+
+
+def test_several_models_are_each_given_their_best() -> None:
+    gpus = [{"catalogue": "rtx-5080", "price": 1000}, {"catalogue": "rtx-3090", "price": 1700}]
+    answers = whatif(
+        {**STUDY, "models": ["relu-llama-13b", "bamboo-7b", "opt-175b"], "quantisations": "F16", "gpus": gpus,
+         "targets": {"hit_rate": 0.9}}
+    ).answers  # fmt: skip
+    of_model: dict[str, str] = {}
+    for answer in sorted(answers, key=lambda answer: -(answer.price or 0.0)):
+        if answer.meets:
+            of_model[answer.model] = f"{answer.gpu} with F16 at {answer.price:,.0f}"
+    assert set(of_model) == {"relu-llama-13b", "bamboo-7b"}
+    assert verdict_of(answers).sentences[1] == (
+        f"relu-llama-13b: {of_model['relu-llama-13b']}; bamboo-7b: {of_model['bamboo-7b']}; "
+        "opt-175b: nothing meets them."
+    )
+
+
+def test_each_model_and_scenario_is_told_where_it_fits_whole() -> None:
+    found = verdict(models=["relu-llama-13b", "opt-175b"], gpus=["rtx-4060", "rtx-3090"])
+    assert found.sentences == (
+        "relu-llama-13b Q4_0 fits whole on rtx-3090: you need no split.",
+        "relu-llama-13b: whole on rtx-3090 with Q4_0; opt-175b: fits whole on none of these.",
+    )
+
+
+def test_a_model_for_which_free_vram_is_short_does_not_fit_whole() -> None:
+    answers = [
+        replace(answer, bytes=replace(answer.bytes, free=answer.bytes.vram - (1 << 30)))
+        for answer in whatif({**STUDY, "gpus": "rtx-3090", "quantisations": "Q4_0"}).answers
+    ]
+    assert verdict_of(answers).sentences == (
+        "relu-llama-13b Q4_0 on rtx-3090.",
+        "It is short of 1.0 GiB of free VRAM, with what the engine takes uncharged.",
+    )

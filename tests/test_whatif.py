@@ -40,8 +40,10 @@ def test_the_table_says_what_differs_and_the_line_above_it_what_does_not(
     assert done.err == ""
     lines = done.out.splitlines()
     assert lines[0] == "A small study"
-    assert lines[1].startswith("Smallest GPU that meets the targets (give every GPU a `price` to compare by price): ")
-    assert lines[1].endswith(": rtx-4060 8 GiB. It fits whole on the GPU: you need no split.")
+    assert lines[1].startswith("Smallest GPU that meets the targets: ")
+    assert lines[1].endswith(
+        ": rtx-4060 8 GiB (give every GPU a `price` to compare by price). It fits whole on the GPU: you need no split."
+    )
     assert lines[2].strip() == (
         "For all: model bamboo-7b, quantisation Q4_0, host ddr4-3200-dual, context 512, solver highs."
     )

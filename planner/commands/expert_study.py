@@ -46,8 +46,8 @@ def run(arguments: argparse.Namespace, path: Path, document: Document) -> int:
     written = _write_files(arguments, study, answers, replies)
     _show(arguments, study, answers, replies)
     if not (arguments.json or arguments.csv == _STDOUT):
-        for output in written:
-            common.say(f"written to {output}")
+        for file in written:
+            common.say(f"written to {file}")
     judged = [answer for answer in answers if answer.verdict]
     return NO if judged and not any(answer.meets for answer in judged) else 0
 
@@ -93,6 +93,8 @@ def _write_files(
     if arguments.html is not None:
         from planner.report.expert_study_page import expert_page
 
-        write_whole(arguments.html, expert_page(study, answers, replies).encode())
+        write_whole(
+            arguments.html, expert_page(study, answers, replies, command=common.command_line(arguments)).encode()
+        )
         written.append(arguments.html)
     return written

@@ -235,14 +235,19 @@ def run(arguments: argparse.Namespace, engine: ExpertEngine) -> int:
         steps = placement.export_steps(arguments, takes_options=False)
         common.print_json("hotsplit.plan", {**planning_as_dict(planning), "next": steps})
     else:
-        from planner.report.experts import print_planning
-
-        print_planning(planning, common.console(), explain=arguments.explain, exact=arguments.bytes)
-        for path in (arguments.output, arguments.html):
-            if path is not None:
-                common.say(f"written to {path}")
-        for step in placement.export_steps(arguments, takes_options=False):
-            common.say(f"next: {step}")
+        _show(planning, arguments)
     if least is not None:
         check_share(planning, least)
     return 0
+
+
+def _show(planning: ExpertPlanning, arguments: argparse.Namespace) -> None:
+    """Prints the plan for people, the files that were written, and what to type next."""
+    from planner.report.experts import print_planning
+
+    print_planning(planning, common.console(), explain=arguments.explain, exact=arguments.bytes)
+    for path in (arguments.output, arguments.html):
+        if path is not None:
+            common.say(f"written to {path}")
+    for step in placement.export_steps(arguments, takes_options=False):
+        common.say(f"next: {step}")

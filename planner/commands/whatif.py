@@ -215,6 +215,7 @@ def _print_examples() -> int:
 def run(arguments: argparse.Namespace) -> int:
     """Answers the study and shows it in the forms that were asked for."""
     if arguments.schema == "experts":
+        from planner.base.json_answer import write_json
         from planner.studies.experts_file import expert_json_schema
 
         write_json(expert_json_schema(), answer_stream())

@@ -7,18 +7,29 @@ Thousands of rows are one page of a few megabytes, so a row holds its text and n
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Generic, Protocol, TypeVar
 
 from planner.base.record import Record
-from planner.base.units import GIB
+from planner.base.text import printable
 from planner.report.charts import escaped
-from planner.report.whatif import AXES, points, verdict_words
-from planner.studies.answer import Answer
 
 _MAX_NOTES = 200
 # Pixels of a letter and of the space around it, at the size of the table.
 _LETTER, _SPACE = 8.0, 15
 # A name of a GPU, a model or a host that is longer is broken into lines.
 _MAX_NAME = 24
+
+
+class Judged(Protocol):
+    """An answer of a study of any kind: `verdict` is `meets`, `misses` or, without targets, nothing."""
+
+    @property
+    def verdict(self) -> str:
+        """See the class."""
+        ...
+
+
+CellAnswer = TypeVar("CellAnswer", bound=Judged)
 
 
 class Column(Record):
@@ -33,106 +44,43 @@ class Column(Record):
 
     name: str
     meaning: str
-    text: Callable[[Answer], str]
+    text: Callable[[Any], str]
     kind: str = "number"
 
 
-_AXIS_MEANINGS = {
-    "scenario": "the base of the study, or one of its overrides",
-    "model": "the model",
-    "quantisation": "how many bits the weights have",
-    "GPU": "the graphics card, with its memory where that varies",
-    "host": "the computer around it: its memory and how fast that is",
-    "context": "tokens of conversation that are kept, in the KV cache",
-    "solver": "what proved that no placement is better",
-}
+def cell_table(
+    columns: Sequence[Column], answers: Sequence[CellAnswer], notes_of: Callable[[CellAnswer], Sequence[str]]
+) -> tuple[list[str], str]:
+    """Returns the section with the table as lines of HTML, and the rules that it needs in the page's style.
 
-
-def cell_table(answers: Sequence[Answer]) -> tuple[list[str], str]:
-    """Returns the section with the table as lines of HTML, and the rules that it needs in the page's style."""
-    columns = _columns(answers)
-    notes = _Notes(answers)
+    Args:
+        columns: first what a cell is called and whether it is good enough, then the figures.
+        answers: a row each.
+        notes_of: what a reader of one answer should know; said once below the table, and referred to by number.
+    """
+    notes = _Notes(answers, notes_of)
     if notes.numbers:
-        columns.append(Column("notes", "numbers of the notes below the table", notes.of, "words"))
+        columns = [*columns, Column("notes", "numbers of the notes below the table", notes.of, "words")]
     rows = [[column.text(answer) for column in columns] for answer in answers]
-    return list(_section(columns, rows, answers, notes)), _rules(columns, rows)
+    return list(_section(columns, rows, [answer.verdict for answer in answers], notes)), _rules(columns, rows)
 
 
-def _columns(answers: Sequence[Answer]) -> list[Column]:
-    """Returns the columns: first what a cell is called and whether it is good enough, then the figures."""
-    columns = [
-        Column(name, _AXIS_MEANINGS[name], of, "axis")
-        for name, of in AXES
-        if len({of(answer) for answer in answers}) > 1
-    ]
-    if any(answer.verdict for answer in answers):
-        columns.append(Column("targets", "whether all targets are met, and which are missed", verdict_words, "verdict"))
-    if any(answer.price is not None for answer in answers):
-        columns.append(Column("price", "of the GPU, in the currency of the study", _price))
-    columns += [
-        Column("engine", "what the engine does with the model", lambda answer: answer.path.words, "words"),
-        Column("hot", "share of all neurons that are on the GPU", _hot),
-        Column("hit rate", "share of all recorded activations that these neurons make", _hit_rate),
-        Column("tokens/s", "estimated decode speed, and its range where inputs are assumed", _speed),
-        Column("bound by", "what most of a token's time goes to", _bound, "words"),
-        Column("VRAM, GiB", "expected to be in use, with what the engine takes uncharged", _vram),
-        Column("host, GiB", "host memory in use", lambda answer: f"{answer.bytes.host / GIB:.1f}"),
-        Column("+1 GiB", "what one more GiB of VRAM would add to the hit rate, in percentage points", _next_gib),
-    ]
-    return columns
-
-
-def _price(answer: Answer) -> str:
-    return "unknown" if answer.price is None else f"{answer.price:,.2f}".removesuffix(".00")
-
-
-def _hot(answer: Answer) -> str:
-    return f"{answer.hot_neurons / answer.neurons:.1%}" if answer.neurons else "0.0%"
-
-
-def _hit_rate(answer: Answer) -> str:
-    return "–" if answer.hit_rate is None else f"{answer.hit_rate:.1%}"
-
-
-def _unknown(answer: Answer) -> str:
-    return "–" if answer.hit_rate is None else "unknown"
-
-
-def _speed(answer: Answer) -> str:
-    speed = answer.speed
-    if speed is None:
-        return _unknown(answer)
-    slow, fast = f"{speed.slow_tokens_per_s:.1f}", f"{speed.fast_tokens_per_s:.1f}"
-    return f"{speed.tokens_per_s:.1f}" + ("" if slow == fast else f" ({slow} to {fast})")
-
-
-def _bound(answer: Answer) -> str:
-    return _unknown(answer) if answer.speed is None else answer.speed.bound.value
-
-
-def _vram(answer: Answer) -> str:
-    return f"{answer.bytes.vram / GIB:.1f}"
-
-
-def _next_gib(answer: Answer) -> str:
-    return _unknown(answer) if answer.next_gib is None else points(answer.next_gib.hit_rate).removesuffix(" points")
-
-
-class _Notes:
+class _Notes(Generic[CellAnswer]):
     """The distinct notes of all cells with their numbers, in the order in which they first appear."""
 
-    def __init__(self, answers: Sequence[Answer]) -> None:
-        distinct = dict.fromkeys(note for answer in answers for note in answer.notes)
+    def __init__(self, answers: Sequence[CellAnswer], notes_of: Callable[[CellAnswer], Sequence[str]]) -> None:
+        self._notes_of = notes_of
+        distinct = dict.fromkeys(note for answer in answers for note in notes_of(answer))
         self.numbers = {note: number for number, note in enumerate(list(distinct)[:_MAX_NOTES], 1)}
         self.hidden = len(distinct) - len(self.numbers)
 
-    def of(self, answer: Answer) -> str:
+    def of(self, answer: CellAnswer) -> str:
         """Returns the numbers of a cell's notes; `*` stands for those that are not listed."""
-        return ", ".join(str(self.numbers.get(note, "*")) for note in answer.notes)
+        return ", ".join(str(self.numbers.get(note, "*")) for note in self._notes_of(answer))
 
 
 def _section(
-    columns: Sequence[Column], rows: Sequence[Sequence[str]], answers: Sequence[Answer], notes: _Notes
+    columns: Sequence[Column], rows: Sequence[Sequence[str]], verdicts: Sequence[str], notes: _Notes[CellAnswer]
 ) -> Iterator[str]:
     yield '<section id="all"><h2>All cells</h2>'
     yield '<div class="scroll"><table id="cells"><thead><tr><th scope="col" data-kind="number">#'
@@ -140,9 +88,9 @@ def _section(
     yield "<tbody>"
     # End tags that HTML lets be left out are: they would be a tenth of the page.
     lines = []
-    for number, (row, answer) in enumerate(zip(rows, answers, strict=True), 1):
+    for number, (row, verdict) in enumerate(zip(rows, verdicts, strict=True), 1):
         cells = "".join(f"<td>{escaped(text)}" for text in row)
-        lines.append(f"<tr{f' class={answer.verdict}' if answer.verdict else ''}><td>{number}{cells}")
+        lines.append(f"<tr{f' class={verdict}' if verdict else ''}><td>{number}{cells}")
     # Nothing between two rows, so that an empty cell is empty.
     yield "".join(lines) + "</table></div>"
     if notes.numbers:
@@ -173,8 +121,7 @@ def _rules(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> str:
         # A heading breaks between its words, and has room for the arrow of the order.
         longest = max(longest, *(len(word) + 2 for word in column.name.split()))
         needed += _SPACE + _LETTER * longest
-        # Names of columns are words of this module, never of a file.
-        labels.append(f'#cells td:nth-child({place + 2})::before{{content:"{column.name}"}}')
+        labels.append(f'#cells td:nth-child({place + 2})::before{{content:"{_css_text(column.name)}"}}')
 
     def cells(kind: str) -> str:
         return ",".join(
@@ -195,7 +142,7 @@ def _rules(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> str:
     cards = "".join(labels) + rule("number", "text-align:left")
     cards += rule("axis", "display:block;width:auto;font-weight:600")
     cards += "".join(
-        f'#cells td:nth-child({place})::before{{content:"{columns[place - 2].name} ";display:inline}}'
+        f'#cells td:nth-child({place})::before{{content:"{_css_text(columns[place - 2].name)} ";display:inline}}'
         for place in places.get("axis", [])
     )
     cards += rule("verdict", "display:block;width:auto")
@@ -204,6 +151,18 @@ def _rules(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> str:
     # A sheet of A4 or letter on its side is about 1,000 pixels wide, at three quarters of the letters' size.
     printed = ", print" if needed * 0.75 > 960 else ""
     return f"{table}\n@media screen and (max-width: {limit}px){printed} {{\n{_CARDS}{cards}\n}}\n"
+
+
+def _css_text(name: str) -> str:
+    """Returns a name as the inside of a CSS string, whatever is in it: names may come from files.
+
+    All but ASCII letters and digits and a few harmless signs are escaped by their numbers (CSS Syntax 3, 4.3.7).
+    """
+    plain = " ,/+%"
+    return "".join(
+        each if each in plain or (each.isascii() and each.isalnum()) else f"\\{ord(each):x} "
+        for each in printable(name, limit=200)
+    )
 
 
 _CARDS = """\

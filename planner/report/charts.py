@@ -118,7 +118,7 @@ def _line_chart(
 ) -> str:
     xs = [point.x for line in series for point in line.points] + [mark.at for mark in marks if mark.upright]
     ys = [point.y for line in series for point in line.points] + [mark.at for mark in marks if not mark.upright]
-    x_ticks = _ticks(max(xs, default=0.0), 7 if size.width > 400 else 5)
+    x_ticks = _ticks_apart(max(xs, default=0.0), 7 if size.width > 400 else 5, size.width - _RIGHT - _LEFT)
     y_ticks = _ticks(y_top if y_top is not None else max(ys, default=0.0))
     x_end, y_end = x_ticks[-1], y_ticks[-1]
     right, bottom = size.width - _RIGHT, size.height - _BOTTOM
@@ -336,6 +336,15 @@ def _averaged(values: Sequence[float]) -> list[float]:
         return list(values)
     edges = [round(column * len(values) / _MAX_COLUMNS) for column in range(_MAX_COLUMNS + 1)]
     return [sum(values[a:b]) / (b - a) for a, b in itertools.pairwise(edges) if b > a]
+
+
+def _ticks_apart(most: float, steps: int, width: float) -> list[float]:
+    """Returns such numbers for a level axis of so many pixels: as many as keep apart, because small ones are long."""
+    for fewer in range(steps, 1, -1):
+        ticks = _ticks(most, fewer)
+        if max(text_width(f"{tick:g}") for tick in ticks) + 6 <= width / (len(ticks) - 1):
+            break
+    return ticks
 
 
 def _ticks(most: float, steps: int = 7) -> list[float]:

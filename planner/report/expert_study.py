@@ -14,6 +14,7 @@ from planner.report.tables import coloured, name, number, print_table, table, te
 from planner.report.whatif import COLOURS, csv_value
 from planner.studies.experts_answer import ExpertAnswer, ExpertState
 from planner.studies.experts_questions import ExpertReply
+from planner.studies.experts_verdict import expert_verdict_of
 from planner.studies.study import BASE
 
 if TYPE_CHECKING:
@@ -83,8 +84,9 @@ def columns_of(answers: Sequence[ExpertAnswer]) -> list[tuple[str, Callable[[Exp
 def print_expert_study(
     study: ExpertStudy, answers: Sequence[ExpertAnswer], replies: Sequence[ExpertReply], console: Console
 ) -> None:
-    """Prints the table of answers, what they rest on, and the replies to inverse questions."""
+    """Prints the verdict, the table of answers, what they rest on, and the replies to inverse questions."""
     console.print(printable(study.title), style="bold")
+    console.print(printable(expert_verdict_of(answers).text), soft_wrap=True)
     if same := same_for_all(answers):
         console.print(printable(same.strip()), style="dim", soft_wrap=True)
     axes = [(axis, of) for axis, of in AXES if len({of(answer) for answer in answers}) > 1]
@@ -197,6 +199,7 @@ def expert_study_as_dict(
         "units": "experts",
         "title": study.title,
         "description": study.description,
+        "verdict": expert_verdict_of(answers).to_dict(),
         "cells": [answer.to_dict() for answer in answers],
         "replies": [reply.to_dict() for reply in replies],
     }

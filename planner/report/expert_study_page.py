@@ -1,80 +1,63 @@
-"""The answers of a study of experts as one self-contained HTML page; nothing is fetched from anywhere.
-
-Names come from files of strangers: every one is escaped, and a content security policy lets the page run its own script
-and style (by their hashes) and nothing else.
-"""
+"""The answers of a study of experts as one page: verdict, charts, and the table of all cells."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+import functools
+from collections.abc import Callable, Iterator, Sequence
 
-from planner.base.outputs import GENERATOR
-from planner.base.units import GIB, format_bytes
-from planner.report.charts import Series, escaped, legend, line_chart
-from planner.report.expert_study import (
-    AXES,
-    columns_of,
-    remarks,
-    same_for_all,
-    share_of,
-    share_words,
-    target_counts,
-    verdict_words,
-    workloads_of,
-)
+from planner.base.text import printable
+from planner.base.units import GIB
+from planner.report.cell_table import Column, cell_table
+from planner.report.charts import Mark, Series, escaped, legend, line_chart
+from planner.report.expert_series import covered_marks, covered_series, drawn_answers, fitting_series
+from planner.report.expert_study import AXES, columns_of, remarks, same_for_all, share_words, target_counts
+from planner.report.expert_study import verdict_words as targets_words
+from planner.report.frame import framed
+from planner.report.thinning import MAX_DOTS, MAX_MODELS, evenly, lines_for
 from planner.studies.experts_answer import ExpertAnswer, ExpertState
 from planner.studies.experts_questions import ExpertReply
 from planner.studies.experts_study import ExpertStudy
+from planner.studies.experts_verdict import expert_verdict_of
 
-_FOLDER = Path(__file__).parent
+_AXIS_MEANINGS = {
+    "scenario": "the base of the study, or one of its overrides",
+    "engine": "the program that runs the model",
+    "model": "the model",
+    "quantisation": "how many bits the weights have",
+    "GPU": "the graphics card, with its memory where that varies",
+    "GPUs": "how many graphics cards share every layer",
+    "context": "tokens of conversation that are kept, in the KV cache",
+}
+_UNFIT = (ExpertState.UNSUITABLE, ExpertState.DOES_NOT_FIT)
 
 
-def expert_page(study: ExpertStudy, answers: Sequence[ExpertAnswer], replies: Sequence[ExpertReply]) -> str:
-    """Returns the page."""
-    style = (_FOLDER / "page.css").read_text("utf-8")
-    script = (_FOLDER / "page.js").read_text("utf-8")
-    policy = (
-        f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; base-uri 'none'; form-action 'none'"
+def expert_page(
+    study: ExpertStudy, answers: Sequence[ExpertAnswer], replies: Sequence[ExpertReply], *, command: str = ""
+) -> str:
+    """Returns the page.
+
+    Args:
+        study: the study.
+        answers: of its cells.
+        replies: to the questions that were asked.
+        command: the command line that made the page, for its footer; empty for none.
+    """
+    header = [f"<p>{escaped(line, limit=2000)}</p>" for line in study.description.splitlines() if line.strip()]
+    verdict = expert_verdict_of(answers).sentences
+    header += ['<div class="verdict">', *(f"<p>{escaped(line, limit=1000)}</p>" for line in verdict), "</div>"]
+    lines = [f"{len(answers):,} cells. {same_for_all(answers)}".strip()]
+    lines += [f"{line}." for line in (*target_counts(answers), *remarks(answers))]
+    header += [f'<p class="quiet">{escaped(line, limit=1000)}</p>' for line in lines]
+    table, rules = cell_table(
+        _columns(answers), answers, lambda answer: [*([answer.why] if answer.why else []), *answer.notes]
     )
-    lines = [f"{len(answers)} cells. {same_for_all(answers)}", *target_counts(answers), *remarks(answers)]
-    return "\n".join(
-        [
-            "<!DOCTYPE html>",
-            '<html lang="en">',
-            "<head>",
-            '<meta charset="utf-8">',
-            f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
-            '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            '<meta name="color-scheme" content="light dark">',
-            '<meta name="referrer" content="no-referrer">',
-            f'<meta name="generator" content="{GENERATOR}">',
-            f"<title>{escaped(study.title)}</title>",
-            f"<style>{style}</style>",
-            "</head>",
-            "<body>",
-            f"<header><h1>{escaped(study.title)}</h1>",
-            *(f"<p>{escaped(line)}</p>" for line in study.description.splitlines() if line.strip()),
-            *(f'<p class="quiet">{escaped(line)}</p>' for line in lines),
-            "</header>",
-            "<main>",
-            *_replies(replies),
-            *_charts(answers),
-            *_table(answers),
-            "</main>",
-            f"<script>{script}</script>",
-            "</body>",
-            "</html>",
-            "",
-        ]
+    return framed(
+        study.title,
+        header,
+        [*_replies(replies), *_models(answers), *table],
+        footer=[*([("command", command)] if command else []), ("study", str(study.path))],
+        style=rules,
     )
-
-
-def _hash(text: str) -> str:
-    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-    return f"'sha256-{digest}'"
 
 
 def _replies(replies: Sequence[ExpertReply]) -> Iterator[str]:
@@ -82,112 +65,105 @@ def _replies(replies: Sequence[ExpertReply]) -> Iterator[str]:
         return
     yield "<section><h2>What it takes</h2><dl>"
     for reply in replies:
-        yield f"<dt>{escaped(reply.question)}: {escaped(reply.about)}</dt><dd>{escaped(reply.text)}</dd>"
+        yield (
+            f"<dt>{escaped(reply.question)}: {escaped(reply.about, limit=400)}</dt>"
+            f"<dd>{escaped(reply.text, limit=400)}</dd>"
+        )
     yield "</dl></section>"
 
 
-def _charts(answers: Sequence[ExpertAnswer]) -> Iterator[str]:
+def _models(answers: Sequence[ExpertAnswer]) -> Iterator[str]:
     """Yields for each model the covered share over VRAM, a line for each workload, beside the experts that fit."""
-    for model in dict.fromkeys(answer.model for answer in answers):
-        here = [
-            answer
-            for answer in answers
-            if answer.model == model and answer.state not in {ExpertState.UNSUITABLE, ExpertState.DOES_NOT_FIT}
-        ]
-        if not here:
-            continue
-        covered, fit = covered_series(here), fitting_series(here)
+    drawn = drawn_answers(answers)
+    names = list(dict.fromkeys(answer.model for answer in drawn))
+    shown = names[:MAX_MODELS]
+    for model in shown:
+        here = [answer for answer in drawn if answer.model == model]
+        covered, fitting = covered_series(here), fitting_series(here)
+        most_dots = MAX_DOTS // len(shown) // 2
         yield f'<section><h2>{escaped(model)}</h2><div class="pair">'
         if covered:
-            yield "<figure><figcaption>Covered share of choices over VRAM</figcaption>"
-            yield line_chart(
-                f"Covered share of {model} over VRAM", covered, x_name="VRAM, GiB", y_name="covered, %", y_top=100
-            )
-            yield f"{legend(covered)}</figure>"
-        yield "<figure><figcaption>Experts on the GPU over VRAM</figcaption>"
-        yield line_chart(f"Experts of {model} over VRAM", fit, x_name="VRAM, GiB", y_name="experts, %", y_top=100)
-        yield f"{legend(fit)}</figure></div></section>"
+            yield from _chart("Covered share of choices over VRAM", model, covered, "covered, %", most_dots,
+                              covered_marks(here))  # fmt: skip
+        yield from _chart("Experts on the GPU over VRAM", model, fitting, "experts, %", most_dots)
+        yield "</div></section>"
+    if len(names) > len(shown):
+        yield f'<p class="quiet">Drawn are {len(shown)} of {len(names)} models; all are in the table.</p>'
 
 
-def covered_series(answers: Sequence[ExpertAnswer]) -> list[Series]:
-    """Returns a line for each workload and each kind of cell: covered share in % over VRAM in GiB."""
-    drawn = []
-    for words, members in _lines(answers):
-        for workload in workloads_of(members):
-            points = tuple(
-                (answer.budget_bytes / GIB, 100 * share, f"{workload}: {answer.name}: {share:.1%}")
-                for answer in members
-                if (share := share_of(answer, workload)) is not None
-            )
-            drawn.append(Series(", ".join(filter(None, (workload, words))), points))
-    return drawn
-
-
-def fitting_series(answers: Sequence[ExpertAnswer]) -> list[Series]:
-    """Returns a line for each kind of cell: experts on the GPU in % of all over VRAM in GiB."""
-    return [
-        Series(
-            words,
-            tuple(
-                (
-                    answer.budget_bytes / GIB,
-                    100 * answer.experts / answer.all_experts,
-                    f"{answer.name}: {answer.experts:,} of {answer.all_experts:,}",
-                )
-                for answer in members
-            ),
+def _chart(
+    caption: str, model: str, series: Sequence[Series], y_name: str, most_dots: int, marks: Sequence[Mark] = ()
+) -> Iterator[str]:
+    shown = [series[place] for place in evenly(len(series), lines_for(series, most_dots))]
+    yield f"<figure><figcaption>{caption}</figcaption>"
+    yield line_chart(f"{caption}: {model}", shown, x_name="VRAM of one GPU, GiB", y_name=y_name, y_top=100, marks=marks)
+    hollow = any(point.hollow for line in shown for point in line.points)
+    yield legend(shown, rings="misses the targets" if hollow else "")
+    if len(shown) < len(series):
+        yield (
+            f'<p class="quiet">Drawn are {len(shown)} of {len(series)} lines, evenly spread; '
+            "the table has every cell.</p>"
         )
-        for words, members in _lines(answers)
+    yield "</figure>"
+
+
+def _columns(answers: Sequence[ExpertAnswer]) -> list[Column]:
+    """Returns the columns: first what a cell is called and whether it is good enough, then the figures."""
+    columns = [
+        Column(name, _AXIS_MEANINGS[name], of, "axis")
+        for name, of in AXES
+        if len({of(answer) for answer in answers}) > 1
     ]
-
-
-def _lines(answers: Sequence[ExpertAnswer]) -> list[tuple[str, list[ExpertAnswer]]]:
-    """Returns the cells that make a line, sorted by VRAM, with what tells them from other lines."""
-    groups: dict[tuple[str, ...], list[ExpertAnswer]] = {}
-    for answer in answers:
-        tp = "" if answer.tp == 1 else f"{answer.tp} GPUs"
-        key = (answer.scenario, answer.engine, answer.quantisation, tp, f"context {answer.context}")
-        groups.setdefault(key, []).append(answer)
-    varying = [place for place in range(5) if len({key[place] for key in groups}) > 1]
-    return [
-        (", ".join(filter(None, (key[place] for place in varying))), sorted(each, key=lambda one: one.budget_bytes))
-        for key, each in groups.items()
+    if any(answer.verdict for answer in answers):
+        meaning = "whether all targets are met, and which are missed"
+        columns.append(Column("targets", meaning, targets_words, "verdict"))
+    if any(answer.price is not None for answer in answers):
+        columns.append(Column("price", "of one GPU, in the currency of the study", _price))
+    columns += [
+        Column("on the GPU", "what the engine does with the model", lambda answer: answer.state.words, "words"),
+        Column("experts", "how many experts are on the GPU", _experts),
+        Column("of all", "share of all experts that are on the GPU", _share_of_all),
     ]
+    columns += [
+        Column(printable(heading, limit=20), _meaning(heading), functools.partial(_share, share))
+        for heading, share in columns_of(answers)
+    ]
+    columns += [
+        Column("experts, GiB", "what these experts take of the VRAM of one GPU", _experts_gib),
+        Column("VRAM, GiB", "expected to be in use of one GPU, with what the engine takes uncharged", _vram_gib),
+    ]
+    return columns
 
 
-def _table(answers: Sequence[ExpertAnswer]) -> Iterator[str]:
-    judged = any(answer.verdict for answer in answers)
-    axes = [(axis, of) for axis, of in AXES if len({of(answer) for answer in answers}) > 1]
-    shares = columns_of(answers)
-    columns = ["#", *(axis for axis, _ in axes), "on the GPU", "experts", "of", *(heading for heading, _ in shares)]
-    columns += ["for experts", "VRAM", *(["targets"] if judged else [])]
-    yield "<section><h2>All cells</h2>"
-    options = "".join(f'<option value="{place}">{escaped(heading)}</option>' for place, heading in enumerate(columns))
-    yield f'<p class="sorter"><label>Sort by <select id="sort">{options}</select></label></p>'
-    yield '<div class="scroll"><table id="cells"><thead><tr>'
-    yield "".join(f'<th scope="col"><button type="button">{escaped(heading)}</button></th>' for heading in columns)
-    yield "</tr></thead><tbody>"
-    for place, answer in enumerate(answers, 1):
-        row: list[tuple[str, float | None]] = [(str(place), place)]
-        for axis, of in axes:
-            row.append((of(answer), float(of(answer)) if axis in {"context", "GPUs"} else None))
-        row += [(answer.state.words, None), (f"{answer.experts:,}", answer.experts)]
-        row.append((f"{answer.all_experts:,}", answer.all_experts))
-        fits = answer.state not in {ExpertState.UNSUITABLE, ExpertState.DOES_NOT_FIT}
-        for _, share in shares:
-            found = share(answer)
-            row.append((share_words(found) if fits else "–", -1.0 if found is None else found))
-        row.append((format_bytes(answer.experts_bytes), answer.experts_bytes))
-        used = answer.vram_bytes
-        row.append(("–", -1.0) if used is None else (format_bytes(used), used))
-        if judged:
-            row.append((verdict_words(answer), None))
-        cells = "".join(_cell(heading, *each) for heading, each in zip(columns, row, strict=True))
-        title = escaped("; ".join(filter(None, (answer.why, *answer.notes))))
-        yield f'<tr class="{answer.verdict or "plain"}" title="{title}">{cells}</tr>'
-    yield "</tbody></table></div></section>"
+def _meaning(heading: str) -> str:
+    if heading == "other text":
+        return "the same for the worst text that took no part in the choice of experts"
+    if heading in {"covered", "mean covered"}:
+        return "share of the choices of experts that go to experts on the GPU"
+    if heading == "worst":
+        return "the same for the workload that it is lowest for"
+    return f"share of the choices of experts in {heading} that go to experts on the GPU"
 
 
-def _cell(heading: str, text: str, value: float | None) -> str:
-    number = "" if value is None else f' data-value="{value!r}" class="number"'
-    return f'<td data-label="{escaped(heading)}"{number}>{escaped(text)}</td>'
+def _price(answer: ExpertAnswer) -> str:
+    return "unknown" if answer.price is None else f"{answer.price:,.2f}".removesuffix(".00")
+
+
+def _experts(answer: ExpertAnswer) -> str:
+    return "–" if answer.account is None else f"{answer.experts:,}"
+
+
+def _share_of_all(answer: ExpertAnswer) -> str:
+    return "–" if answer.account is None else f"{answer.experts / max(1, answer.all_experts):.1%}"
+
+
+def _share(share: Callable[[ExpertAnswer], float | None], answer: ExpertAnswer) -> str:
+    return "–" if answer.state in _UNFIT else share_words(share(answer))
+
+
+def _experts_gib(answer: ExpertAnswer) -> str:
+    return "–" if answer.account is None else f"{answer.experts_bytes / GIB:.1f}"
+
+
+def _vram_gib(answer: ExpertAnswer) -> str:
+    return "–" if answer.vram_bytes is None else f"{answer.vram_bytes / GIB:.1f}"

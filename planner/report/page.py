@@ -5,19 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from planner.report.cell_table import cell_table
-from planner.report.charts import HeatRow, Series, escaped, heat_map, legend, line_chart
+from planner.report.charts import HeatRow, escaped, heat_map, legend, line_chart
 from planner.report.frame import framed
-from planner.report.page_verdict import verdict_sentences
 from planner.report.series import marks_of, series_of
-from planner.report.whatif import AXES, same_for_all
+from planner.report.study_columns import study_columns
+from planner.report.thinning import MAX_DOTS, MAX_MODELS, evenly, lines_for
+from planner.report.whatif import AXES, same_for_all, target_counts
 from planner.studies.answer import Answer
 from planner.studies.questions import Reply
 from planner.studies.study import BASE, Study
+from planner.studies.verdict import verdict_of
 
-# What a page draws at most, so that thousands of cells stay one page of a few megabytes that a browser shows at once.
-_MAX_MODELS = 12
-_MAX_LINES = 24
-_MAX_DOTS = 4000
 _MAX_HEAT_ROWS = 120
 _MAX_HEAT_ROWS_OF_A_MODEL = 30
 _MAX_ROW_NAME = 48
@@ -32,16 +30,18 @@ def page(study: Study, answers: Sequence[Answer], replies: Sequence[Reply], *, c
         replies: to the questions that were asked.
         command: the command line that made the page, for its footer; empty for none.
     """
-    verdict = verdict_sentences(answers)
+    verdict = verdict_of(answers).sentences
+    counts = " ".join(f"{line}." for line in target_counts(answers))
     same = same_for_all(answers)
     header = [f"<p>{escaped(line, limit=2000)}</p>" for line in study.description.splitlines() if line.strip()]
-    if verdict:
-        header += ['<div class="verdict">', *(f"<p>{escaped(line, limit=1000)}.</p>" for line in verdict), "</div>"]
+    header += ['<div class="verdict">', *(f"<p>{escaped(line, limit=1000)}</p>" for line in verdict), "</div>"]
+    if counts:
+        header.append(f"<p>{escaped(counts, limit=1000)}</p>")
     header.append(
         f'<p class="quiet">{len(answers):,} cells. {escaped(same, limit=1000)}Tokens per second are estimates: bytes '
         "read for a token over bandwidth.</p>"
     )
-    table, rules = cell_table(answers)
+    table, rules = cell_table(study_columns(answers), answers, lambda answer: answer.notes)
     return framed(
         study.title,
         header,
@@ -65,11 +65,11 @@ def _replies(replies: Sequence[Reply]) -> Iterator[str]:
 
 def _models(answers: Sequence[Answer]) -> Iterator[str]:
     names = list(dict.fromkeys(answer.model for answer in answers))
-    shown = names[:_MAX_MODELS]
+    shown = names[:MAX_MODELS]
     for model in shown:
         of_model = [answer for answer in answers if answer.model == model]
         yield f"<section><h2>{escaped(model)}</h2>"
-        yield from _charts(model, answers, most_dots=_MAX_DOTS // len(shown) // 2)
+        yield from _charts(model, answers, most_dots=MAX_DOTS // len(shown) // 2)
         yield from _heat(model, of_model, most=min(_MAX_HEAT_ROWS_OF_A_MODEL, _MAX_HEAT_ROWS // len(shown)))
         yield "</section>"
     if len(names) > len(shown):
@@ -79,7 +79,7 @@ def _models(answers: Sequence[Answer]) -> Iterator[str]:
 def _charts(model: str, answers: Sequence[Answer], *, most_dots: int) -> Iterator[str]:
     hits = series_of(answers, model, speed=False)
     speeds = series_of(answers, model, speed=True)
-    chosen = _evenly(len(hits), _lines_for(hits, most_dots))
+    chosen = evenly(len(hits), lines_for(hits, most_dots))
     shown_hits, shown_speeds = [hits[place] for place in chosen], [speeds[place] for place in chosen]
     yield '<div class="pair"><figure><figcaption>Hit rate over VRAM</figcaption>'
     yield line_chart(
@@ -107,17 +107,6 @@ def _charts(model: str, answers: Sequence[Answer], *, most_dots: int) -> Iterato
         )
 
 
-def _lines_for(series: Sequence[Series], most_dots: int) -> int:
-    """Returns how many lines to draw so that they have about so many dots, the longest line counted for each."""
-    longest = max((len(line.points) for line in series), default=0)
-    return max(1, min(_MAX_LINES, most_dots // max(1, longest)))
-
-
-def _evenly(count: int, most: int) -> list[int]:
-    """Returns at most so many of the numbers below `count`, from the first on and evenly spread."""
-    return list(range(0, count, max(1, -(-count // max(1, most)))))
-
-
 def _heat(model: str, answers: Sequence[Answer], *, most: int) -> Iterator[str]:
     # Models of different shapes may go by one name.
     rows: dict[tuple[tuple[int, ...], tuple[int, ...]], list[str]] = {}
@@ -129,7 +118,7 @@ def _heat(model: str, answers: Sequence[Answer], *, most: int) -> Iterator[str]:
     if not rows:
         return
     every = list(rows.items())
-    shown = [every[place] for place in _evenly(len(rows), most)]
+    shown = [every[place] for place in evenly(len(rows), most)]
     hidden = len(rows) - len(shown)
     more = f"; {hidden:,} more placements are in the JSON" if hidden else ""
     yield f"<figure><figcaption>Hot share of each layer: one row for each placement{more}</figcaption>"

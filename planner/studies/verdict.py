@@ -1,8 +1,8 @@
-"""The answer of a whole study in one or two sentences, the same for the terminal, the page and JSON."""
+"""The answer of a study of neurons in one or two sentences, the same for the terminal, the page and JSON."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from planner.base.record import Record
@@ -10,7 +10,9 @@ from planner.base.text import listed
 from planner.base.units import GIB
 from planner.studies.answer import Answer, CellPath
 
-_BY_PRICE = "give every GPU a `price` to compare by price"
+# One part of a sentence for each model and scenario; where there are more, the table says it better.
+_MAX_GROUPS = 4
+BY_PRICE = "give every GPU a `price` to compare by price"
 
 
 class Verdict(Record):
@@ -41,7 +43,8 @@ def verdict_of(answers: Sequence[Answer]) -> Verdict:
 
     With targets it names the cheapest cell that meets them, or the one that comes nearest. Without prices for all that
     meet them, the smallest GPU counts, then the slowest. Without targets it names the smallest GPU that holds a model
-    whole, or the cell that is expected to be the fastest.
+    whole, or the cell that is expected to be the fastest. Where there are several models or scenarios, the second
+    sentence says the same of each.
     """
     if not answers:
         return Verdict(("The study has no cells.",), "misses", None)
@@ -56,20 +59,51 @@ def verdict_of(answers: Sequence[Answer]) -> Verdict:
             "misses",
             best.name,
         )
-    best, words = _best(meeting, len({answer.gpu for answer in aimed}))
-    second = _models_left_out(aimed) or _what_happens(best)
-    return Verdict((f"{words}: {_called(best, answers)}{_price(best)}.", second), "meets", best.name)
+    best, words, advice = _best(meeting, len({answer.gpu for answer in aimed}))
+    first = f"{words}: {_called(best, answers)}{_price(best)}{advice}."
+    second = _each(aimed, _best_of_group) or _models_left_out(aimed) or _what_happens(best)
+    return Verdict((first, second), "meets", best.name)
 
 
-def _best(meeting: Sequence[Answer], n_gpus: int) -> tuple[Answer, str]:
-    """Returns the answer that costs least and what makes it the best, in words."""
+def _best(meeting: Sequence[Answer], n_gpus: int) -> tuple[Answer, str, str]:
+    """Returns the answer that costs least, what makes it the best, and what would make the choice better."""
     if all(answer.price is not None for answer in meeting):
         best = min(meeting, key=lambda answer: (answer.price or 0.0, -(answer.tokens_per_s or 0.0)))
-        return best, "Cheapest that meets the targets"
+        return best, "Cheapest that meets the targets", ""
     if n_gpus == 1:
-        return max(meeting, key=lambda answer: answer.tokens_per_s or 0.0), "Fastest that meets the targets"
-    best = min(meeting, key=lambda answer: (round(answer.bytes.budget / GIB), answer.tokens_per_s or 0.0))
-    return best, f"Smallest GPU that meets the targets ({_BY_PRICE})"
+        return max(meeting, key=lambda answer: answer.tokens_per_s or 0.0), "Fastest that meets the targets", ""
+    best = min(meeting, key=_size)
+    return best, "Smallest GPU that meets the targets", f" ({BY_PRICE})"
+
+
+def _size(answer: Answer) -> tuple[float, float]:
+    # Boards of one size differ by what their drivers keep; that makes none of them a smaller board.
+    return round(answer.bytes.budget / GIB), answer.tokens_per_s or 0.0
+
+
+def _each(answers: Sequence[Answer], said: Callable[[Sequence[Answer]], str]) -> str:
+    """Returns what is said of each model in each scenario, as a sentence; nothing for one alone, and for many."""
+    groups: dict[tuple[str, str], list[Answer]] = {}
+    for answer in answers:
+        groups.setdefault((answer.scenario, answer.model), []).append(answer)
+    if not 1 < len(groups) <= _MAX_GROUPS:
+        return ""
+    several = [len({key[place] for key in groups}) > 1 for place in range(2)]
+    return (
+        "; ".join(
+            f"{', '.join(name for name, differs in zip(key, several, strict=True) if differs)}: {said(members)}"
+            for key, members in groups.items()
+        )
+        + "."
+    )
+
+
+def _best_of_group(answers: Sequence[Answer]) -> str:
+    meeting = [answer for answer in answers if answer.meets]
+    if not meeting:
+        return "nothing meets them"
+    best, _, _ = _best(meeting, len({answer.gpu for answer in answers}))
+    return f"{best.gpu} with {best.quantisation}{_price(best)}"
 
 
 def _models_left_out(answers: Sequence[Answer]) -> str:
@@ -79,13 +113,22 @@ def _models_left_out(answers: Sequence[Answer]) -> str:
     return f"No cell meets them for {listed(left_out, most=4)}." if left_out else ""
 
 
+def _whole(answers: Sequence[Answer]) -> list[Answer]:
+    """Returns the answers whose GPU holds the whole model and has room for what the engine takes besides."""
+    return [answer for answer in answers if answer.path is CellPath.ALL_ON_GPU and not answer.short_bytes]
+
+
 def _without_targets(answers: Sequence[Answer]) -> Verdict:
     """Returns the verdict where nothing is asked for."""
-    whole = [answer for answer in answers if answer.path is CellPath.ALL_ON_GPU]
+    each = _each(answers, _whole_of_group)
+    whole = _whole(answers)
     if whole:
         best = min(whole, key=lambda answer: (round(answer.bytes.budget / GIB), answer.bytes.vram))
         return Verdict(
-            (f"{_subject(best)} fits whole on {best.gpu}: you need no split.", *_others(answers, best)),
+            (
+                f"{_subject(best)} fits whole on {best.gpu}: you need no split.",
+                *((each,) if each else _others(answers, best)),
+            ),
             best.path.value,
             best.name,
         )
@@ -99,6 +142,14 @@ def _without_targets(answers: Sequence[Answer]) -> Verdict:
     )
 
 
+def _whole_of_group(answers: Sequence[Answer]) -> str:
+    whole = _whole(answers)
+    if not whole:
+        return "fits whole on none of these"
+    best = min(whole, key=lambda answer: (round(answer.bytes.budget / GIB), answer.bytes.vram))
+    return f"whole on {best.gpu} with {best.quantisation}"
+
+
 def _others(answers: Sequence[Answer], best: Answer) -> tuple[str, ...]:
     """Returns what the cells do that do not hold the model whole, where that is not the whole answer."""
     split = [answer for answer in answers if answer.path is CellPath.SPLIT]
@@ -109,14 +160,16 @@ def _others(answers: Sequence[Answer], best: Answer) -> tuple[str, ...]:
 
 
 def _what_happens(answer: Answer) -> str:
-    if answer.path is CellPath.ALL_ON_GPU:
-        return "It fits whole on the GPU: you need no split."
-    if answer.path is CellPath.SPLIT:
-        return f"It is split: {_figures(answer)}."
     if answer.path is CellPath.DOES_NOT_FIT:
         return "It does not fit: the host's memory cannot hold the rest."
     if answer.path is CellPath.DENSE_INCOMPLETE:
         return f"The dense part misses {answer.bytes.missing / GIB:.1f} GiB of VRAM, so nothing hot goes on the GPU."
+    if answer.short_bytes:
+        return f"It is short of {answer.short_bytes / GIB:.1f} GiB of free VRAM, with what the engine takes uncharged."
+    if answer.path is CellPath.ALL_ON_GPU:
+        return "It fits whole on the GPU: you need no split."
+    if answer.path is CellPath.SPLIT:
+        return f"It is split: {_figures(answer)}."
     return "Only the dense part is on the GPU; there is no room for anything hot."
 
 
@@ -145,7 +198,7 @@ def _called(answer: Answer, answers: Sequence[Answer]) -> str:
 
 
 def _price(answer: Answer) -> str:
-    return "" if answer.price is None else f" at {answer.price:g}"
+    return "" if answer.price is None else f" at {answer.price:,.10g}"
 
 
 def _distance(answer: Answer) -> tuple[int, float]:
