@@ -109,7 +109,7 @@ class Reserve:
 
     @functools.cached_property
     def dense_waste_bytes(self) -> int:
-        """What the dense part takes beyond its charge: padding and the rest of its last blocks, without the KV cache."""
+        """What the dense part takes beyond its charge: padding and the rest of its blocks, without the KV cache."""
         return self._dense_padding_bytes + _Granularity.of(self._dense_sizes).waste_bytes
 
     @functools.cached_property
