@@ -73,9 +73,7 @@ def _columns(answers: Sequence[Answer]) -> list[Column]:
         Column("engine", "what the engine does with the model", lambda answer: answer.path.words, "words"),
         Column("hot", "share of all neurons that are on the GPU", _hot),
         Column("hit rate", "share of all recorded activations that these neurons make", _hit_rate),
-        Column(
-            "tokens/s", "estimated decode speed of one conversation, and its range where inputs are assumed", _speed
-        ),
+        Column("tokens/s", "estimated decode speed of one conversation, and its range where inputs are assumed", _speed),
         Column("bound by", "what most of a token's time goes to", _bound, "words"),
         Column("VRAM, GiB", "expected to be in use, with what the engine takes uncharged", _vram),
         Column("host, GiB", "host memory in use", lambda answer: f"{answer.bytes.host / GIB:.1f}"),
