@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gguf
@@ -15,6 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from exporter.powerinfer import drop_in, install
+from planner.base.errors import InputError
+from planner.hardware import vram
 from tests import engine_rules as rules
 from tests.commands import hotsplit
 
@@ -109,6 +112,12 @@ def best_by_groups(counts: list[Array], step: int, groups: int) -> list[int]:
     ]
     taken = [-number for _, number in sorted(sums, reverse=True)[:groups]]
     return [step * taken.count(number) for number in range(len(counts))]
+
+
+@pytest.fixture(autouse=True)
+def no_reserve(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bytes below are those of the call: the reserve has tests of its own."""
+    monkeypatch.setenv("HOTSPLIT_RESERVE", "0B")
 
 
 @pytest.fixture
@@ -350,6 +359,33 @@ def test_a_reserve_is_left_free(model: Path, tmp_path: Path, monkeypatch: pytest
     before = Path(f"{model}.generated.gpuidx").read_bytes()
     assert drop_in.main(call(model, vram_capacity=200_000)) == 1
     assert Path(f"{model}.generated.gpuidx").read_bytes() == before
+
+
+def test_the_reserve_is_the_plans_and_is_explained(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_model(model, 3, dict.fromkeys(("ffn_gate", "ffn_down_t", "ffn_up"), F16))
+    write_statistics(tmp_path / "activation", 3)
+    monkeypatch.delenv("HOTSPLIT_RESERVE")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+
+    def no_gpu() -> None:
+        raise InputError("no GPU")
+
+    monkeypatch.setattr(vram, "choose_gpu", no_gpu)
+    assert drop_in.main(call(model, vram_capacity=1_000_000)) == 1
+    kept, why, _ = capsys.readouterr().err.splitlines()
+    assert kept.startswith("hotsplit: note: keeping 976.6 KiB of --vram-capacity free of neurons, because the engine")
+    assert kept.endswith(
+        "; no GPU's free memory can be read, so nothing outside the budget counts (HOTSPLIT_RESERVE=SIZE keeps SIZE "
+        "instead)"
+    )
+    assert why.endswith("and there is room for 0")
+    monkeypatch.setattr(vram, "choose_gpu", lambda: SimpleNamespace(free_bytes=1 << 30))
+    assert drop_in.main(call(model, vram_capacity=1_000_000)) == 0
+    assert capsys.readouterr().err.startswith("hotsplit: note: keeping 0 B of --vram-capacity free of neurons")
+    step_bytes = 32 * 3 * N_EMBD * 2
+    assert index_of(model, 1_000_000).vram_required == 1_000_000 // step_bytes * step_bytes
 
 
 def test_an_index_that_is_there_is_replaced(model: Path, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ example:
   hotsplit engine uninstall    as it was before
 
 PowerInfer starts `python3 -m powerinfer`, so it must run with this environment active. It leaves no room for options;
-set HOTSPLIT_RESERVE=512MiB to keep VRAM free of neurons.
+set HOTSPLIT_RESERVE=512MiB to keep that much VRAM free of neurons instead of the estimate.
 """
 
 

@@ -49,7 +49,8 @@ _MAX_LAYERS = 1 << 16
 
 EPILOG = f"""\
 PowerInfer runs this itself; `hotsplit engine install` puts it where PowerInfer looks. For more options use
-`hotsplit export`. {RESERVE_VARIABLE}=512MiB in the environment keeps that much of --vram-capacity free of neurons.
+`hotsplit export`. Part of --vram-capacity is kept for what PowerInfer takes without charging it;
+{RESERVE_VARIABLE}=512MiB in the environment keeps that much instead, and 0B nothing.
 """
 
 
@@ -249,7 +250,36 @@ def _space(arguments: argparse.Namespace) -> _Space:
     granularity = math.lcm(arguments.batch or 1, engine_granularity(geometry))
     if arguments.vram_capacity is None:
         return _Space(geometry, (1,) * arguments.layer, arguments.capacity, granularity)
-    return _Space(geometry, geometry.neuron_bytes, max(0, arguments.vram_capacity - _reserve_bytes()), granularity)
+    return _Space(geometry, geometry.neuron_bytes, _room_bytes(geometry, arguments.vram_capacity), granularity)
+
+
+def _room_bytes(geometry: Geometry, vram_bytes: int) -> int:
+    """Returns what neurons may take of `vram_bytes`, and says what is kept and why."""
+    stated_bytes = _reserve_bytes()
+    if stated_bytes is not None:
+        kept_bytes = min(stated_bytes, vram_bytes)
+        if kept_bytes:
+            common.note(f"keeping {format_bytes(kept_bytes)} of --vram-capacity free of neurons, by {RESERVE_VARIABLE}")
+        return vram_bytes - kept_bytes
+    from planner.engines.powerinfer.helper_call import left_for_neurons
+    from planner.hardware.vram import choose_gpu
+
+    try:
+        free_bytes = choose_gpu().free_bytes
+    except InputError:
+        free_bytes = None
+    left = left_for_neurons(geometry, vram_bytes, free_bytes)
+    outside = (
+        "no GPU's free memory can be read, so nothing outside the budget counts"
+        if free_bytes is None
+        else f"{format_bytes(left.credit_bytes)} free outside its budget pay first"
+    )
+    common.note(
+        f"keeping {format_bytes(left.kept_bytes)} of --vram-capacity free of neurons, because the engine is expected "
+        f"to take {format_bytes(left.uncharged_bytes)} that it does not charge; {outside} "
+        f"({RESERVE_VARIABLE}=SIZE keeps SIZE instead)"
+    )
+    return left.ffn_bytes
 
 
 def _model_beside(output: Path) -> Geometry | None:
@@ -274,11 +304,11 @@ def _model_beside(output: Path) -> Geometry | None:
     return geometry
 
 
-def _reserve_bytes() -> int:
-    """Returns what the user wants to be left free; the engine's call has no option for it."""
+def _reserve_bytes() -> int | None:
+    """Returns what the user wants to be left free, None without a wish; the engine's call has no option for it."""
     text = os.environ.get(RESERVE_VARIABLE)
     try:
-        return parse_size(text) if text else 0
+        return parse_size(text) if text else None
     except InputError as error:
         raise InputError(f"{RESERVE_VARIABLE}: {error}") from None
 

@@ -10,7 +10,7 @@ from planner.commands import common, placement
 
 if TYPE_CHECKING:
     from planner.engines.experts.engine import ExpertEngine
-    from planner.expert_planning import ExpertRequest
+    from planner.expert_planning import ExpertPlanning, ExpertRequest
 
 # Options of engines that place neurons, which mean nothing for experts.
 _FOR_NEURONS = ("host_memory", "threshold", "sync_time", "granularity", "time_limit", "cuda_context", "batch_size")

@@ -100,7 +100,7 @@ def account_for(
     )
     slack_bytes = budget.slack_bytes or 0
     room_bytes = left_bytes if dense_whole else 0
-    ffn_bytes = _ffn_bytes(geometry, reserve, room_bytes, slack_bytes)
+    ffn_bytes = most_ffn_bytes(geometry, reserve, room_bytes, slack_bytes)
     items = reserve.items(ffn_bytes)
     state = _state(geometry, ffn_bytes) if dense_whole else EngineState.DENSE_INCOMPLETE
     return PowerInferAccount(
@@ -179,7 +179,7 @@ def _place_dense(dense: tuple[DenseTensor, ...], budget_bytes: int) -> tuple[Den
     return dense
 
 
-def _ffn_bytes(geometry: Geometry, reserve: Reserve, room_bytes: int, slack_bytes: int) -> int:
+def most_ffn_bytes(geometry: Geometry, reserve: Reserve, room_bytes: int, slack_bytes: int) -> int:
     """Returns the most bytes for neurons such that they and the reserve they cause fit into `room_bytes`.
 
     The reserve grows with what neurons get (longer buckets, larger work buffers), so the most is found by bisection;

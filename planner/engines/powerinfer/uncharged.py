@@ -95,8 +95,10 @@ class Reserve:
             count * _padding_bytes(t.shape[0], t.type_name) for t, count in geometry.dense_kinds
         )
         self._scratch = Scratch(geometry, tokens=self._tokens, context=self._context)
-        fixed = [(t.n_bytes + _padding_bytes(t.shape[0], t.type_name), count) for t, count in geometry.dense_kinds]
-        self._fixed = _Granularity.of([*fixed, (kv_half_bytes, kv_halves)])
+        self._dense_sizes = [
+            (t.n_bytes + _padding_bytes(t.shape[0], t.type_name), count) for t, count in geometry.dense_kinds
+        ]
+        self._fixed = _Granularity.of([*self._dense_sizes, (kv_half_bytes, kv_halves)])
         # 2917-2920: the spare row has the type of the first sliced matrix of the process: a gate, or up without one.
         self._spare_row_bytes = self._row_padding_bytes + max(
             matrix.row_bytes
@@ -104,6 +106,11 @@ class Reserve:
             for matrix in layer
             if (".ffn_gate" if geometry.gated else ".ffn_up") in matrix.name
         )
+
+    @functools.cached_property
+    def dense_waste_bytes(self) -> int:
+        """What the dense part takes beyond its charge: padding and the rest of its blocks, without the KV cache."""
+        return self._dense_padding_bytes + _Granularity.of(self._dense_sizes).waste_bytes
 
     @functools.cached_property
     def _pool(self) -> PromptPool:
