@@ -22,7 +22,14 @@ PLAN = $(DEMO)/$(DEMO_SHAPE)/plan.json
 .DEFAULT_GOAL := help
 # What the tests need and the oldest versions do not name.
 TESTING := 'axe-core-python>=0.1,<0.2' 'hypothesis>=6.168' 'jsonschema>=4.26,<5' 'pytest>=9.2' 'pytest-timeout>=2.4' \
-	'selenium>=4.40,<5'
+	'pytest-xdist>=3.8' 'selenium>=4.40,<5'
+
+# The modules of the tests are shared out whole to one process per core, because what a module shares (a browser, a model
+# folder) is made once for each process that needs it. tests/conftest.py puts the longest first. A process holds half a
+# GiB, hence the limit. One that dies is not replaced: its successor would only run the same test again, and hang again.
+# `make test WORKERS=` runs all tests in one process.
+WORKERS ?= --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder \
+	--max-worker-restart 0
 
 .PHONY: help demo test test-oldest test-newest fuzz lint clean
 
@@ -66,20 +73,20 @@ lint: $(DEVELOPMENT)
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/python -W error -m pytest
+	$(BIN)/python -W error -m pytest $(WORKERS)
 
 test-oldest:
 	$(PYTHON) -m venv $(OLDEST)
 	$(OLDEST)/bin/python $(INSTALL) --constraint constraints-oldest.txt \
 		--editable '.[bench,plot,profile]' $(TESTING)
-	$(OLDEST)/bin/python -m pytest
+	$(OLDEST)/bin/python -m pytest $(WORKERS)
 
 # torch stays at the version of constraints.txt, see there.
 test-newest:
 	$(PYTHON) -m venv $(NEWEST)
 	grep '^torch==' constraints.txt > $(NEWEST)/torch.txt
 	$(NEWEST)/bin/python $(INSTALL) --upgrade --constraint $(NEWEST)/torch.txt --editable '.[dev,bench,plot,profile]'
-	$(NEWEST)/bin/python -W error -m pytest
+	$(NEWEST)/bin/python -W error -m pytest $(WORKERS)
 
 fuzz: $(DEVELOPMENT)
 	$(PIP) --editable '.[fuzz]'

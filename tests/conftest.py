@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -35,6 +36,39 @@ _MAY_SKIP_IN_CI = (
 )
 
 _Report = TypeVar("_Report", pytest.TestReport, pytest.CollectReport)
+
+
+# The modules that run longest, mostly because they start a browser or processes that import torch and transformers.
+# Where several processes share the modules out, these start first, so that no process is left alone with a long one at
+# the end. The order decides how long a run takes and nothing else.
+_LONGEST_FIRST = (
+    "test_profile",
+    "test_exactness",
+    "test_profile_streaming",
+    "test_profile_ranks",
+    "test_page_browser",
+    "test_hostile_crash",
+    "test_install",
+    "test_docs",
+    "test_hostile_readers",
+    "test_hostile_names",
+    "test_profile_merge",
+    "test_outputs",
+)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if hasattr(config, "workerinput"):  # one of several processes of pytest-xdist
+        place = {name: number for number, name in enumerate(_LONGEST_FIRST)}
+        items.sort(key=lambda item: place.get(item.path.stem, len(place)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes(specs: Sequence[Any]) -> None:
+    """Starts the processes of pytest-xdist with the `-W` of this one, which it would not hand on itself."""
+    for spec in specs:
+        if spec.popen and not spec.python and sys.warnoptions:
+            spec.python = shlex.join([sys.executable, *(f"-W{option}" for option in sys.warnoptions)])
 
 
 @pytest.hookimpl(wrapper=True)
