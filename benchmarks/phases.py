@@ -6,6 +6,7 @@ what it is compared with; both are called by turns.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -159,7 +160,7 @@ def _write(bench: Bench) -> Work:
     return lambda: write_index(output, layers, buckets, bench.planning.plan.vram_required_bytes)
 
 
-@beside("write", "gguf.GGUFWriter")
+@beside("write", "gguf.GGUFWriter and flush")
 def _gguf_writer(bench: Bench) -> Work:
     layers, buckets = _layers(bench), _selected(bench, "cpu")
     output = bench.folder / "written.gguf"
@@ -175,6 +176,11 @@ def _gguf_writer(bench: Bench) -> Work:
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
         writer.close()
+        # Ours ends with both on disk.
+        for path in (output, output.parent):
+            descriptor = os.open(path, os.O_RDONLY)
+            os.fsync(descriptor)
+            os.close(descriptor)
 
     return write
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -103,3 +104,31 @@ def test_a_sweep_does_not_import_torch() -> None:
     )
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert run.stdout.split()[0] == "False"
+
+
+def test_results_of_finished_models_are_let_go(catalogue: Catalogue, monkeypatch: Any) -> None:
+    from planner.studies import sweep as module
+
+    alive: list[weakref.ref[Any]] = []
+    seen: list[tuple[str, int]] = []
+
+    class Watched(module.CellEvaluator):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            alive.append(weakref.ref(self))
+
+        def answer(self, cell: Any) -> Any:
+            seen.append((cell.model.label, sum(each() is not None for each in alive)))
+            return super().answer(cell)
+
+    monkeypatch.setattr(module, "CellEvaluator", Watched)
+    study = study_of({"models": [TINY, "bamboo-7b"], "gpus": ["t4", "rtx-4090"], "hosts": "pc-low"}, catalogue)
+    sweep(study.cells, catalogue)
+    assert [number for _, number in seen] == [1, 1, 1, 1]
+    assert len({label for label, _ in seen[:2]}) == len({label for label, _ in seen[2:]}) == 1
+    assert len(alive) == 2
+    # A model that comes back keeps its results until its last cell.
+    alive.clear()
+    first, second = study.cells[0], study.cells[2]
+    sweep([first, second, study.cells[1], study.cells[3]], catalogue)
+    assert len(alive) == 1

@@ -96,10 +96,16 @@ def fill_index(
     with open(path, "wb") as file:
         file.writelines(header_of(layers, vram_capacity_bytes, marks or {}, magic))
         file.write(bytes(-file.tell() % ALIGNMENT))
+        # One room for all layers, so that each is one write and none takes fresh memory.
+        room = np.empty(max((_numbers_of(layer) for layer in layers), default=0), dtype=NUMBER_TYPE)
         for layer, bucket in zip(layers, buckets, strict=True):
             _check_bucket(layer, bucket)
-            _write_data(file, gpu_idx(bucket, layer.n_ff))
-            _write_data(file, bucket.astype(NUMBER_TYPE, copy=False))
+            data = room[: _numbers_of(layer)]
+            data[:] = 0
+            data[bucket] = 1
+            begin = _padded(layer.n_ff)
+            data[begin : begin + layer.hot_neurons] = bucket
+            _write_data(file, data)
 
 
 def header_of(
@@ -145,7 +151,16 @@ def _number(layout: str, number: int) -> bytes:
 
 def _write_data(file: IO[bytes], numbers: npt.NDArray[Any]) -> None:
     file.write(numbers.data)
-    file.write(bytes(-numbers.nbytes % ALIGNMENT))
+
+
+def _padded(numbers: int) -> int:
+    """Returns how many numbers a tensor takes with the zeros behind it, up to where the next one may begin."""
+    return numbers + -numbers % (ALIGNMENT // NUMBER_TYPE.itemsize)
+
+
+def _numbers_of(layer: IndexedLayer) -> int:
+    """Returns how many numbers the two tensors of a layer take."""
+    return _padded(layer.n_ff) + _padded(layer.hot_neurons)
 
 
 def _check_bucket(layer: IndexedLayer, bucket: npt.NDArray[np.int32]) -> None:

@@ -78,9 +78,15 @@ def sweep(
         answers = in_processes(cells, catalogue, device, processes, progress)
         if answers is not None:
             return answers
-    evaluator = CellEvaluator(catalogue, device)
     answers_here = []
-    for cell in cells:
+    last_cells = {cell.model: index for index, cell in enumerate(cells)}
+    needed_until = -1
+    for index, cell in enumerate(cells):
+        if index > needed_until:
+            # No cell from here on is of a model before. An evaluator shares nothing between models, so a new one
+            # repeats no work, and the statistics and placements of finished models are let go.
+            evaluator = CellEvaluator(catalogue, device)
+        needed_until = max(needed_until, last_cells[cell.model])
         answers_here.append(evaluator.answer(cell))
         if progress is not None:
             progress(1)
