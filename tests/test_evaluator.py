@@ -344,7 +344,7 @@ def test_this_machines_gpu_has_the_rates_of_the_catalogue(
     from planner.studies import sweep as module
 
     title = "NVIDIA GeForce RTX 4090 Laptop GPU"
-    gpu = Gpu(0, title, "GPU-1", 8 * GIB, 7 * GIB, None, MemoryBasis.NVML_V2, 0)
+    gpu = Gpu(0, title, "GPU-1", 16 * GIB, 7 * GIB, None, MemoryBasis.NVML_V2, 0)
     monkeypatch.setattr(module, "choose_gpu", lambda: gpu)
     (answer,) = ask(catalogue, gpus={"device": "this machine"})
     assert answer.gpu_name == f"{title} (this machine)"
