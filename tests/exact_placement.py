@@ -7,6 +7,7 @@ bytes in use. Where all sums stay below 2^62 the table is an int64 array, else o
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
@@ -100,8 +101,9 @@ class Optimum(NamedTuple):
     most_used_bytes: int
 
 
+@functools.cache
 def optimum(case: Case) -> Optimum:
-    """Returns the true optimum of a case."""
+    """Returns the true optimum of a case; several tests ask for the same one."""
     sums, scale = _whole(case.sums())
     unit_bytes = math.gcd(*case.neuron_bytes) or 1
     capacity = min(case.ffn_bytes, case.total_bytes()) // unit_bytes

@@ -33,12 +33,21 @@ class Best:
         return found.bound
 
 
-def searched(problem: Problem, most_nodes: int) -> tuple[Best, Branching]:
+class Worse(Best):
+    """As `Best`, but each settlement misses its best answer, as one does that runs out of what it may list."""
+
+    def try_layers(self, on: npt.NDArray[np.bool_]) -> float:
+        found = settle(self.curves, range_of(self.curves, on))
+        self.covered = max(self.covered, found.covered - 2)
+        return found.bound
+
+
+def searched(problem: Problem, most_nodes: int, kind: type[Best] = Best) -> tuple[Best, Branching]:
     curves = fitting(curves_of(problem))
     within = whole_range(curves)
     at = cut(curves, within)
     assert at is not None
-    best = Best(curves)
+    best = kind(curves)
     branching = Branching(curves, within, price=at.price)
     branching.run(best, best.try_layers, most_nodes=most_nodes, expired=lambda: False)
     return best, branching
@@ -70,6 +79,18 @@ def test_a_search_cut_short_still_bounds(problem: Problem) -> None:
             assert branching.bound >= expected * (1 - 1e-14)
         elif branching.closed:
             assert best() == -math.inf
+
+
+@given(small_problems(whole_numbers=True))
+def test_what_a_settlement_leaves_open_stays_open(problem: Problem) -> None:
+    expected = best_of_all(problem)
+    best, branching = searched(problem, 10_000, Worse)
+    if expected is None:
+        assert branching.closed
+    else:
+        assert best() == expected - 2
+        assert not branching.closed
+        assert branching.bound >= expected
 
 
 @pytest.mark.parametrize("sizes", [[512], [288, 448], list(range(1001, 1025))])

@@ -344,7 +344,7 @@ def test_this_machines_gpu_has_the_rates_of_the_catalogue(
     from planner.studies import sweep as module
 
     title = "NVIDIA GeForce RTX 4090 Laptop GPU"
-    gpu = Gpu(0, title, "GPU-1", 8 * GIB, 7 * GIB, None, MemoryBasis.NVML_V2, 0)
+    gpu = Gpu(0, title, "GPU-1", 16 * GIB, 7 * GIB, None, MemoryBasis.NVML_V2, 0)
     monkeypatch.setattr(module, "choose_gpu", lambda: gpu)
     (answer,) = ask(catalogue, gpus={"device": "this machine"})
     assert answer.gpu_name == f"{title} (this machine)"
@@ -424,6 +424,8 @@ def test_a_plan_of_one_memory_that_is_too_small_is_refused(study: Study, monkeyp
 ONE_AT_A_TIME: tuple[tuple[dict[str, Any], dict[str, Any]], ...] = (
     ({"quantisations": "F16"}, {"quantisations": "Q8_0"}),
     ({}, {"models": [{**TINY, "dimensions": {**TINY["dimensions"], "n_ff": N_FF // 2}}]}),
+    ({}, {"models": [{**TINY, "statistics": {"hotness": {"hot_share": 0.25, "activation_share": 0.9}}}]}),
+    ({}, {"gpus": {"budget": f"{DENSE_BYTES + KV_BYTES + 512 * NEURON_BYTES}B", "bandwidth": 100, "name": "g"}}),
     ({"kv_type": "f16"}, {"kv_type": "f32"}),
     ({"reserve": {"total": 0}}, {"reserve": {"total": 300 * NEURON_BYTES}}),
     ({"contexts": 256}, {"contexts": 128}),

@@ -280,6 +280,23 @@ def test_a_fault_of_another_file_keeps_its_name(tmp_path: Path) -> None:
     assert caught.value.filename == str(tmp_path / "input")
 
 
+def test_a_fault_without_a_number_keeps_its_words(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=r"^the library's own words$") as caught, staged(tmp_path / "out"):
+        raise OSError("the library's own words")
+    assert (caught.value.errno, caught.value.filename, names(tmp_path)) == (None, None, [])
+
+
+def test_where_files_cannot_be_locked_a_file_is_whole_and_leftovers_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("planner.base.files.fcntl", None)
+    leftover = tmp_path / ".out.0123456789ab.hotsplit-partial"
+    leftover.write_bytes(b"perhaps a living run's")
+    write_whole(tmp_path / "out", b"new")
+    assert (tmp_path / "out").read_bytes() == b"new"
+    assert names(tmp_path) == [leftover.name, "out"]
+
+
 def test_staged_files_can_be_given_up_from_outside(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), staged(tmp_path / "out") as staged_path:
         staged_path.write_bytes(b"half")
@@ -325,7 +342,10 @@ def test_a_staged_file_that_was_taken_for_a_leftover_is_made_again(
         lock(descriptor, operation)
 
     monkeypatch.setattr(fcntl, "flock", removed_before)
+    before = len(list(Path("/proc/self/fd").iterdir()))
     with staged(tmp_path / "out") as staged_path:
+        # Of the two files only the second is open.
+        assert len(list(Path("/proc/self/fd").iterdir())) == before + 1
         assert staged_path.exists()
         assert [staged_path] != removed
         staged_path.write_bytes(b"new")

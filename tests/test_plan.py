@@ -109,6 +109,15 @@ def test_a_name_that_looks_like_the_groups_changes_nothing(tmp_path: Path) -> No
     assert json.loads((tmp_path / "plan.json").read_text(encoding="utf-8")) == document
 
 
+def test_names_in_any_script_are_written_as_they_are(tmp_path: Path) -> None:
+    document = changed("model.path", "größe.gguf")
+    document["units"]["groups"][0]["label"] = "層"
+    write_plan(plan_from_dict(document), tmp_path / "plan.json")
+    text = (tmp_path / "plan.json").read_text(encoding="utf-8")
+    assert '"path": "größe.gguf"' in text
+    assert '{"label": "層", ' in text
+
+
 def test_a_plan_survives_a_pipe(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
