@@ -173,34 +173,88 @@ def _select(run: Run, values: list[np.ndarray], counts: list[int]) -> Figures:
 
 
 def profile(run: Run) -> Figures:
-    """Counts the same text on the CPU and on CUDA: seconds, and how far the counts differ by rounding."""
+    """Counts the same text on the CPU, on CUDA, and on CUDA layer by layer, beside a bare forward pass.
+
+    Counts of the CPU and of CUDA may differ by rounding; how far is among the figures. Layer by layer they must be
+    those of the whole model.
+    """
     from benchmarks.profile_speed import WINDOW, make
-    from exporter.profile.run import ProfileOptions
+    from exporter.profile.run import ProfileOptions, Progress
     from exporter.profile.run import profile as count
     from planner.activations.folder import read_statistics
 
-    layers, hidden, neurons, windows = (2, 128, 256, 2) if run.dry else (12, 640, 1728, 32)
+    layers, hidden, neurons, windows = (8, 512, 2048, 2) if run.dry else (12, 640, 1728, 64)
     model, text = make(run.folder, layers=layers, hidden=hidden, neurons=neurons, windows=windows)
-    figures: Figures = {"tokens": windows * WINDOW}
-    found: dict[str, np.ndarray] = {}
-    devices: tuple[Literal["cpu", "cuda"], ...] = ("cpu",) if run.dry else ("cpu", "cuda")
-    for device in devices:
-        output = run.folder / f"counted on {device}"
+    tokens = windows * WINDOW
+    figures: Figures = {"tokens": tokens}
+    found: dict[str, list[np.ndarray]] = {}
+
+    def counted(name: str, device: Literal["cpu", "cuda"], room_bytes: int | None = None) -> None:
+        notes: list[str] = []
+        paces: list[float] = []
+
+        def listen(progress: Progress) -> None:
+            if progress.tokens_per_second is not None:
+                paces.append(progress.tokens_per_second)
+
+        output = run.folder / f"counted {name}"
         options = ProfileOptions(
             model,
             (text,),
             output,
-            tokens=windows * WINDOW,
+            tokens=tokens,
             context=WINDOW,
             device=device,
             force=True,
+            memory_bytes=room_bytes if device == "cpu" else None,
+            gpu_memory_bytes=room_bytes if device == "cuda" else None,
         )
         started = time.perf_counter()
-        count(options)
-        figures[f"{device}_s"] = time.perf_counter() - started
-        found[device] = np.concatenate([*read_statistics(output).values]).astype(np.int64)
-    apart = np.abs(found["cpu"] - found[run.device])
-    return figures | {"counts": int(found["cpu"].sum()), "counts_that_differ": int(apart.sum())}
+        count(options, listen, notes.append)
+        figures[f"{name}_s"] = time.perf_counter() - started
+        figures[f"{name}_tokens_per_s"] = paces[-1] if paces else None
+        layer_by_layer = any(note.startswith("counting layer by layer") for note in notes)
+        if layer_by_layer != (room_bytes is not None):
+            raise RuntimeError(
+                f"{name}: the model was {'' if layer_by_layer else 'not '}counted layer by layer: {notes}"
+            )
+        found[name] = [each.astype(np.int64) for each in read_statistics(output).values]
+
+    counted("cpu", "cpu")
+    device: Literal["cpu", "cuda"] = "cpu" if run.dry else "cuda"
+    if not run.dry:
+        counted("cuda", device)
+    # One layer, what surrounds the layers and one batch, but not the whole model.
+    counted("layers", device, 160 << 20)
+    if not all(np.array_equal(a, b) for a, b in zip(found[device], found["layers"], strict=True)):
+        raise RuntimeError("counts layer by layer are not those of the whole model on the same device")
+    apart = sum(int(np.abs(a - b).sum()) for a, b in zip(found["cpu"], found[device], strict=True))
+    figures |= {"counts": sum(int(each.sum()) for each in found["cpu"]), "counts_that_differ": apart}
+    figures["forward_tokens_per_s"] = _forward_pace(model, text, tokens, device)
+    return figures
+
+
+def _forward_pace(model: Path, text: Path, tokens: int, device: str) -> float:
+    """Returns tokens per second of the model of transformers alone, over the same windows in the same batches."""
+    import torch
+    import transformers
+
+    from benchmarks.profile_speed import BATCH, WINDOW
+
+    bare = transformers.AutoModel.from_pretrained(model, dtype=torch.float32).eval().to(device)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(model)
+    windows = torch.tensor(tokenizer(text.read_text(encoding="utf-8"))["input_ids"][:tokens]).view(-1, WINDOW)
+    with torch.inference_mode():
+        # The first batch also pays for loading the kernels.
+        bare(input_ids=windows[:BATCH].to(device), use_cache=False)
+        if device == "cuda":
+            torch.cuda.synchronize()
+        started = time.perf_counter()
+        for first in range(0, len(windows), BATCH):
+            bare(input_ids=windows[first : first + BATCH].to(device), use_cache=False)
+        if device == "cuda":
+            torch.cuda.synchronize()
+    return tokens / (time.perf_counter() - started)
 
 
 def nccl(run: Run) -> Figures:

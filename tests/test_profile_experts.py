@@ -153,7 +153,7 @@ def test_experts_that_lie_apart_in_the_files_are_read_into_their_places(
     )
     stored = [*load_file(folder / "model.safetensors")]
     assert any(".experts.7." in each for each in stored) == experts_apart
-    options = {"context": CONTEXT, "batch": 3, "device": "cpu"}
+    options: dict[str, Any] = {"context": CONTEXT, "batch": 3, "device": "cpu"}
     whole = profile(ProfileOptions(folder, tuple(text), tmp_path / "whole", **options))
     monkeypatch.setattr(Room, "holds", lambda *_: False)
     loaded: dict[int, dict[str, torch.Tensor]] = {}

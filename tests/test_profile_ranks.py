@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -183,8 +184,15 @@ def test_sums_by_nccl_are_waited_for_where_a_signal_is_heard(monkeypatch: pytest
         tensor *= 3
         return Work()
 
-    monkeypatch.setattr(torch.Tensor, "cuda", lambda tensor: moved.append("cuda") or tensor)
-    monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: moved.append("cpu") or tensor)
+    def moving(to: str) -> Callable[[torch.Tensor], torch.Tensor]:
+        def move(tensor: torch.Tensor) -> torch.Tensor:
+            moved.append(to)
+            return tensor
+
+        return move
+
+    monkeypatch.setattr(torch.Tensor, "cuda", moving("cuda"))
+    monkeypatch.setattr(torch.Tensor, "cpu", moving("cpu"))
     monkeypatch.setattr(distributed, "all_reduce", all_reduce)
     given = (np.arange(6, dtype=np.int64).reshape(2, 3), np.array([7], dtype=np.int64))
     first, second = Ranks(0, 3, None, "nccl").total(given)
