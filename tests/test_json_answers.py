@@ -77,12 +77,16 @@ COMMANDS: tuple[tuple[str, tuple[object, ...]], ...] = (
     ("hotsplit.export", ("export", *PLAN[1:], "--output", "other.gpuidx", "--granularity", "1")),
     ("hotsplit.fit", ("fit", "--model", "m.powerinfer.gguf", "--vram-budget", "1GiB")),
     ("hotsplit.fit", ("fit", "--model", "m.powerinfer.gguf")),
+    ("hotsplit.fit.experts", ("fit", *EXPERTS[1:])),
+    ("hotsplit.fit.experts", ("fit", *EXPERTS[1:7])),
     ("hotsplit.devices", ("devices",)),
     ("hotsplit.statistics", ("statistics", "code.csv")),
     ("hotsplit.statistics", ("statistics", "code=code.csv", "prose=prose.csv")),
     ("hotsplit.statistics", ("statistics", "activation")),
     ("hotsplit.whatif", ("whatif", "study.yaml")),
     ("hotsplit.whatif", ("whatif", "study.yaml", "--ask", "least-vram", "--ask", "largest-context")),
+    ("hotsplit.whatif", ("whatif", "--model", "bamboo-7b", "--gpu", "rtx-4070")),
+    ("hotsplit.whatif.experts", ("whatif", "--example", "which-gpu-for-experts", "--ask", "least-vram")),
     ("hotsplit.catalogue", ("catalogue",)),
     ("hotsplit.catalogue", ("catalogue", "gpus")),
     ("hotsplit.entry", ("catalogue", "--entry", "rtx-4090")),
@@ -110,8 +114,8 @@ def test_every_command_prints_one_document_of_its_format(here: Path, capsys: Cap
     assert [document["format"] for _, document in found] == [name for name, _ in found]
     assert all(document["version"] == VERSIONS[document["format"]] for _, document in found)
     assert all(list(document)[:2] == ["format", "version"] for _, document in found)
-    # The report of a count is checked where something is counted, in tests/test_profile.py.
-    assert {name for name, _ in found} == set(VERSIONS) - {"hotsplit.profile"}
+    # The report of a count is checked where something is counted, in tests/test_profile.py; what was measured, in tests/test_measure.py.
+    assert {name for name, _ in found} == set(VERSIONS) - {"hotsplit.profile", "hotsplit.measure"}
     for name, done in answers:
         if name == "hotsplit.error":
             document = checked(done.out)
@@ -124,7 +128,7 @@ def test_every_command_with_json_is_among_those() -> None:
     with_json = {name for name, command in every_command() if "--json" in command._option_string_actions}
     tried = {" ".join(map(str, command[:2])) for _, command in COMMANDS}
     missing = {name for name in with_json if not any(each == name or each.startswith(f"{name} ") for each in tried)}
-    assert missing == {"profile", "profile merge"}
+    assert missing == {"profile", "profile merge", "measure"}
 
 
 def every_command() -> Iterator[tuple[str, argparse.ArgumentParser]]:
