@@ -114,7 +114,7 @@ def test_every_command_prints_one_document_of_its_format(here: Path, capsys: Cap
     assert [document["format"] for _, document in found] == [name for name, _ in found]
     assert all(document["version"] == VERSIONS[document["format"]] for _, document in found)
     assert all(list(document)[:2] == ["format", "version"] for _, document in found)
-    # The report of a count is checked where something is counted, in tests/test_profile.py; what was measured, in tests/test_measure.py.
+    # A count is checked where something is counted, in tests/test_profile.py; a measurement in tests/test_measure.py.
     assert {name for name, _ in found} == set(VERSIONS) - {"hotsplit.profile", "hotsplit.measure"}
     for name, done in answers:
         if name == "hotsplit.error":

@@ -11,6 +11,7 @@ import torch
 from planner.base.errors import InputError
 from planner.catalogue.entries import Catalogue
 from planner.engines.powerinfer.budget import ENGINE_MARGIN_BYTES
+from planner.studies.evaluator import CellEvaluator
 from planner.studies.study import study_of
 from planner.studies.sweep import sweep
 from tests.tiny_cells import (
@@ -112,7 +113,7 @@ def test_results_of_finished_models_are_let_go(catalogue: Catalogue, monkeypatch
     alive: list[weakref.ref[Any]] = []
     seen: list[tuple[str, int]] = []
 
-    class Watched(module.CellEvaluator):
+    class Watched(CellEvaluator):
         def __init__(self, *arguments: Any) -> None:
             super().__init__(*arguments)
             alive.append(weakref.ref(self))
