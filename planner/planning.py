@@ -219,19 +219,23 @@ def find_budget(
         engine: whose budget it is.
         gpu: UUID, its beginning or NVML index; None for the GPU that the engine would use.
         vram_budget_bytes: what the user states instead; then a GPU is asked only if `gpu` names one.
-        cuda_context_bytes: what CUDA's context takes; None for the engine's figure.
+        cuda_context_bytes: what CUDA's context takes; None for what is published for the card, else the engine's
+            figure.
 
     Raises:
         InputError: no GPU's memory can be read; the message says why and what to do.
     """
     if vram_budget_bytes is not None and gpu is None:
         return engine.stated_budget(vram_budget_bytes, KnownGpu(context_bytes=cuda_context_bytes)), ()
+    from planner.hardware.cuda_contexts import published_context_bytes
     from planner.hardware.vram import MemoryBasis, choose_gpu
 
     chosen = choose_gpu(gpu)
+    published_bytes = published_context_bytes(chosen.name)
     known = KnownGpu(
         total_bytes=chosen.total_bytes,
-        context_bytes=cuda_context_bytes,
+        context_bytes=published_bytes if cuda_context_bytes is None else cuda_context_bytes,
+        context_basis="stated" if cuda_context_bytes is not None else f"published for {chosen.name}",
         uuid=chosen.uuid,
         name=chosen.name,
         memory_basis="host memory" if chosen.basis is MemoryBasis.HOST_MEMORY else "NVML",

@@ -397,3 +397,14 @@ def test_the_page_and_the_catalogue_say_the_same_of_published_statistics(
     page = (Path(__file__).parent.parent / "docs" / "profile.md").read_text(encoding="utf-8")
     assert published.split(" ", maxsplit=1)[0] in page
     assert "take the statistics that are published beside the" in page
+
+
+def test_contexts_of_cuda_are_the_same_for_the_gpu_at_hand_and_for_studies(catalogue: Catalogue) -> None:
+    from planner.hardware.cuda_contexts import published_context_bytes
+
+    with_context = [entry for entry in catalogue.gpus.values() if entry.context is not None]
+    assert len(with_context) >= 6
+    for entry in catalogue.gpus.values():
+        for name in entry.nvml_name or (entry.title,):
+            if entry.maker == "NVIDIA":
+                assert published_context_bytes(name) == entry.context, name

@@ -189,11 +189,18 @@ class Case:
         from planner.engines.account import KnownGpu
         from planner.engines.powerinfer.account import account_for
         from planner.engines.powerinfer.budget import automatic_budget, stated_budget
+        from planner.hardware.cuda_contexts import published_context_bytes
 
         model, gpu = self.geometry.value, self.gpu.value
         if model is None:
             return Fact(None, self.geometry.fault)
-        known = KnownGpu(total_bytes=gpu.total_bytes if gpu else None, context_bytes=self.cuda_context_bytes)
+        published_bytes = None if gpu is None else published_context_bytes(gpu.name)
+        stated = self.cuda_context_bytes is not None
+        known = KnownGpu(
+            total_bytes=gpu.total_bytes if gpu else None,
+            context_bytes=self.cuda_context_bytes if stated else published_bytes,
+            context_basis="stated" if stated or gpu is None else f"published for {gpu.name}",
+        )
         if self.vram_budget_bytes is not None:
             free_bytes = gpu.free_bytes if gpu else None
             budget = stated_budget(self.vram_budget_bytes, known, free_bytes=free_bytes)

@@ -17,12 +17,14 @@ class KnownGpu(Record):
     Attributes:
         total_bytes: its memory.
         context_bytes: what CUDA's context takes of free memory; None for the engine's own figure.
+        context_basis: where that figure comes from, in words.
         uuid, name: of the GPU.
         memory_basis: where the figures of its memory come from, in words.
     """
 
     total_bytes: int | None = None
     context_bytes: int | None = None
+    context_basis: str = "stated"
     uuid: str | None = None
     name: str | None = None
     memory_basis: str = "NVML"

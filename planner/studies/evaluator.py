@@ -14,6 +14,7 @@ from planner.catalogue.model_statistics import published_statistics
 from planner.engines.account import Budget, EngineState, KnownGpu
 from planner.engines.engine import Engine, EngineModel, Settings
 from planner.engines.registry import engine_named
+from planner.hardware.cuda_contexts import published_context_bytes
 from planner.hardware.host import HostMemory
 from planner.hardware.vram import Gpu, MemoryBasis
 from planner.placement.objectives import OBJECTIVES
@@ -159,8 +160,11 @@ class CellEvaluator:
         same = gpu_entry_of(self._catalogue, found.name, found.total_bytes)
         sized = (case.vram_bytes, case.free_bytes, case.budget_bytes) != (None, None, None)
         link = same.pcie.bytes_per_s() if same and same.pcie else None
+        published_bytes = published_context_bytes(found.name) if case.context_bytes is None else None
         return replace(
             case,
+            context_bytes=case.context_bytes if published_bytes is None else published_bytes,
+            context_basis=case.context_basis if published_bytes is None else f"published for {found.name}",
             name=f"{found.name} (this machine)",
             label=f"{found.name} (this machine)" if not sized else case.label,
             free_bytes=case.free_bytes if sized else found.free_bytes,

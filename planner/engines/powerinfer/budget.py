@@ -40,7 +40,7 @@ def _cuda_context(gpu: KnownGpu) -> tuple[int, str]:
     """Returns what CUDA's context takes, and where that figure comes from."""
     if gpu.context_bytes is None:
         return DEFAULT_CONTEXT_BYTES, DEFAULT_CONTEXT_BASIS
-    return gpu.context_bytes, "stated"
+    return gpu.context_bytes, gpu.context_basis
 
 
 def _budget(

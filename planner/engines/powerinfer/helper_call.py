@@ -1,8 +1,8 @@
 """What the engine's call of its helper leaves for neurons, after what the engine takes later without charging it.
 
 The engine calls when the dense part is in VRAM and the KV cache is charged but not made (`llama.cpp`: all data is
-loaded, then the cache is reserved, then the helper is called; read at 0183bce). The call names neither the context nor how the
-budget was found, so both are bounded from what the GPU has free at that moment.
+loaded, then the cache is reserved, then the helper is called; read at 0183bce). The call names neither the context nor
+how the budget was found, so both are bounded from what the GPU has free at that moment.
 """
 
 from __future__ import annotations
