@@ -172,6 +172,8 @@ def console() -> Console:
         highlight=False,
         markup=False,
         emoji=False,
+        # Lines of text are the terminal's to fold, or nobody's: a path in two parts is none.
+        soft_wrap=True,
         width=_columns_stated() or (columns_of(answers) if answers.isatty() else _PIPE_COLUMNS),
         # On Windows rich asks standard output's handle what the console can do, and that leads nowhere meanwhile.
         legacy_windows=False if os.name == "nt" else None,

@@ -98,7 +98,7 @@ def print_table(shown: Table, console: Console) -> None:
         console.print(shown.title, style="italic", soft_wrap=True)
         shown.title = None
     left_out = _leave_out(shown, console.width)
-    console.print(shown, crop=False)
+    console.print(shown, crop=False, soft_wrap=False)
     if left_out:
         console.print(
             f"left out, the terminal has {console.width} columns: {', '.join(left_out)}", style="dim", soft_wrap=True
