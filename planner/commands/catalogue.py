@@ -12,7 +12,18 @@ if TYPE_CHECKING:
     from planner.catalogue.entries import Catalogue, Entry, Source
     from planner.catalogue.moe_models import MoeModelEntry
 
-_SPARED = ("n_embd", "n_ff", "layers", "PCIe", "for programs", "active", "architecture", "bandwidth")
+_SPARED = (
+    "title",
+    "from",
+    "architecture",
+    "used",
+    "PCIe",
+    "for programs",
+    "predictors",
+    "experts",
+    "bandwidth",
+    "engines",
+)
 SECTIONS = ("models", "moe-models", "gpus", "hosts", "statistics")
 
 _EXAMPLES = """\
@@ -94,7 +105,7 @@ def _print_section(catalogue: Catalogue, experts: Mapping[str, MoeModelEntry], s
 
     columns, rows = _rows(catalogue, experts, section)
     # What an entry is called stays; of the rest, what the entry itself shows (--entry) goes first.
-    spares = {"title": 9, **{heading: 8 - place for place, heading in enumerate(_SPARED)}}
+    spares = {heading: len(_SPARED) - place for place, heading in enumerate(_SPARED)}
     shown = table(
         *(
             (number if justify == "right" else text)(heading, spare=spares.get(heading, 0) if place else 0)

@@ -112,10 +112,13 @@ def add_force_option(parser: argparse._ActionsContainer) -> None:
 
 
 def command_line(arguments: argparse.Namespace) -> str:
-    """Returns what was typed, as one line for a shell; empty where a program runs a command without a command line."""
+    """Returns what was typed, as one line for a shell; empty where a program runs a command without a command line.
+
+    `--force` is left out: it says what may be replaced, and nothing about the answer.
+    """
     import shlex
 
-    words: tuple[str, ...] = getattr(arguments, "words", ())
+    words = [word for word in getattr(arguments, "words", ()) if word != "--force"]
     return shlex.join(["hotsplit", *words]) if words else ""
 
 
