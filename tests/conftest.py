@@ -19,6 +19,9 @@ from hypothesis import HealthCheck, settings
 from planner.catalogue.entries import Catalogue, load_catalogue
 from tests.processes import started
 
+# pytest-xdist gives its workers the width of the terminal, which the commands under test would take for their own.
+os.environ.pop("COLUMNS", None)
+
 # The suite draws the same examples every time, on fast machines and slow ones, so a run that fails is one that was
 # broken; `HYPOTHESIS_PROFILE=explore make test` draws others.
 settings.register_profile("same", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])

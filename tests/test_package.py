@@ -18,7 +18,7 @@ _PROJECT = (_ROOT / "pyproject.toml").read_text(encoding="utf-8")
 @pytest.mark.parametrize("package", ["planner", "exporter"])
 def test_files_that_are_no_modules_go_into_the_wheel(package: str) -> None:
     section = _PROJECT.partition("[tool.setuptools.package-data]")[2]
-    (told,) = re.findall(rf"^{package} = \[(.*?)\]", section, re.MULTILINE)
+    (told,) = re.findall(rf"^{package} = \[(.*?)\]", section, re.MULTILINE | re.DOTALL)
     folder = _ROOT / package
     packed = {path for pattern in re.findall(r'"([^"]+)"', told) for path in folder.glob(pattern) if path.is_file()}
     # Through links as well: `planner/studies/shipped` is one.

@@ -184,7 +184,9 @@ def _answer(parser: argparse.ArgumentParser, arguments: Sequence[str] | None, an
             chosen = parser.parse_args(arguments)
             # For pages, which say what they were made with.
             chosen.words = chosen.given = tuple(given)
-            doing(f"hotsplit {__version__}, Python {platform.python_version()}: {chosen.command}")
+            # The engine's call has no commands.
+            command = getattr(chosen, "command", parser.prog)
+            doing(f"hotsplit {__version__}, Python {platform.python_version()}: {command}")
             exit_code = chosen.run(chosen)
             answers.flush()
         except UsageError as error:

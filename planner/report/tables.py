@@ -7,7 +7,7 @@ first, and a line names them; only then is text folded. No number ever loses a d
 
 from __future__ import annotations
 
-import dataclasses
+import copy
 from typing import TYPE_CHECKING, Any
 
 from rich.box import Box
@@ -35,24 +35,23 @@ def number(heading: str, spare: int = 0) -> Column:
         heading: what stands above it.
         spare: how easily the table does without it: the column with the highest is left out first, one with 0 never.
     """
-    return _Column(heading, justify="right", min_width=_longest_word(heading), spare=spare)
+    return _spared(Column(heading, justify="right", min_width=_longest_word(heading)), spare)
 
 
 def name(heading: str, spare: int = 0) -> Column:
     """Returns a column of short words: never broken. `spare` is as for `number`."""
-    return _Column(heading, min_width=_longest_word(heading), spare=spare)
+    return _spared(Column(heading, min_width=_longest_word(heading)), spare)
 
 
 def text(heading: str, spare: int = 0) -> Column:
     """Returns a column of anything: folded where the terminal is too narrow, never cut. `spare` is as for `number`."""
-    return _Column(heading, overflow="fold", min_width=_longest_word(heading), spare=spare)
+    return _spared(Column(heading, overflow="fold", min_width=_longest_word(heading)), spare)
 
 
-@dataclasses.dataclass
-class _Column(Column):
-    """A column that knows how easily the table does without it."""
-
-    spare: int = 0
+def _spared(column: Column, spare: int) -> Column:
+    """Lets a column know how easily the table does without it."""
+    column.spare = spare  # type: ignore[attr-defined]
+    return column
 
 
 def _longest_word(heading: str) -> int:
@@ -116,7 +115,9 @@ def _leave_out(shown: Table, width: int) -> list[str]:
             break
         del kept[place]
     left_out = [headings[id(column)] for column in shown.columns if column not in kept]
-    shown.columns[:] = [dataclasses.replace(column, _index=place) for place, column in enumerate(kept)]
+    shown.columns[:] = map(copy.copy, kept)
+    for place, column in enumerate(shown.columns):
+        column._index = place
     if width >= _width_of(kept, folded=True, most=width):
         # The library would fold cells although folding headings is enough.
         folded = _width_of(kept, folded=False, most=width) > width
