@@ -67,7 +67,7 @@ def _speed(answer: Answer) -> str:
     if speed is None:
         return _unknown(answer)
     slow, fast = f"{speed.slow_tokens_per_s:.1f}", f"{speed.fast_tokens_per_s:.1f}"
-    return f"{speed.tokens_per_s:.1f}" + ("" if slow == fast else f" ({slow} to {fast})")
+    return f"{speed.tokens_per_s:.1f}" + ("" if slow == fast else f" ({slow}–{fast})")
 
 
 def _bound(answer: Answer) -> str:
