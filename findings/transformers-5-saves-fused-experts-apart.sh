@@ -29,12 +29,12 @@ from safetensors import safe_open
 
 sizes = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1}
 sizes |= {"num_attention_heads": 4, "num_key_value_heads": 2, "num_experts_per_tok": 2}
-configs = {
-    transformers.MixtralConfig(num_local_experts=4, **sizes): (2, 12, 0),
-    transformers.Qwen3MoeConfig(num_experts=4, moe_intermediate_size=16, head_dim=8, **sizes): (2, 12, 0),
-    transformers.GptOssConfig(num_local_experts=4, head_dim=8, layer_types=["full_attention"], **sizes): (4, 4, 4),
-}
-for config, expected in configs.items():
+configs = (
+    (transformers.MixtralConfig(num_local_experts=4, **sizes), (2, 12, 0)),
+    (transformers.Qwen3MoeConfig(num_experts=4, moe_intermediate_size=16, head_dim=8, **sizes), (2, 12, 0)),
+    (transformers.GptOssConfig(num_local_experts=4, head_dim=8, layer_types=["full_attention"], **sizes), (4, 4, 4)),
+)
+for config, expected in configs:
     model = transformers.AutoModelForCausalLM.from_config(config)
     memory = {name for name in model.state_dict() if "experts" in name}
     model.save_pretrained(f"{sys.argv[1]}/{config.model_type}")
