@@ -24,7 +24,7 @@ class Done:
 
 def hotsplit(capsys: pytest.CaptureFixture[str], *arguments: object) -> Done:
     """Runs `hotsplit ARGUMENTS…`; what it prints with `--json` must be of its format."""
-    wide = {} if "COLUMNS" in os.environ or "--help" in arguments else {"COLUMNS": "200"}
+    wide = {} if "COLUMNS" in os.environ or {"help", "--help"} & {*arguments} else {"COLUMNS": "200"}
     try:
         with patch.dict(os.environ, wide):
             exit_code = main([str(argument) for argument in arguments])

@@ -270,6 +270,8 @@ def test_status_says_what_the_engines_call_runs(run: Run, environment: Path, tmp
     after = hotsplit(run, "status", "--json")
     assert after.returncode == 0, after.stdout
     assert json.loads(after.stdout) == {
+        "format": "hotsplit.engine",
+        "version": 1,
         "package": str(where),
         "installed": True,
         "current": True,

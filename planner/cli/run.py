@@ -200,6 +200,8 @@ def _answer(parser: argparse.ArgumentParser, arguments: Sequence[str] | None, an
             complain_of_interruption()
             exit_code = INTERRUPTED
         except (HotsplitError, OSError, ImportError, MemoryError) as error:
+            if _is_interrupted(error):
+                raise KeyboardInterrupt from error
             # Each fault is one line, whatever line breaks the names in it hold.
             lines = [printable(line, limit=MAX_LINE_CHARACTERS) for line in _lines_of(error)]
             exit_code = error.exit_code if isinstance(error, HotsplitError) else BAD_INPUT
@@ -212,6 +214,14 @@ def _answer(parser: argparse.ArgumentParser, arguments: Sequence[str] | None, an
         if lines:
             _print_error(given, begun, answers, exit_code, lines)
         return exit_code
+
+
+def _is_interrupted(error: BaseException) -> bool:
+    """Says whether Ctrl-C is behind an error: a library may report an import that it broke off as one that failed."""
+    behind: BaseException | None = error
+    while behind is not None and not isinstance(behind, KeyboardInterrupt):
+        behind = behind.__cause__ or behind.__context__
+    return behind is not None
 
 
 def _options_in(given: Sequence[str]) -> list[str]:
