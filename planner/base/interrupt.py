@@ -50,6 +50,15 @@ def interruptible(run: Callable[[], int], *, ends_process: bool = False) -> int:
     return INTERRUPTED if watch.interrupted and exit_code else exit_code
 
 
+def was_interrupted() -> bool:
+    """Says whether Ctrl-C has come to what runs under `interruptible`, whatever became of it.
+
+    A library may report an import that it broke off as one that failed, with nothing in the error that says so.
+    """
+    watch = getattr(signal.getsignal(signal.SIGINT), "__self__", None)
+    return isinstance(watch, _Watch) and watch.interrupted
+
+
 def complain_of_interruption() -> None:
     """Says on standard error what happened, and what need not be feared."""
     if sys.stderr is not None:

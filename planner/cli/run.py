@@ -19,7 +19,13 @@ from typing import Any, NoReturn, TextIO
 
 from planner import __version__
 from planner.base.errors import HotsplitError
-from planner.base.interrupt import INTERRUPTED, WHY_INTERRUPTED, complain_of_interruption, interruptible
+from planner.base.interrupt import (
+    INTERRUPTED,
+    WHY_INTERRUPTED,
+    complain_of_interruption,
+    interruptible,
+    was_interrupted,
+)
 from planner.base.json_answer import error_document, watching, write_json
 from planner.base.loudness import Loudness, doing, speaking
 from planner.base.quiet import answer_stream, columns_of, drop, only_the_answer
@@ -200,7 +206,7 @@ def _answer(parser: argparse.ArgumentParser, arguments: Sequence[str] | None, an
             complain_of_interruption()
             exit_code = INTERRUPTED
         except (HotsplitError, OSError, ImportError, MemoryError) as error:
-            if _is_interrupted(error):
+            if was_interrupted():
                 raise KeyboardInterrupt from error
             # Each fault is one line, whatever line breaks the names in it hold.
             lines = [printable(line, limit=MAX_LINE_CHARACTERS) for line in _lines_of(error)]
@@ -214,14 +220,6 @@ def _answer(parser: argparse.ArgumentParser, arguments: Sequence[str] | None, an
         if lines:
             _print_error(given, begun, answers, exit_code, lines)
         return exit_code
-
-
-def _is_interrupted(error: BaseException) -> bool:
-    """Says whether Ctrl-C is behind an error: a library may report an import that it broke off as one that failed."""
-    behind: BaseException | None = error
-    while behind is not None and not isinstance(behind, KeyboardInterrupt):
-        behind = behind.__cause__ or behind.__context__
-    return behind is not None
 
 
 def _options_in(given: Sequence[str]) -> list[str]:
