@@ -104,7 +104,7 @@ class Turns:
 
 
 def take_turns(commands: Mapping[str, Sequence[str]], repeat: int) -> dict[str, Turns]:
-    """Runs processes that take turns, all of them `repeat` times; their memory is what the system tells of each.
+    """Runs processes that take turns, all of them `repeat` times; their memory is what the system reports for each.
 
     This process must be a small one: on Linux a process inherits the peak memory of the one that started it.
 

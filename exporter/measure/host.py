@@ -25,7 +25,7 @@ _REPEATS = 4
 Clock = Callable[[], float]
 """Seconds from any beginning."""
 
-# The processor time of a thread is told too coarsely on some systems.
+# Some systems report the processor time of a thread too coarsely.
 _CLOCK: Clock = time.thread_time if time.get_clock_info("thread_time").resolution < 1e-4 else time.perf_counter
 
 

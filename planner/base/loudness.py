@@ -1,6 +1,6 @@
 """How much a command says beside its answer: notes, nothing (`--quiet`), or also what it is doing (`--verbose`).
 
-All of it goes to standard error. Faults are told in any case.
+All of it goes to standard error. Errors are always printed.
 """
 
 from __future__ import annotations

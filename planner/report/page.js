@@ -14,7 +14,7 @@ addEventListener("DOMContentLoaded", () => {
     if (places.length === 0) return;
     const details = make("p", { className: "details", textContent: hint });
     details.setAttribute("aria-live", "polite");
-    // A chart is there twice, for small screens and for large ones; its details come once.
+    // A chart appears twice, for small screens and for large ones; its details appear once.
     const line = picture.parentElement.querySelector(":scope > .details") ?? details;
     picture.parentElement.append(line);
     let now = -1;

@@ -26,7 +26,7 @@ from planner.studies.experts_file import (
     WorkloadChoice,
     unknown_expert_names,
 )
-from planner.studies.study import BASE, MAX_CELLS, GpuCase, cell_place, folder_of, gpu_cases
+from planner.studies.study import BASE, MAX_CELLS, GpuCase, cell_place, folder_of, gpu_cases, numbered
 from planner.studies.study_file import reserve_options
 
 
@@ -125,7 +125,7 @@ def expert_study(path: Path, document: Document, *, catalogue_directory: Path | 
         raise InputError(f"{path}: found {count} cells, expected at most {MAX_CELLS}; make an axis shorter")
     folder = folder_of(path)
     cells = [cell for name, scenario in scenarios for cell in _cells_of(name, scenario, catalogue, moe_models, folder)]
-    return ExpertStudy(path, file.title or path.stem, file.description, catalogue, tuple(_numbered(cells)))
+    return ExpertStudy(path, file.title or path.stem, file.description, catalogue, tuple(numbered(cells)))
 
 
 def _cell_count(study: ExpertStudyFile) -> int:
@@ -172,15 +172,6 @@ def _cells_of(
                 targets=study.targets,
                 reserve=reserve,
             )
-
-
-def _numbered(cells: list[ExpertCell]) -> Iterator[ExpertCell]:
-    """Makes names unique: the second cell of a name gets ` #2`."""
-    seen: dict[str, int] = {}
-    for cell in cells:
-        seen[cell.name] = seen.get(cell.name, 0) + 1
-        number = seen[cell.name]
-        yield cell if number == 1 else replace(cell, name=f"{cell.name} #{number}")
 
 
 def _model(choice: ExpertModelChoice, moe_models: Mapping[str, MoeModelEntry], folder: Path) -> StudiedModel:

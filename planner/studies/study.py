@@ -11,7 +11,7 @@ import fnmatch
 import itertools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from planner.base.errors import FaultsError, InputError
 from planner.base.record import Record, replace
@@ -51,6 +51,7 @@ from planner.studies.study_file import (
 
 MAX_CELLS = 100_000
 BASE = "base"
+_NamedCell = TypeVar("_NamedCell", bound=Any)
 
 
 class Model(Record):
@@ -276,7 +277,7 @@ def _study(path: Path, document: Document, file: StudyFile, catalogue: Catalogue
         title=file.title or path.stem,
         description=file.description,
         catalogue=catalogue,
-        cells=tuple(_numbered(cells)),
+        cells=tuple(numbered(cells)),
     )
 
 
@@ -334,8 +335,8 @@ def _cells_of(scenario: str, study: StudyFile, catalogue: Catalogue, folder: Pat
             )
 
 
-def _numbered(cells: list[Cell]) -> Iterator[Cell]:
-    """Makes names unique: the second cell of a name gets ` #2`."""
+def numbered(cells: list[_NamedCell]) -> Iterator[_NamedCell]:
+    """Makes names unique: the second cell of a name gets ` #2`. Cells of any study will do: records with a `name`."""
     seen: dict[str, int] = {}
     for cell in cells:
         seen[cell.name] = seen.get(cell.name, 0) + 1
