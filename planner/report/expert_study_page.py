@@ -12,7 +12,7 @@ from planner.report.charts import Mark, Series, escaped, legend, line_chart
 from planner.report.expert_series import covered_marks, covered_series, drawn_answers, fitting_series
 from planner.report.expert_study import AXES, columns_of, remarks, same_for_all, share_words, target_counts
 from planner.report.expert_study import verdict_words as targets_words
-from planner.report.frame import framed
+from planner.report.frame import answered, framed
 from planner.report.thinning import MAX_DOTS, MAX_MODELS, evenly, lines_for
 from planner.studies.experts_answer import ExpertAnswer, ExpertState
 from planner.studies.experts_questions import ExpertReply
@@ -51,25 +51,18 @@ def expert_page(
     table, rules = cell_table(
         _columns(answers), answers, lambda answer: [*([answer.why] if answer.why else []), *answer.notes]
     )
+    asked = [(each.question, each.about, each.text) for each in replies]
     return framed(
         study.title,
         header,
-        [*_replies(replies), *_models(answers), *table],
+        [
+            *answered("What it takes", asked),
+            *_models(answers),
+            *table,
+        ],
         footer=[*([("command", command)] if command else []), ("study", str(study.path))],
         style=rules,
     )
-
-
-def _replies(replies: Sequence[ExpertReply]) -> Iterator[str]:
-    if not replies:
-        return
-    yield "<section><h2>What it takes</h2><dl>"
-    for reply in replies:
-        yield (
-            f"<dt>{escaped(reply.question)}: {escaped(reply.about, limit=400)}</dt>"
-            f"<dd>{escaped(reply.text, limit=400)}</dd>"
-        )
-    yield "</dl></section>"
 
 
 def _models(answers: Sequence[ExpertAnswer]) -> Iterator[str]:

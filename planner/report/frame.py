@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from planner import __version__
@@ -72,6 +72,22 @@ def framed(
             "",
         ]
     )
+
+
+def answered(title: str, replies: Iterable[tuple[str, str, str]]) -> Iterator[str]:
+    """Yields the section with the replies to what was asked of a study; nothing where nothing was asked.
+
+    Args:
+        title: of the section.
+        replies: the question, what it was asked of, and the reply in words; escaped here.
+    """
+    shown = list(replies)
+    if not shown:
+        return
+    yield f"<section><h2>{escaped(title)}</h2><dl>"
+    for question, about, text in shown:
+        yield f"<dt>{escaped(question)}: {escaped(about, limit=400)}</dt><dd>{escaped(text, limit=400)}</dd>"
+    yield "</dl></section>"
 
 
 def _hash(text: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from planner.report.cell_table import cell_table
 from planner.report.charts import HeatRow, escaped, heat_map, legend, line_chart
-from planner.report.frame import framed
+from planner.report.frame import answered, framed
 from planner.report.series import marks_of, series_of
 from planner.report.study_columns import study_columns
 from planner.report.thinning import MAX_DOTS, MAX_MODELS, evenly, lines_for
@@ -42,25 +42,18 @@ def page(study: Study, answers: Sequence[Answer], replies: Sequence[Reply], *, c
         "read for a token over bandwidth.</p>"
     )
     table, rules = cell_table(study_columns(answers), answers, lambda answer: answer.notes)
+    asked = [(each.question, each.about, each.text) for each in replies]
     return framed(
         study.title,
         header,
-        [*_replies(replies), *_models(answers), *table],
+        [
+            *answered("What meets the targets", asked),
+            *_models(answers),
+            *table,
+        ],
         footer=[*([("command", command)] if command else []), ("study", str(study.path))],
         style=rules,
     )
-
-
-def _replies(replies: Sequence[Reply]) -> Iterator[str]:
-    if not replies:
-        return
-    yield "<section><h2>What meets the targets</h2><dl>"
-    for reply in replies:
-        yield (
-            f"<dt>{escaped(reply.question)}: {escaped(reply.about, limit=400)}</dt>"
-            f"<dd>{escaped(reply.text, limit=400)}</dd>"
-        )
-    yield "</dl></section>"
 
 
 def _models(answers: Sequence[Answer]) -> Iterator[str]:
