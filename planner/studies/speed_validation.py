@@ -111,17 +111,21 @@ def compare(parameters: SpeedParameters | None = None) -> tuple[Comparison, ...]
     return tuple(Comparison(figure, _predicted(figure, evaluator, catalogue, parameters)) for figure in figures)
 
 
-def compare_timings() -> tuple[Timing, ...]:
-    """Returns the ten timings with what the defaults of the model predict for one core, in the order of the file."""
+def compare_timings(predictor_rank: int | None = None) -> tuple[Timing, ...]:
+    """Returns the ten timings with what the defaults of the model predict for one core, in the order of the file.
+
+    Args:
+        predictor_rank: the width of the predictors, which the source does not give; the file's assumption when None.
+    """
     timings = check(_TimingsFile, read_yaml(SHIPPED / "engine_timings.yaml")).timings
     return tuple(
-        _timing(timings, quantisation, share, ratio)
+        _timing(timings, predictor_rank or timings.predictor_rank, quantisation, share, ratio)
         for quantisation, rows in timings.ratios.items()
         for share, ratio in rows
     )
 
 
-def _timing(timings: _Timings, quantisation: str, share: float, ratio: float) -> Timing:
+def _timing(timings: _Timings, predictor_rank: int, quantisation: str, share: float, ratio: float) -> Timing:
     geometry = geometry_from_dimensions(
         Dimensions(
             "llama",
@@ -132,7 +136,7 @@ def _timing(timings: _Timings, quantisation: str, share: float, ratio: float) ->
             timings.n_vocab,
             n_head_kv=timings.n_head_kv,
             quantisation=quantisation,
-            predictor_rank=timings.predictor_rank,
+            predictor_rank=predictor_rank,
         )
     )
     read_bytes = geometry.dense_bytes + share * geometry.ffn_bytes
